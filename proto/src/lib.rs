@@ -1,0 +1,42 @@
+//! What both planes of Sluice must agree on, bit for bit.
+//!
+//! * [`v1`]: the gRPC contract, generated from `sluice/v1/*.proto`, where it is explained.
+//! * [`slot`]: which slot a key belongs to.
+//! * [`id`]: the ids of clusters, groups and proxies, and addresses of servers.
+//! * [`topology`]: the validated topology, and how one becomes the next.
+//! * [`reason`]: machine-readable reasons of gRPC errors.
+//! * [`credentials`]: what the planes present to the servers.
+//! * [`settings`]: how every Sluice process reads its settings.
+//!
+//! At this boundary foreign bytes become types that cannot be wrong; inside the planes nothing is
+//! checked again. Nothing here does I/O, but for reading the files that settings name.
+
+#![warn(missing_docs)]
+
+pub mod credentials;
+pub mod id;
+pub mod reason;
+pub mod settings;
+pub mod slot;
+pub mod topology;
+
+pub use id::{ClusterId, GroupId, ProxyId, ServerAddr};
+pub use slot::{SLOT_COUNT, Slot, SlotRange};
+pub use topology::{Group, SlotRoute, SlotState, Topology, Version};
+
+/// The generated messages, services and their canonical JSON.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    clippy::restriction
+)]
+pub mod v1 {
+    tonic::include_proto!("sluice.v1");
+    include!(concat!(env!("OUT_DIR"), "/sluice.v1.serde.rs"));
+
+    /// All of the package, encoded as a `FileDescriptorSet`, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+}

@@ -1,0 +1,130 @@
+//! Machine-readable reasons of gRPC errors (`google.rpc.ErrorInfo`).
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The domain of every [`Reason`].
+pub const DOMAIN: &str = "sluice";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $code:ident;)*) => {
+        /// Why a call failed. Each belongs to exactly one canonical code.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// As it stands in `ErrorInfo.reason`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The canonical code it comes with.
+            pub fn code(self) -> Code {
+                match self { $(Self::$name => Code::$code,)* }
+            }
+
+            fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field of the request is malformed.
+    InvalidField = "INVALID_FIELD", InvalidArgument;
+    /// The request id was used for another request.
+    RequestIdReused = "REQUEST_ID_REUSED", InvalidArgument;
+    /// No such group.
+    GroupNotFound = "GROUP_NOT_FOUND", NotFound;
+    /// No such server.
+    ServerNotFound = "SERVER_NOT_FOUND", NotFound;
+    /// No such proxy.
+    ProxyNotFound = "PROXY_NOT_FOUND", NotFound;
+    /// The group is there already.
+    GroupExists = "GROUP_EXISTS", AlreadyExists;
+    /// The server is in a group already.
+    ServerExists = "SERVER_EXISTS", AlreadyExists;
+    /// Another live process registered under the same proxy id.
+    ProxyIdInUse = "PROXY_ID_IN_USE", AlreadyExists;
+    /// The resource was changed since.
+    RevisionMismatch = "REVISION_MISMATCH", Aborted;
+    /// A group owns the slot: it is moved by a migration, not assigned.
+    SlotOwned = "SLOT_OWNED", FailedPrecondition;
+    /// The group still owns slots.
+    GroupOwnsSlots = "GROUP_OWNS_SLOTS", FailedPrecondition;
+    /// The server is its group's primary.
+    ServerIsPrimary = "SERVER_IS_PRIMARY", FailedPrecondition;
+    /// The server does not answer.
+    ServerUnreachable = "SERVER_UNREACHABLE", FailedPrecondition;
+    /// Something answers, but not as Redis or Valkey.
+    ServerNotRedis = "SERVER_NOT_REDIS", FailedPrecondition;
+    /// The server refuses the credentials.
+    ServerAuthFailed = "SERVER_AUTH_FAILED", FailedPrecondition;
+    /// The server runs in Redis Cluster mode.
+    ServerInClusterMode = "SERVER_IN_CLUSTER_MODE", FailedPrecondition;
+    /// The server is neither the primary nor a replica of the group's primary.
+    ServerRoleMismatch = "SERVER_ROLE_MISMATCH", FailedPrecondition;
+    /// The proxy is connected.
+    ProxyConnected = "PROXY_CONNECTED", FailedPrecondition;
+    /// Events were lost: list again, then watch again.
+    EventsLost = "EVENTS_LOST", OutOfRange;
+    /// The controller is going down.
+    ShuttingDown = "SHUTTING_DOWN", Unavailable;
+    /// The store did not take the change.
+    StoreFailed = "STORE_FAILED", Unavailable;
+}
+
+impl Reason {
+    /// The error, with `message` for people.
+    pub fn status(self, message: impl Into<String>) -> Status {
+        Status::with_error_details(self.code(), message, self.details())
+    }
+
+    /// [`Reason::InvalidField`], naming the field.
+    pub fn invalid_field(field: &str, message: impl Into<String>) -> Status {
+        let message = message.into();
+        let mut details = Self::InvalidField.details();
+        details.add_bad_request_violation(field, &message);
+        Status::with_error_details(
+            Code::InvalidArgument,
+            format!("{field}: {message}"),
+            details,
+        )
+    }
+
+    /// The reason an error carries. `None`: it is not one of ours.
+    pub fn of(status: &Status) -> Option<Self> {
+        let info = status.get_details_error_info()?;
+        if info.domain == DOMAIN {
+            Self::parse(&info.reason)
+        } else {
+            None
+        }
+    }
+
+    fn details(self) -> ErrorDetails {
+        ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_survives_the_wire() {
+        let status = Reason::SlotOwned.status("slot 3 belongs to g1");
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(Reason::of(&status), Some(Reason::SlotOwned));
+        assert_eq!(
+            Reason::of(&Reason::invalid_field("id", "empty")),
+            Some(Reason::InvalidField)
+        );
+        assert_eq!(Reason::of(&Status::internal("x")), None);
+    }
+}
