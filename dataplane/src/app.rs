@@ -1,0 +1,313 @@
+//! Puts the process together: binds, starts the workers, and stops all in order.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use proto::{ProxyId, v1};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use crate::{
+    admin::Admin,
+    config::{Config, Source},
+    control::Control,
+    error,
+    metrics::{Proxy, registry},
+    worker::{Inlet, Worker},
+};
+
+/// New connections that one worker has not taken yet, at most; beyond them the acceptor waits, and the
+/// kernel's backlog fills.
+const HANDOVER_MAX: usize = 1024;
+/// Connections the kernel keeps for the acceptor.
+const BACKLOG: i32 = 4096;
+
+/// A proxy whose sockets are bound.
+pub struct App {
+    config: Config,
+    clients: TcpListener,
+    admin: TcpListener,
+    /// Where clients connect.
+    pub client_addr: SocketAddr,
+    /// Where the admin HTTP is.
+    pub admin_addr: SocketAddr,
+}
+
+impl App {
+    /// Binds the sockets, so that what cannot be bound stops the start.
+    pub fn build(config: Config) -> anyhow::Result<Self> {
+        let clients =
+            listen(config.listen).with_context(|| format!("listen on {}", config.listen))?;
+        let admin = listen(config.admin).with_context(|| format!("listen on {}", config.admin))?;
+        let (client_addr, admin_addr) = (clients.local_addr()?, admin.local_addr()?);
+        if let Some(path) = &config.ports_file {
+            write_ports(path, client_addr, admin_addr)
+                .with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(Self {
+            config,
+            clients,
+            admin,
+            client_addr,
+            admin_addr,
+        })
+    }
+
+    /// Serves until `shutdown` completes, then drains.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let config = self.config;
+        let id = config
+            .id
+            .clone()
+            .unwrap_or_else(|| default_id(self.client_addr));
+        let proxy = Arc::new(Proxy::new(id, config.max_clients, config.workers));
+        let (topology_in, topology) = watch::channel(None);
+        let (drain_in, drain) = watch::channel(None);
+        let (switched_in, switched) = watch::channel(None);
+
+        let serving = Arc::new(config.serving.clone());
+        let mut workers = Vec::new();
+        for index in 0..config.workers {
+            let (connections_in, connections) = mpsc::channel(HANDOVER_MAX);
+            let (applied_in, applied) = watch::channel(None);
+            let inlet = Inlet {
+                connections,
+                topology: topology.clone(),
+                drain: drain.clone(),
+                applied: applied_in,
+            };
+            let thread = Worker::start(index, Arc::clone(&serving), Arc::clone(&proxy), inlet)
+                .context("start a worker")?;
+            workers.push(Started {
+                thread,
+                connections: connections_in,
+                applied,
+            });
+        }
+
+        let control = Control {
+            endpoints: match &config.source {
+                Source::Controllers(endpoints) => endpoints.clone(),
+                Source::Static(_) => Vec::new(),
+            },
+            proxy: Arc::clone(&proxy),
+            hello: v1::Hello {
+                proxy_id: proxy.id.to_string(),
+                incarnation: proxy.incarnation.clone(),
+                address: config
+                    .advertise
+                    .clone()
+                    .unwrap_or_else(|| self.client_addr.to_string()),
+                admin_address: self.admin_addr.to_string(),
+                zone: config.zone.clone(),
+                build_version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..v1::Hello::default()
+            },
+            topology: topology_in,
+            applied: workers
+                .iter()
+                .map(|worker| worker.applied.clone())
+                .collect(),
+            switched: switched_in,
+        };
+        let admin = Admin {
+            registry: Arc::new(registry(Arc::clone(&proxy), switched.clone())),
+            topology,
+            switched,
+            drain,
+        };
+        let admin = tokio::spawn(admin.run(self.admin));
+        let follower = tokio::spawn(follow(control, config.source));
+        let doors = workers
+            .iter()
+            .map(|worker| worker.connections.clone())
+            .collect();
+        let acceptor = tokio::spawn(accept(self.clients, Arc::clone(&proxy), doors));
+
+        tracing::info!(
+            id = %proxy.id,
+            clients = %self.client_addr,
+            admin = %self.admin_addr,
+            workers = config.workers,
+            "serving"
+        );
+        shutdown.await;
+
+        tracing::info!(deadline = ?config.drain_timeout, "draining");
+        drain_in.send_replace(Some(Instant::now() + config.drain_timeout));
+        acceptor.abort();
+        let threads: Vec<_> = workers.into_iter().map(|worker| worker.thread).collect();
+        let patience = config.drain_timeout + Duration::from_secs(1);
+        join(threads, patience).await?;
+        follower.abort();
+        admin.abort();
+        Ok(())
+    }
+}
+
+struct Started {
+    thread: JoinHandle<()>,
+    connections: mpsc::Sender<(TcpStream, SocketAddr)>,
+    applied: watch::Receiver<Option<proto::Version>>,
+}
+
+/// Brings the topology: from the controllers for ever, or once from the file.
+async fn follow(control: Control, source: Source) {
+    match source {
+        Source::Controllers(_) => control.run().await,
+        Source::Static(topology) => {
+            if let Err(e) = control.publish(*topology).await {
+                tracing::error!(error = %e, "cannot serve the file's topology");
+            }
+            std::future::pending().await
+        }
+    }
+}
+
+async fn join(threads: Vec<JoinHandle<()>>, patience: Duration) -> anyhow::Result<()> {
+    let joined = tokio::task::spawn_blocking(move || {
+        threads
+            .into_iter()
+            .map(JoinHandle::join)
+            .filter(Result::is_err)
+            .count()
+    });
+    match tokio::time::timeout(patience, joined).await {
+        Ok(Ok(0)) => Ok(()),
+        Ok(_) => anyhow::bail!("a worker died"),
+        Err(_) => anyhow::bail!("a worker did not end in time"),
+    }
+}
+
+/// Hands each new connection to the worker with the fewest.
+async fn accept(
+    listener: TcpListener,
+    proxy: Arc<Proxy>,
+    doors: Vec<mpsc::Sender<(TcpStream, SocketAddr)>>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(e) => return tracing::error!(error = %e, "cannot accept clients"),
+    };
+    let turn = AtomicUsize::new(0);
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let Ok(stream) = prepare(stream) else {
+                    continue;
+                };
+                let sessions: Vec<u64> = proxy
+                    .workers
+                    .iter()
+                    .map(|worker| worker.sessions.load(Relaxed))
+                    .collect();
+                if sessions.iter().sum::<u64>() >= proxy.max_clients as u64 {
+                    proxy.sessions_rejected.fetch_add(1, Relaxed);
+                    refuse(&stream);
+                    continue;
+                }
+                let chosen = fewest(&sessions, turn.fetch_add(1, Relaxed));
+                proxy.workers[chosen].sessions.fetch_add(1, Relaxed);
+                if doors[chosen].send((stream, peer)).await.is_err() {
+                    return; // the worker has ended: the proxy stops
+                }
+            }
+            Err(e) => {
+                // Out of descriptors, mostly: whoever waits is accepted once there are some.
+                tracing::warn!(error = %e, "cannot accept a client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// The worker with the fewest sessions; of equals, the next one from `turn` on.
+fn fewest(sessions: &[u64], turn: usize) -> usize {
+    let count = sessions.len();
+    (0..count)
+        .map(|i| (turn + i) % count)
+        .min_by_key(|&i| sessions[i])
+        .unwrap_or(0)
+}
+
+fn prepare(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?; // or Nagle and delayed acks halt pipelines
+    let stream = stream.into_std()?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(300));
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
+
+fn refuse(stream: &TcpStream) {
+    let mut reply = Vec::new();
+    crate::resp::put_error(&mut reply, error::MAX_CLIENTS);
+    if let Err(e) = io::Write::write_all(&mut &*stream, &reply) {
+        tracing::debug!(error = %e, "a refused client was gone already");
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Of the host's name and the port, what is allowed in an id.
+fn default_id(addr: SocketAddr) -> ProxyId {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host
+        .trim()
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(50)
+        .collect();
+    let host = host.trim_matches('-');
+    let host = if host.is_empty() { "proxy" } else { host };
+    ProxyId::new(format!("{host}-{}", addr.port())).expect("made of what is allowed")
+}
+
+/// Written aside and renamed, so that whoever waits for the file never reads half of it.
+fn write_ports(path: &Path, clients: SocketAddr, admin: SocketAddr) -> io::Result<()> {
+    let ports = serde_json::json!({ "clients": clients.to_string(), "admin": admin.to_string() });
+    let aside = path.with_extension("tmp");
+    std::fs::write(&aside, ports.to_string())?;
+    std::fs::rename(aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_go_where_the_fewest_are() {
+        assert_eq!(fewest(&[3, 1, 2], 0), 1);
+        assert_eq!(
+            [0, 1, 2, 3].map(|turn| fewest(&[1, 1, 1], turn)),
+            [0, 1, 2, 0]
+        );
+        assert_eq!(fewest(&[0], 7), 0);
+    }
+
+    #[test]
+    fn an_id_can_be_made_of_any_host() {
+        let id = default_id("127.0.0.1:19000".parse().unwrap());
+        assert!(id.as_str().ends_with("-19000"), "{id}");
+    }
+}

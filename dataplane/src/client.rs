@@ -1,0 +1,60 @@
+//! What a client has told the proxy about itself: who it is, which RESP it speaks, which database it
+//! selected. One per session; the proxy answers for it and no server ever learns of it.
+
+use std::{net::SocketAddr, time::Instant};
+
+use crate::resp::Protocol;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Unique in this process, from 1; what CLIENT ID says.
+    pub(crate) id: u64,
+    pub(crate) protocol: Protocol,
+    /// Below the number of databases.
+    pub(crate) database: u16,
+    /// Always true where no password is asked for.
+    pub(crate) authenticated: bool,
+    /// What is asked for seldom stands apart, so that a session stays small.
+    pub(crate) identity: Box<Identity>,
+}
+
+/// What CLIENT INFO says besides.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) since: Instant,
+    /// Of CLIENT SETNAME; empty: none.
+    pub(crate) name: String,
+    /// Of CLIENT SETINFO.
+    pub(crate) lib_name: String,
+    pub(crate) lib_version: String,
+}
+
+impl Client {
+    pub(crate) fn new(id: u64, authenticated: bool, peer: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            id,
+            protocol: Protocol::Resp2,
+            database: 0,
+            authenticated,
+            identity: Box::new(Identity {
+                peer,
+                local,
+                since: Instant::now(),
+                name: String::new(),
+                lib_name: String::new(),
+                lib_version: String::new(),
+            }),
+        }
+    }
+
+    /// Back to how a connection starts, as RESET says; the library's name stays.
+    pub(crate) fn reset(&mut self, authenticated: bool) {
+        self.protocol = Protocol::Resp2;
+        self.database = 0;
+        self.authenticated = authenticated;
+        self.identity.name.clear();
+    }
+}

@@ -1,0 +1,375 @@
+//! What a command is: its arity, where its keys are, whether it writes, and who answers it.
+//!
+//! The [`table`] is the single source; everything else asks [`lookup`]. Nothing here knows slots,
+//! groups or connections.
+
+use crate::resp::{Request, parse_int};
+
+mod table;
+
+/// What `COMMAND` says of a command.
+pub(crate) mod flag {
+    pub(crate) const WRITE: u32 = 1;
+    pub(crate) const READONLY: u32 = 1 << 1;
+    pub(crate) const DENYOOM: u32 = 1 << 2;
+    pub(crate) const FAST: u32 = 1 << 3;
+    pub(crate) const BLOCKING: u32 = 1 << 4;
+    pub(crate) const MOVABLEKEYS: u32 = 1 << 5;
+    pub(crate) const NOSCRIPT: u32 = 1 << 6;
+    pub(crate) const LOADING: u32 = 1 << 7;
+    pub(crate) const STALE: u32 = 1 << 8;
+    pub(crate) const NO_AUTH: u32 = 1 << 9;
+    pub(crate) const ALLOW_BUSY: u32 = 1 << 10;
+    pub(crate) const SKIP_MONITOR: u32 = 1 << 11;
+    pub(crate) const NO_MANDATORY_KEYS: u32 = 1 << 12;
+
+    /// By bit, as Redis names them.
+    pub(crate) const NAMES: [&str; 13] = [
+        "write",
+        "readonly",
+        "denyoom",
+        "fast",
+        "blocking",
+        "movablekeys",
+        "noscript",
+        "loading",
+        "stale",
+        "no_auth",
+        "allow_busy",
+        "skip_monitor",
+        "no_mandatory_keys",
+    ];
+}
+
+/// The ACL categories that do not follow from the flags.
+pub(crate) mod category {
+    pub(crate) const KEYSPACE: u32 = 1;
+    pub(crate) const STRING: u32 = 1 << 1;
+    pub(crate) const BITMAP: u32 = 1 << 2;
+    pub(crate) const LIST: u32 = 1 << 3;
+    pub(crate) const SET: u32 = 1 << 4;
+    pub(crate) const SORTEDSET: u32 = 1 << 5;
+    pub(crate) const HASH: u32 = 1 << 6;
+    pub(crate) const STREAM: u32 = 1 << 7;
+    pub(crate) const HYPERLOGLOG: u32 = 1 << 8;
+    pub(crate) const GEO: u32 = 1 << 9;
+    pub(crate) const SCRIPTING: u32 = 1 << 10;
+    pub(crate) const CONNECTION: u32 = 1 << 11;
+    pub(crate) const DANGEROUS: u32 = 1 << 12;
+
+    /// By bit, as Redis names them.
+    pub(crate) const NAMES: [&str; 13] = [
+        "@keyspace",
+        "@string",
+        "@bitmap",
+        "@list",
+        "@set",
+        "@sortedset",
+        "@hash",
+        "@stream",
+        "@hyperloglog",
+        "@geo",
+        "@scripting",
+        "@connection",
+        "@dangerous",
+    ];
+}
+
+/// Where a command's keys are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keys {
+    /// It has none.
+    None,
+    /// From `first` to `last`, every `step`-th argument; a negative `last` counts from the end.
+    Range { first: i8, last: i8, step: u8 },
+    /// Argument 2, behind a subcommand (`XINFO STREAM key`). `HELP` has none.
+    AfterSubcommand,
+    /// As many as argument `at` says, behind it.
+    Counted { at: u8 },
+    /// The destination, a count, and as many sources (`ZUNIONSTORE`).
+    StoredCounted,
+    /// The first half of what stands behind `STREAMS`.
+    Streams,
+    /// The first argument, and each one behind `STORE`.
+    Sort,
+    /// The first argument, and each one behind `STORE` or `STOREDIST`.
+    GeoRadius,
+}
+
+/// Who answers a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Class {
+    /// The group that owns the one slot of all its keys.
+    Forward,
+    /// Each group that owns some of its keys answers for these; the replies are merged.
+    Split(Split),
+    /// The proxy.
+    Local(Local),
+}
+
+/// How a command over many slots is split and merged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Split {
+    /// Keys; the merged reply has one value for each, in their order.
+    Mget,
+    /// Keys with values; done when all parts are.
+    Mset,
+    /// Keys; the reply is the sum of the parts' numbers.
+    Sum,
+}
+
+/// What the proxy answers itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Local {
+    Auth,
+    Client,
+    Command,
+    Echo,
+    Hello,
+    Info,
+    Ping,
+    Quit,
+    Reset,
+    Select,
+    Time,
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub(crate) struct Command {
+    /// Its name, in lower case.
+    pub(crate) name: &'static str,
+    /// Arguments, its name among them; negative: at least so many.
+    pub(crate) arity: i8,
+    /// Of [`flag`].
+    pub(crate) flags: u32,
+    /// Of [`category`].
+    pub(crate) categories: u32,
+    /// Where its keys are.
+    pub(crate) keys: Keys,
+    /// Who answers it.
+    pub(crate) class: Class,
+}
+
+impl Command {
+    /// Whether sending it twice, or not knowing whether it was executed, could matter. A script counts
+    /// as a write: nobody knows what it does.
+    #[inline]
+    pub(crate) fn may_write(&self) -> bool {
+        self.flags & flag::READONLY == 0
+    }
+
+    /// Whether a request has as many arguments as it must.
+    #[inline]
+    pub(crate) fn accepts(&self, argc: usize) -> bool {
+        match usize::try_from(self.arity) {
+            Ok(exactly) => argc == exactly,
+            Err(_) => argc >= usize::from(self.arity.unsigned_abs()),
+        }
+    }
+
+    /// Calls `visit` with the index of each key of a request. Where the request is malformed (a count
+    /// that is none) there are no keys: the server will say what is wrong.
+    #[inline]
+    pub(crate) fn visit_keys(&self, request: &Request<'_>, mut visit: impl FnMut(usize)) {
+        let argc = request.argc();
+        match self.keys {
+            Keys::None => {}
+            Keys::Range {
+                first: 1, last: 1, ..
+            } => visit(1),
+            Keys::Range { first, last, step } => {
+                let end = if last < 0 {
+                    argc as isize + isize::from(last)
+                } else {
+                    last.into()
+                };
+                (isize::from(first)..=end)
+                    .step_by(usize::from(step))
+                    .filter(|&index| index < argc as isize)
+                    .for_each(|index| visit(index as usize));
+            }
+            Keys::AfterSubcommand if argc > 2 => visit(2),
+            Keys::AfterSubcommand => {}
+            Keys::Counted { at } => counted(request, usize::from(at)).for_each(visit),
+            Keys::StoredCounted => {
+                let sources = counted(request, 2);
+                if !sources.is_empty() {
+                    visit(1);
+                }
+                sources.for_each(visit);
+            }
+            Keys::Streams => streams(request).for_each(visit),
+            Keys::Sort => stored(request, 2, &[b"STORE"], visit),
+            Keys::GeoRadius => stored(request, 5, &[b"STORE", b"STOREDIST"], visit),
+        }
+    }
+
+    /// Whether this request would make its connection wait at the server.
+    pub(crate) fn blocks(&self, request: &Request<'_>) -> bool {
+        self.flags & flag::BLOCKING != 0
+            && stream_options(request).any(|arg| arg.eq_ignore_ascii_case(b"BLOCK"))
+    }
+}
+
+fn counted(request: &Request<'_>, at: usize) -> std::ops::Range<usize> {
+    let count = (at < request.argc())
+        .then(|| parse_int(request.arg(at)))
+        .flatten()
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|&count| count <= request.argc() - at - 1)
+        .unwrap_or(0);
+    at + 1..at + 1 + count
+}
+
+/// The options of XREAD and XREADGROUP: all that stands before `STREAMS`.
+fn stream_options<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    request
+        .args_from(1)
+        .take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"))
+}
+
+fn streams(request: &Request<'_>) -> std::ops::Range<usize> {
+    let first = 1 + stream_options(request).count() + 1;
+    match request.argc().checked_sub(first) {
+        Some(rest) if rest.is_multiple_of(2) => first..first + rest / 2,
+        _ => first..first,
+    }
+}
+
+fn stored(request: &Request<'_>, from: usize, names: &[&[u8]], mut visit: impl FnMut(usize)) {
+    visit(1);
+    for index in from..request.argc().saturating_sub(1) {
+        if names
+            .iter()
+            .any(|name| request.arg(index).eq_ignore_ascii_case(name))
+        {
+            visit(index + 1);
+        }
+    }
+}
+
+/// Every command there is, sorted by name.
+pub(crate) fn all() -> &'static [Command] {
+    table::TABLE
+}
+
+/// The command of this name, in any case.
+#[inline]
+pub(crate) fn lookup(name: &[u8]) -> Option<&'static Command> {
+    let mut at = hash(name);
+    loop {
+        let command = table::TABLE.get(usize::from(INDEX[at]))?;
+        if command.name.as_bytes().eq_ignore_ascii_case(name) {
+            return Some(command);
+        }
+        at = (at + 1) % INDEX.len();
+    }
+}
+
+/// A hash table from names to rows, made by the compiler; what is free points behind the table.
+static INDEX: [u16; 512] = {
+    assert!(table::TABLE.len() < 400, "make the index larger");
+    let mut index = [u16::MAX; 512];
+    let mut row = 0;
+    while row < table::TABLE.len() {
+        let mut at = hash(table::TABLE[row].name.as_bytes());
+        while index[at] != u16::MAX {
+            at = (at + 1) % index.len();
+        }
+        index[at] = row as u16;
+        row += 1;
+    }
+    index
+};
+
+/// Of the first 32 bytes, with letters in either case the same. No name is longer.
+const fn hash(name: &[u8]) -> usize {
+    let mut hash = 0x811c_9dc5_u32;
+    let mut i = 0;
+    while i < name.len() && i < 32 {
+        hash = (hash ^ (name[i] | 0x20) as u32).wrapping_mul(0x0100_0193);
+        i += 1;
+    }
+    ((hash ^ (hash >> 15)) % 512) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{Limits, Progress, put_bulk, put_header};
+
+    /// The indices of the keys of a request, given as words.
+    fn keys(words: &str) -> Vec<usize> {
+        let words: Vec<&str> = words.split(' ').collect();
+        let mut raw = Vec::new();
+        put_header(&mut raw, b'*', words.len());
+        words
+            .iter()
+            .for_each(|word| put_bulk(&mut raw, word.as_bytes()));
+        let (mut args, limits) = (Vec::new(), Limits::UNAUTHENTICATED);
+        Progress::default()
+            .scan(&raw, &mut args, &Limits { args: 99, ..limits }, true)
+            .unwrap();
+        let mut keys = Vec::new();
+        lookup(words[0].as_bytes())
+            .unwrap()
+            .visit_keys(&Request::new(&raw, &args), |index| keys.push(index));
+        keys
+    }
+
+    #[test]
+    fn every_row_is_found_in_any_case() {
+        for command in all() {
+            assert!(std::ptr::eq(
+                lookup(command.name.as_bytes()).unwrap(),
+                command
+            ));
+            assert!(std::ptr::eq(
+                lookup(command.name.to_uppercase().as_bytes()).unwrap(),
+                command
+            ));
+        }
+        assert!(all().is_sorted_by_key(|command| command.name));
+        for unknown in [
+            "",
+            "nope",
+            "shutdown",
+            "get ",
+            "ge",
+            "\0\0\0",
+            &"x".repeat(1000),
+        ] {
+            assert!(lookup(unknown.as_bytes()).is_none(), "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_where_redis_says() {
+        for (words, expected) in [
+            ("get k", &[1][..]),
+            ("mget a b c", &[1, 2, 3]),
+            ("mset a 1 b 2", &[1, 3]),
+            ("bitop and d a b", &[2, 3, 4]),
+            ("rename a b", &[1, 2]),
+            ("eval s 2 a b x", &[3, 4]),
+            ("eval s 0 x", &[]),
+            ("eval s 9 a", &[]),
+            ("eval s -1 a", &[]),
+            ("eval s x a", &[]),
+            ("zunionstore d 2 a b weights 1 2", &[1, 3, 4]),
+            ("zunion 2 a b", &[2, 3]),
+            ("xread count 1 streams a b 0 0", &[4, 5]),
+            ("xread streams a b 0", &[]),
+            ("xreadgroup group g c streams s >", &[5]),
+            ("xgroup create s g $", &[2]),
+            ("xgroup help", &[]),
+            ("sort k by x store d", &[1, 5]),
+            ("georadius k 1 2 3 m store d storedist e", &[1, 7, 9]),
+            ("georadiusbymember k m 3 m store d", &[1, 6]),
+            ("lcs a b len", &[1, 2]),
+        ] {
+            assert_eq!(keys(words), expected, "{words}");
+        }
+    }
+}

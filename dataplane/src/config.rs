@@ -1,0 +1,375 @@
+//! The proxy's settings: flags, environment and file become one checked [`Config`].
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use proto::{
+    ClusterId, Group, GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, SlotState,
+    Topology, Version,
+    credentials::{Credentials, Secret},
+    settings::{self, ConfigFlags},
+};
+use serde::Deserialize;
+
+use crate::resp::Limits;
+
+/// Route Redis clients to the groups of a cluster
+///
+/// A stateless proxy: clients speak RESP to it as to one Redis server. What it knows it learns from
+/// the controller, or from a file.
+///
+/// Each setting has an environment variable (--max-clients: SLUICE_PROXY_MAX_CLIENTS) and a key in the
+/// settings file (max-clients). A flag goes before the environment, the environment before the file.
+///
+/// Example: sluice-proxy --listen 0.0.0.0:19000 --controller 10.0.0.5:18080 --id p1
+#[derive(Parser, Debug, Clone)]
+#[command(name = "sluice-proxy", version)]
+pub struct Args {
+    /// Where clients connect
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:19000")]
+    pub listen: String,
+    /// Where /livez, /readyz, /metrics and /topology are served over HTTP
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:19080")]
+    pub admin: String,
+    /// The controllers of the cluster; the first that answers is used
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub controller: Vec<String>,
+    /// Serve the topology of this TOML file, without a controller
+    #[arg(long = "static", value_name = "FILE")]
+    pub r#static: Option<PathBuf>,
+    /// This proxy's id in the cluster, the same over restarts; without it, host name and port
+    #[arg(long)]
+    pub id: Option<String>,
+    /// Where clients reach this proxy, as told to the controller; without it, the address listened on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The failure zone this proxy runs in
+    #[arg(long, default_value = "")]
+    pub zone: String,
+    /// Data threads; 0: as many as there are cores
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub workers: usize,
+    /// Ask clients for the password in this file
+    #[arg(long, value_name = "FILE")]
+    pub requirepass_file: Option<PathBuf>,
+    /// Log in at the servers with the credentials in this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub server_auth_file: Option<PathBuf>,
+    /// Databases that SELECT accepts; the servers must have as many
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub databases: u16,
+    /// Client connections at most; further ones are told so and closed
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub max_clients: usize,
+    /// Requests of one client under way at most; then it is not read from until replies come
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub max_inflight: u32,
+    /// Bytes of replies that may wait for one client; then it is not read from until it takes them
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = settings::bytes)]
+    pub max_output: usize,
+    /// Bytes of requests that may wait for one server; then their clients are not read from
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = settings::bytes)]
+    pub max_backlog: usize,
+    /// Arguments of one request at most
+    #[arg(long, value_name = "N", default_value_t = 1_048_576)]
+    pub max_args: u32,
+    /// Bytes of one argument at most (Redis: proto-max-bulk-len)
+    #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = settings::bytes)]
+    pub max_arg_bytes: usize,
+    /// Bytes of one request at most
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = settings::bytes)]
+    pub max_request_bytes: usize,
+    /// How long a server may take to accept a connection and the login
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
+    pub connect_timeout: Duration,
+    /// How long a server with requests under way may be silent; then its connection is closed
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = settings::duration)]
+    pub server_timeout: Duration,
+    /// How long clients may take to finish when the proxy is asked to stop
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = settings::duration)]
+    pub drain_timeout: Duration,
+    /// Write the addresses bound to this file, as JSON, once they are (for port 0)
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
+    /// What is logged, as in `info,dataplane=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// How it is logged: text or json
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    pub log_format: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigFlags,
+}
+
+impl Args {
+    /// Whether the settings are to be checked and nothing else.
+    pub fn only_checks(&self) -> bool {
+        self.config.check_config
+    }
+}
+
+/// Where the topology comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// From the first controller that answers; at least one is named.
+    Controllers(Vec<String>),
+    /// From a file; it never changes.
+    Static(Box<Topology>),
+}
+
+/// What a worker needs to know to serve clients.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// What clients must say in AUTH. `None`: nothing is asked.
+    pub password: Option<Secret>,
+    /// See [`Args::databases`].
+    pub databases: u16,
+    /// See [`Args::max_inflight`].
+    pub max_inflight: u32,
+    /// See [`Args::max_output`].
+    pub max_output: usize,
+    /// See [`Args::max_backlog`].
+    pub max_backlog: usize,
+    /// Of one request.
+    pub limits: Limits,
+    /// See [`Args::connect_timeout`].
+    pub connect_timeout: Duration,
+    /// See [`Args::server_timeout`].
+    pub server_timeout: Duration,
+    /// What the proxy presents to the servers.
+    pub credentials: Credentials,
+}
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where the admin HTTP is.
+    pub admin: SocketAddr,
+    /// Where the topology comes from.
+    pub source: Source,
+    /// As given; without it the id follows from host name and bound port.
+    pub id: Option<ProxyId>,
+    /// As given.
+    pub advertise: Option<String>,
+    /// The failure zone.
+    pub zone: String,
+    /// Data threads, at least 1.
+    pub workers: usize,
+    /// Client connections at most.
+    pub max_clients: usize,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// Where to write the bound addresses.
+    pub ports_file: Option<PathBuf>,
+    /// What the workers need.
+    pub serving: Serving,
+}
+
+impl Config {
+    /// Checks the settings, and reads the files they name.
+    pub fn new(args: &Args) -> anyhow::Result<Self> {
+        let source = match (&args.r#static, args.controller.as_slice()) {
+            (Some(_), [_, ..]) => bail!("--static and --controller exclude each other: give one"),
+            (None, []) => bail!(
+                "nothing says what to serve: give --controller HOST:PORT, or --static FILE to run \
+                 without a controller"
+            ),
+            (Some(path), []) => Source::Static(Box::new(static_topology(path)?)),
+            (None, controllers) => {
+                for controller in controllers {
+                    ServerAddr::new(controller).context("--controller")?;
+                }
+                Source::Controllers(controllers.to_vec())
+            }
+        };
+        ensure!(args.databases > 0, "--databases: must be at least 1");
+        ensure!(args.max_inflight > 0, "--max-inflight: must be at least 1");
+        ensure!(
+            args.max_request_bytes <= u32::MAX as usize,
+            "--max-request-bytes: must be below 4GiB"
+        );
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            listen: resolve("--listen", &args.listen)?,
+            admin: resolve("--admin", &args.admin)?,
+            source,
+            id: args
+                .id
+                .as_deref()
+                .map(ProxyId::new)
+                .transpose()
+                .context("--id")?,
+            advertise: args.advertise.clone(),
+            zone: args.zone.clone(),
+            workers: if args.workers == 0 {
+                cores()
+            } else {
+                args.workers
+            },
+            max_clients: args.max_clients,
+            drain_timeout: args.drain_timeout,
+            ports_file: args.ports_file.clone(),
+            serving: Serving {
+                password: args
+                    .requirepass_file
+                    .as_deref()
+                    .map(Secret::read)
+                    .transpose()?,
+                databases: args.databases,
+                max_inflight: args.max_inflight,
+                max_output: args.max_output,
+                max_backlog: args.max_backlog,
+                limits: Limits {
+                    args: args.max_args,
+                    arg_bytes: args.max_arg_bytes,
+                    request_bytes: args.max_request_bytes,
+                },
+                connect_timeout: args.connect_timeout,
+                server_timeout: args.server_timeout,
+                credentials: Credentials::load(args.server_auth_file.as_deref())?,
+            },
+        })
+    }
+}
+
+fn resolve(flag: &str, address: &str) -> anyhow::Result<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    address
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .with_context(|| format!("{flag}: `{address}` is no address: expected host:port"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StaticFile {
+    #[serde(default)]
+    group: Vec<StaticGroup>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StaticGroup {
+    id: GroupId,
+    primary: ServerAddr,
+    slots: Option<String>,
+}
+
+fn static_topology(path: &std::path::Path) -> anyhow::Result<Topology> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    parse_static(&text).with_context(|| path.display().to_string())
+}
+
+/// Reads the TOML of `--static`: `[[group]]` with `id`, `primary` and optional `slots`
+/// (`"0-511"`, `"0-99,200"`). Without any `slots` the groups share all slots evenly.
+fn parse_static(text: &str) -> anyhow::Result<Topology> {
+    let file: StaticFile = toml::from_str(text)?;
+    let groups = &file.group;
+    ensure!(
+        !groups.is_empty(),
+        "no [[group]]: expected at least one with id and primary"
+    );
+    let mut owners: Vec<Option<GroupId>> = vec![None; SLOT_COUNT];
+    let evenly = groups.iter().all(|group| group.slots.is_none());
+    for (index, group) in groups.iter().enumerate() {
+        let slots: Vec<Slot> = match &group.slots {
+            None if evenly => Slot::all()
+                .filter(|s| s.index() * groups.len() / SLOT_COUNT == index)
+                .collect(),
+            None => Vec::new(),
+            Some(ranges) => {
+                let ranges: Vec<SlotRange> = ranges
+                    .split(',')
+                    .map(|range| range.parse())
+                    .collect::<Result<_, _>>()
+                    .with_context(|| format!("group {}", group.id))?;
+                ranges.into_iter().flat_map(SlotRange::slots).collect()
+            }
+        };
+        for slot in slots {
+            if let Some(other) = owners[slot.index()].replace(group.id.clone()) {
+                bail!("slot {slot} belongs to both {other} and {}", group.id);
+            }
+        }
+    }
+    Ok(Topology::new(
+        ClusterId::new("static").expect("a label"),
+        Version {
+            leader_term: 1,
+            epoch: 1,
+        },
+        groups.iter().map(|group| Group {
+            id: group.id.clone(),
+            primary: group.primary.clone(),
+            replicas: Vec::new(),
+        }),
+        |slot| (owners[slot.index()].clone(), SlotState::Serving),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(topology: &Topology, slot: u32) -> &str {
+        topology
+            .owner(Slot::new(slot).unwrap())
+            .map_or("-", |group| group.id.as_str())
+    }
+
+    #[test]
+    fn groups_share_all_slots_evenly() {
+        let text = "[[group]]\nid = \"g1\"\nprimary = \"h:1\"\n".to_owned()
+            + "[[group]]\nid = \"g2\"\nprimary = \"h:2\"\n"
+            + "[[group]]\nid = \"g3\"\nprimary = \"h:3\"\n";
+        let topology = parse_static(&text).unwrap();
+        assert_eq!(
+            [0, 341, 342, 682, 683, 1023].map(|slot| owner(&topology, slot)),
+            ["g1", "g1", "g2", "g2", "g3", "g3"]
+        );
+    }
+
+    #[test]
+    fn slots_are_as_the_file_says() {
+        let text = "[[group]]\nid = \"g1\"\nprimary = \"h:1\"\nslots = \"0-9, 20\"\n";
+        let topology = parse_static(text).unwrap();
+        assert_eq!(
+            [0, 9, 10, 20].map(|slot| owner(&topology, slot)),
+            ["g1", "g1", "-", "g1"]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, error) in [
+            ("", "no [[group]]"),
+            (
+                "[[group]]\nid = \"G\"\nprimary = \"h:1\"\n",
+                "invalid group id",
+            ),
+            (
+                "[[group]]\nid = \"g\"\nprimary = \"h\"\n",
+                "invalid server address",
+            ),
+            (
+                "[[group]]\nid = \"g\"\nprimary = \"h:1\"\nslot = \"1\"\n",
+                "unknown field",
+            ),
+            (
+                "[[group]]\nid = \"g\"\nprimary = \"h:1\"\nslots = \"1-2000\"\n",
+                "slot 2000",
+            ),
+            (
+                "[[group]]\nid = \"g\"\nprimary = \"h:1\"\nslots = \"1,1\"\n",
+                "both",
+            ),
+        ] {
+            let got = format!("{:#}", parse_static(text).unwrap_err());
+            assert!(got.contains(error), "expected `{error}` in `{got}`");
+        }
+    }
+}

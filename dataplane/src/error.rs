@@ -1,0 +1,82 @@
+//! The errors a client may see, in one place.
+//!
+//! What Redis says too is said in its words. Of what only a proxy can say, the prefix tells what
+//! became of the request: `TRYAGAIN` and `CLUSTERDOWN` mean *not executed*, `UNKNOWNOUTCOME` means
+//! that it may have been.
+
+use crate::{resp::Request, route::Rejection};
+
+pub(crate) const SYNTAX: &str = "ERR syntax error";
+pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+pub(crate) const NO_AUTH: &str = "NOAUTH Authentication required.";
+pub(crate) const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured \
+    for the default user. Are you sure your configuration is correct?";
+pub(crate) const WRONG_PASSWORD: &str =
+    "WRONGPASS invalid username-password pair or user is disabled.";
+pub(crate) const HELLO_NO_AUTH: &str = "NOAUTH HELLO must be called with the client already \
+    authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
+    authenticate the client and select the RESP protocol version at the same time";
+pub(crate) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
+pub(crate) const BAD_PROTOCOL: &str = "ERR Protocol version is not an integer or out of range";
+pub(crate) const BAD_CLIENT_NAME: &str =
+    "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
+
+/// The proxy has no topology yet.
+pub(crate) const NO_TOPOLOGY: &str =
+    "CLUSTERDOWN the proxy has no topology yet: it waits for its controller";
+/// A held slot was not released in time.
+pub(crate) const HELD_TOO_LONG: &str =
+    "TRYAGAIN the slot is being moved and was not released in time";
+
+/// Arguments of an unknown command are shown up to so many bytes, as in Redis.
+const SHOWN: usize = 128;
+
+pub(crate) fn arity(command: &str) -> String {
+    format!("ERR wrong number of arguments for '{command}' command")
+}
+
+pub(crate) fn unknown_subcommand(command: &str, subcommand: &[u8]) -> String {
+    format!(
+        "ERR unknown subcommand '{}'. Try {command} HELP.",
+        shown(subcommand, SHOWN)
+    )
+}
+
+pub(crate) fn unknown_command(request: &Request<'_>) -> String {
+    let mut args = String::new();
+    for arg in request.args_from(1) {
+        if args.len() >= SHOWN {
+            break;
+        }
+        let arg = shown(arg, SHOWN - args.len());
+        args.push_str(&format!("'{arg}' "));
+    }
+    let name = shown(request.arg(0), SHOWN);
+    format!("ERR unknown command '{name}', with args beginning with: {args}")
+}
+
+/// As C prints a string: up to its first zero byte.
+fn shown(text: &[u8], most: usize) -> std::borrow::Cow<'_, str> {
+    let text = &text[..text.len().min(most)];
+    let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+    String::from_utf8_lossy(&text[..end])
+}
+
+pub(crate) fn rejection(rejection: Rejection) -> &'static str {
+    match rejection {
+        Rejection::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
+        Rejection::NotServed(_) => "CLUSTERDOWN Hash slot not served",
+        Rejection::Blocks => "ERR BLOCK is not supported by this proxy",
+    }
+}
+
+/// A request that was never sent, because its server is down.
+pub(crate) fn server_down(address: &str, why: &str) -> String {
+    format!("CLUSTERDOWN server {address} is down: {why}")
+}
+
+/// A write that was sent, and whose answer was lost with the connection.
+pub(crate) fn unknown_outcome(address: &str, why: &str) -> String {
+    format!("UNKNOWNOUTCOME server {address} was lost before it answered: {why}")
+}

@@ -1,0 +1,254 @@
+//! Requests over several groups: the parts they are split into, and how the replies become one.
+//!
+//! Owns the replies of the parts until the last is there. The merge is pure. Keys are grouped by
+//! group, never one by one: a group gets one request however many of the keys it owns.
+
+use slab::Slab;
+
+use crate::{
+    command::Split,
+    resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
+};
+
+/// Names one part of one fan-out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Part {
+    pub(crate) fanout: u32,
+    pub(crate) index: u16,
+}
+
+/// What became of a part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// The server answered; perhaps with an error.
+    Answered,
+    /// It was not executed.
+    NotExecuted,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A request that was split and whose parts are under way.
+pub(crate) struct Fanout {
+    /// Where the merged reply goes.
+    pub(crate) session: u32,
+    pub(crate) number: u32,
+    split: Split,
+    /// Whether it may have changed something.
+    may_write: bool,
+    /// For [`Split::Mget`]: of each key, in order, the part that brings its value.
+    part_of_key: Vec<u16>,
+    parts: Vec<Reply>,
+    missing: u16,
+}
+
+#[derive(Default)]
+struct Reply {
+    bytes: Vec<u8>,
+    failed: bool,
+    executed: bool,
+    unknown: bool,
+}
+
+/// All fan-outs of a worker that are under way.
+#[derive(Default)]
+pub(crate) struct Fanouts(Slab<Fanout>);
+
+impl Fanouts {
+    /// Starts one of so many parts (at least 1); its name in [`Part`].
+    pub(crate) fn start(
+        &mut self,
+        session: u32,
+        number: u32,
+        split: Split,
+        may_write: bool,
+        part_of_key: Vec<u16>,
+        parts: u16,
+    ) -> u32 {
+        self.0.insert(Fanout {
+            session,
+            number,
+            split,
+            may_write,
+            part_of_key,
+            parts: (0..parts).map(|_| Reply::default()).collect(),
+            missing: parts,
+        }) as u32
+    }
+
+    /// Takes the reply of a part. The fan-out, once this was its last.
+    pub(crate) fn fill(&mut self, part: Part, reply: &[u8], outcome: Outcome) -> Option<Fanout> {
+        let fanout = &mut self.0[part.fanout as usize];
+        let failed = outcome != Outcome::Answered || reply.first() == Some(&b'-');
+        fanout.parts[usize::from(part.index)] = Reply {
+            bytes: reply.to_vec(),
+            failed,
+            executed: !failed,
+            unknown: outcome == Outcome::Unknown,
+        };
+        fanout.missing -= 1;
+        (fanout.missing == 0).then(|| self.0.remove(part.fanout as usize))
+    }
+}
+
+impl Fanout {
+    /// Writes the one reply.
+    pub(crate) fn merge(&self, out: &mut Vec<u8>) {
+        if let Some(failed) = self.parts.iter().find(|part| part.failed) {
+            return self.merge_failure(failed, out);
+        }
+        match self.split {
+            Split::Mget => self.merge_values(out),
+            Split::Mset => out.extend_from_slice(b"+OK\r\n"),
+            Split::Sum => {
+                let sum = self
+                    .parts
+                    .iter()
+                    .filter_map(|part| number(&part.bytes))
+                    .sum();
+                put_int(out, sum);
+            }
+        }
+    }
+
+    /// A write of which some parts were executed, or may have been, must not look as if it had not
+    /// been executed. A read has no outcome to be in doubt of.
+    fn merge_failure(&self, failed: &Reply, out: &mut Vec<u8>) {
+        let in_doubt = self.parts.iter().any(|part| part.executed || part.unknown);
+        if !self.may_write || !in_doubt {
+            return out.extend_from_slice(&failed.bytes);
+        }
+        let text = String::from_utf8_lossy(&failed.bytes);
+        let text = text.trim_start_matches('-').trim_end();
+        let text = text.trim_start_matches("UNKNOWNOUTCOME ");
+        put_error(
+            out,
+            &format!("UNKNOWNOUTCOME some keys were written and others not: {text}"),
+        );
+    }
+
+    fn merge_values(&self, out: &mut Vec<u8>) {
+        put_header(out, b'*', self.part_of_key.len());
+        // Each part is an array; its values come in the order of its keys.
+        let mut rest: Vec<&[u8]> = self.parts.iter().map(|part| values(&part.bytes)).collect();
+        for &part in &self.part_of_key {
+            let rest = &mut rest[usize::from(part)];
+            match ReplyProgress::default().scan(rest) {
+                Ok(Some(len)) => {
+                    let (value, behind) = rest.split_at(len);
+                    out.extend_from_slice(value);
+                    *rest = behind;
+                }
+                // A server that sends fewer values than it was asked for keys.
+                Ok(None) | Err(_) => put_error(out, "ERR the server sent fewer values than keys"),
+            }
+        }
+    }
+}
+
+/// What stands behind an array's header.
+fn values(array: &[u8]) -> &[u8] {
+    let header = array
+        .iter()
+        .position(|&b| b == b'\n')
+        .map_or(array.len(), |newline| newline + 1);
+    &array[header..]
+}
+
+/// The number of an integer reply.
+fn number(reply: &[u8]) -> Option<i64> {
+    parse_int(reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(split: Split, order: &[u16], replies: &[(&str, Outcome)], expected: &str) {
+        let mut fanouts = Fanouts::default();
+        let fanout = fanouts.start(
+            7,
+            9,
+            split,
+            split != Split::Mget,
+            order.to_vec(),
+            replies.len() as u16,
+        );
+        let mut last = None;
+        // The last part answers first: the order of arrival must not matter.
+        for (index, (reply, outcome)) in replies.iter().enumerate().rev() {
+            assert!(last.is_none());
+            let part = Part {
+                fanout,
+                index: index as u16,
+            };
+            last = fanouts.fill(part, reply.as_bytes(), *outcome);
+        }
+        let fanout = last.unwrap();
+        assert_eq!((fanout.session, fanout.number), (7, 9));
+        let mut out = Vec::new();
+        fanout.merge(&mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    use Outcome::{Answered, NotExecuted, Unknown};
+
+    #[test]
+    fn values_come_in_the_order_of_the_keys() {
+        check(
+            Split::Mget,
+            &[0, 1, 1, 0],
+            &[
+                ("*2\r\n$1\r\na\r\n$1\r\nd\r\n", Answered),
+                ("*2\r\n$-1\r\n$1\r\nc\r\n", Answered),
+            ],
+            "*4\r\n$1\r\na\r\n$-1\r\n$1\r\nc\r\n$1\r\nd\r\n",
+        );
+    }
+
+    #[test]
+    fn numbers_are_added() {
+        check(
+            Split::Sum,
+            &[],
+            &[(":2\r\n", Answered), (":40\r\n", Answered)],
+            ":42\r\n",
+        );
+    }
+
+    #[test]
+    fn a_failed_part_fails_the_whole() {
+        let ok = ("+OK\r\n", Answered);
+        check(Split::Mset, &[], &[ok, ok], "+OK\r\n");
+        let down = ("-CLUSTERDOWN down\r\n", NotExecuted);
+        check(Split::Mset, &[], &[down, down], "-CLUSTERDOWN down\r\n");
+        check(
+            Split::Mget,
+            &[0, 1],
+            &[("*1\r\n$-1\r\n", Answered), down],
+            "-CLUSTERDOWN down\r\n",
+        );
+        let doubt = "-UNKNOWNOUTCOME some keys were written and others not: ";
+        check(
+            Split::Mset,
+            &[],
+            &[ok, down],
+            &format!("{doubt}CLUSTERDOWN down\r\n"),
+        );
+        let lost = ("-UNKNOWNOUTCOME lost\r\n", Unknown);
+        check(Split::Sum, &[], &[lost, down], &format!("{doubt}lost\r\n"));
+        let oom = ("-OOM command not allowed\r\n", Answered);
+        check(
+            Split::Mset,
+            &[],
+            &[oom, oom],
+            "-OOM command not allowed\r\n",
+        );
+        check(
+            Split::Mset,
+            &[],
+            &[ok, oom],
+            &format!("{doubt}OOM command not allowed\r\n"),
+        );
+    }
+}

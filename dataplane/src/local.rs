@@ -1,0 +1,545 @@
+//! What the proxy answers itself: the connection's own commands, and questions about the proxy.
+//!
+//! Texts equal Redis's to the letter, since clients parse them. No server is asked for anything here.
+
+use std::{
+    fmt::Write as _,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use proto::Topology;
+use subtle::ConstantTimeEq;
+
+use crate::{
+    client::Client,
+    command::{self, Command, Keys, Local, category, flag},
+    config::Serving,
+    error,
+    metrics::Proxy,
+    resp::{
+        Protocol, Request, parse_int, put_bulk, put_error, put_header, put_int, put_map, put_null,
+        put_set, put_simple,
+    },
+};
+
+/// The Redis whose commands the table knows; what clients are told they talk to.
+const REDIS_VERSION: &str = "7.0.15";
+
+/// What an answer may look at, and the one thing it may change: the client.
+pub(crate) struct Context<'a> {
+    pub(crate) client: &'a mut Client,
+    pub(crate) serving: &'a Serving,
+    pub(crate) proxy: &'a Proxy,
+    pub(crate) topology: Option<&'a Topology>,
+}
+
+/// What becomes of the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum After {
+    Stay,
+    /// It ends, once all replies are sent.
+    Finish,
+}
+
+/// Answers a request whose number of arguments has been checked.
+pub(crate) fn answer(
+    local: Local,
+    context: &mut Context<'_>,
+    request: &Request<'_>,
+    out: &mut Vec<u8>,
+) -> After {
+    match local {
+        Local::Auth => auth(context, request, out),
+        Local::Client => client(context, request, out),
+        Local::Command => command_command(request, context.client.protocol, out),
+        Local::Echo => put_bulk(out, request.arg(1)),
+        Local::Hello => hello(context, request, out),
+        Local::Info => info(context, request, out),
+        Local::Ping => ping(request, out),
+        Local::Quit => {
+            put_simple(out, "OK");
+            return After::Finish;
+        }
+        Local::Reset => {
+            context.client.reset(context.serving.password.is_none());
+            put_simple(out, "RESET");
+        }
+        Local::Select => select(context, request, out),
+        Local::Time => time(out),
+    }
+    After::Stay
+}
+
+fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
+    match request.argc() {
+        1 => put_simple(out, "PONG"),
+        2 => put_bulk(out, request.arg(1)),
+        _ => put_error(out, &error::arity("ping")),
+    }
+}
+
+fn select(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    match parse_int(request.arg(1)).map(u16::try_from) {
+        Some(Ok(database)) if database < context.serving.databases => {
+            context.client.database = database;
+            put_simple(out, "OK");
+        }
+        Some(_) => put_error(out, "ERR DB index is out of range"),
+        None => put_error(out, error::NOT_AN_INTEGER),
+    }
+}
+
+fn time(out: &mut Vec<u8>) {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    put_header(out, b'*', 2);
+    put_bulk(out, now.as_secs().to_string().as_bytes());
+    put_bulk(out, now.subsec_micros().to_string().as_bytes());
+}
+
+fn auth(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    let (username, password) = match request.argc() {
+        2 if context.serving.password.is_none() => return put_error(out, error::NO_PASSWORD),
+        2 => (&b"default"[..], request.arg(1)),
+        3 => (request.arg(1), request.arg(2)),
+        _ => return put_error(out, error::SYNTAX),
+    };
+    if log_in(context, username, password) {
+        put_simple(out, "OK");
+    } else {
+        put_error(out, error::WRONG_PASSWORD);
+    }
+}
+
+/// There is one user, `default`; without a password it may log in with any, as in Redis.
+fn log_in(context: &mut Context<'_>, username: &[u8], password: &[u8]) -> bool {
+    let right = match &context.serving.password {
+        Some(expected) => same_secret(expected.expose().as_bytes(), password),
+        None => true,
+    };
+    let accepted = right & (username == b"default");
+    context.client.authenticated |= accepted;
+    accepted
+}
+
+/// Compares in a time that tells nothing of where the two differ, nor of how long the first is.
+fn same_secret(expected: &[u8], given: &[u8]) -> bool {
+    fn padded(secret: &[u8]) -> [u8; SECRET_MAX] {
+        let mut bytes = [0; SECRET_MAX];
+        let len = secret.len().min(SECRET_MAX);
+        bytes[..len].copy_from_slice(&secret[..len]);
+        bytes
+    }
+    let same_len = (expected.len() as u64).ct_eq(&(given.len() as u64));
+    bool::from(padded(expected)[..].ct_eq(&padded(given)[..]) & same_len)
+}
+
+/// Passwords longer than this are compared by their first bytes and their length.
+const SECRET_MAX: usize = 512;
+
+fn hello(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    let protocol = match request.argc() {
+        1 => context.client.protocol,
+        _ => match parse_int(request.arg(1)) {
+            Some(2) => Protocol::Resp2,
+            Some(3) => Protocol::Resp3,
+            Some(_) => return put_error(out, error::NO_PROTOCOL),
+            None => return put_error(out, error::BAD_PROTOCOL),
+        },
+    };
+    let mut name = None;
+    let mut at = 2;
+    while at < request.argc() {
+        let option = request.arg(at);
+        let more = request.argc() - at - 1;
+        if option.eq_ignore_ascii_case(b"AUTH") && more >= 2 {
+            if !log_in(context, request.arg(at + 1), request.arg(at + 2)) {
+                return put_error(out, error::WRONG_PASSWORD);
+            }
+            at += 3;
+        } else if option.eq_ignore_ascii_case(b"SETNAME") && more >= 1 {
+            match client_name(request.arg(at + 1)) {
+                Some(valid) => name = Some(valid),
+                None => return put_error(out, error::BAD_CLIENT_NAME),
+            }
+            at += 2;
+        } else {
+            let option = String::from_utf8_lossy(option);
+            return put_error(out, &format!("ERR Syntax error in HELLO option '{option}'"));
+        }
+    }
+    if !context.client.authenticated {
+        return put_error(out, error::HELLO_NO_AUTH);
+    }
+    if let Some(name) = name {
+        context.client.identity.name = name;
+    }
+    context.client.protocol = protocol;
+    put_greeting(context.client, out);
+}
+
+fn put_greeting(client: &Client, out: &mut Vec<u8>) {
+    put_map(out, client.protocol, 7);
+    for (field, value) in [("server", "redis"), ("version", REDIS_VERSION)] {
+        put_bulk(out, field.as_bytes());
+        put_bulk(out, value.as_bytes());
+    }
+    put_bulk(out, b"proto");
+    put_int(out, protocol_number(client.protocol));
+    put_bulk(out, b"id");
+    put_int(out, client.id as i64);
+    for (field, value) in [("mode", "standalone"), ("role", "master")] {
+        put_bulk(out, field.as_bytes());
+        put_bulk(out, value.as_bytes());
+    }
+    put_bulk(out, b"modules");
+    put_header(out, b'*', 0);
+}
+
+fn protocol_number(protocol: Protocol) -> i64 {
+    match protocol {
+        Protocol::Resp2 => 2,
+        Protocol::Resp3 => 3,
+    }
+}
+
+/// A name as CLIENT SETNAME takes it: nothing that would break a line of CLIENT LIST.
+fn client_name(name: &[u8]) -> Option<String> {
+    name.iter()
+        .all(|b| (b'!'..=b'~').contains(b))
+        .then(|| String::from_utf8_lossy(name).into_owned())
+}
+
+fn client(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    let subcommand = request.arg(1).to_ascii_lowercase();
+    let arity = |expected: usize| request.argc() == expected;
+    let client = &mut *context.client;
+    match subcommand.as_slice() {
+        b"id" if arity(2) => put_int(out, client.id as i64),
+        b"getname" if arity(2) && client.identity.name.is_empty() => {
+            put_null(out, client.protocol);
+        }
+        b"getname" if arity(2) => put_bulk(out, client.identity.name.as_bytes()),
+        b"setname" if arity(3) => match client_name(request.arg(2)) {
+            Some(name) => {
+                client.identity.name = name;
+                put_simple(out, "OK");
+            }
+            None => put_error(out, error::BAD_CLIENT_NAME),
+        },
+        b"setinfo" if arity(4) => set_info(client, request.arg(2), request.arg(3), out),
+        // Clients of a proxy are not evicted by any server; there is nothing to switch.
+        b"no-evict" if arity(3) => match request.arg(2).to_ascii_lowercase().as_slice() {
+            b"on" | b"off" => put_simple(out, "OK"),
+            _ => put_error(out, error::SYNTAX),
+        },
+        b"info" if arity(2) => put_verbatim(out, client.protocol, &client_info(client)),
+        b"help" if arity(2) => put_help(out, "CLIENT", CLIENT_HELP),
+        b"id" | b"getname" | b"setname" | b"setinfo" | b"no-evict" | b"info" | b"help" => {
+            let name = format!("client|{}", String::from_utf8_lossy(&subcommand));
+            put_error(out, &error::arity(&name));
+        }
+        _ => put_error(out, &error::unknown_subcommand("CLIENT", request.arg(1))),
+    }
+}
+
+const CLIENT_HELP: &[&str] = &[
+    "GETNAME",
+    "    Return the name of the current connection.",
+    "ID",
+    "    Return the ID of the current connection.",
+    "INFO",
+    "    Return information about the current client connection.",
+    "NO-EVICT (ON|OFF)",
+    "    Protect current client connection from eviction.",
+    "SETINFO <LIB-NAME|LIB-VER> <value>",
+    "    Set the library of the current connection.",
+    "SETNAME <name>",
+    "    Assign the name <name> to the current connection.",
+];
+
+fn put_help(out: &mut Vec<u8>, command: &str, lines: &[&str]) {
+    put_header(out, b'*', lines.len() + 3);
+    put_simple(
+        out,
+        &format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"),
+    );
+    for line in lines.iter().chain(&["HELP", "    Print this help."]) {
+        put_simple(out, line);
+    }
+}
+
+fn set_info(client: &mut Client, field: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    let Some(value) = client_name(value) else {
+        let text = "cannot contain spaces, newlines or special characters.";
+        let field = String::from_utf8_lossy(field).to_ascii_lowercase();
+        return put_error(out, &format!("ERR {field} {text}"));
+    };
+    match field.to_ascii_lowercase().as_slice() {
+        b"lib-name" => client.identity.lib_name = value,
+        b"lib-ver" => client.identity.lib_version = value,
+        _ => {
+            let field = String::from_utf8_lossy(field);
+            return put_error(out, &format!("ERR Unrecognized option '{field}'"));
+        }
+    }
+    put_simple(out, "OK");
+}
+
+/// One line as CLIENT LIST prints it.
+fn client_info(client: &Client) -> String {
+    let identity = &client.identity;
+    format!(
+        "id={} addr={} laddr={} name={} age={} db={} resp={} user=default lib-name={} lib-ver={}\n",
+        client.id,
+        identity.peer,
+        identity.local,
+        identity.name,
+        identity.since.elapsed().as_secs(),
+        client.database,
+        protocol_number(client.protocol),
+        identity.lib_name,
+        identity.lib_version,
+    )
+}
+
+/// A text for people: a verbatim string where there are such.
+fn put_verbatim(out: &mut Vec<u8>, protocol: Protocol, text: &str) {
+    match protocol {
+        Protocol::Resp2 => put_bulk(out, text.as_bytes()),
+        Protocol::Resp3 => {
+            put_header(out, b'=', text.len() + 4);
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn info(context: &Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    let wanted = |section: &str| {
+        request.argc() == 1
+            || request.args_from(1).any(|name| {
+                [section, "all", "default", "everything"]
+                    .iter()
+                    .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+            })
+    };
+    let mut text = String::new();
+    for (name, section) in [
+        ("Server", info_server as fn(&Context<'_>, &mut String)),
+        ("Clients", info_clients),
+        ("Stats", info_stats),
+        ("Replication", |_, text| {
+            text.push_str("role:master\r\nconnected_slaves:0\r\n")
+        }),
+        ("Sluice", info_sluice),
+    ] {
+        if wanted(name) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            let _ = write!(text, "# {name}\r\n");
+            section(context, &mut text);
+        }
+    }
+    put_verbatim(out, context.client.protocol, &text);
+}
+
+fn info_server(context: &Context<'_>, text: &mut String) {
+    let uptime = context.proxy.started.elapsed().as_secs();
+    let _ = write!(
+        text,
+        "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\nprocess_id:{}\r\n\
+         run_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\n",
+        std::process::id(),
+        context.proxy.incarnation,
+        context.client.identity.local.port(),
+        uptime / 86_400,
+    );
+}
+
+fn info_clients(context: &Context<'_>, text: &mut String) {
+    let total = context.proxy.totals();
+    let _ = write!(
+        text,
+        "connected_clients:{}\r\nmaxclients:{}\r\n",
+        total.sessions, context.proxy.max_clients
+    );
+}
+
+fn info_stats(context: &Context<'_>, text: &mut String) {
+    let total = context.proxy.totals();
+    let _ = write!(
+        text,
+        "total_connections_received:{}\r\ntotal_commands_processed:{}\r\n\
+         rejected_connections:{}\r\ntotal_error_replies:{}\r\n\
+         total_net_input_bytes:{}\r\ntotal_net_output_bytes:{}\r\n",
+        total.sessions_opened,
+        total.requests,
+        context.proxy.sessions_rejected(),
+        total.errors,
+        total.client_bytes_in,
+        total.client_bytes_out,
+    );
+}
+
+fn info_sluice(context: &Context<'_>, text: &mut String) {
+    let _ = write!(
+        text,
+        "sluice_version:{}\r\nproxy_id:{}\r\nproxy_workers:{}\r\n",
+        env!("CARGO_PKG_VERSION"),
+        context.proxy.id,
+        context.proxy.workers.len(),
+    );
+    if let Some(topology) = context.topology {
+        let _ = write!(
+            text,
+            "cluster_id:{}\r\ntopology_version:{}\r\ngroups:{}\r\n",
+            topology.cluster_id(),
+            topology.version(),
+            topology.groups().len(),
+        );
+    }
+}
+
+fn command_command(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>) {
+    if request.argc() == 1 {
+        put_header(out, b'*', command::all().len());
+        return command::all()
+            .iter()
+            .for_each(|command| put_command(command, protocol, out));
+    }
+    match request.arg(1).to_ascii_lowercase().as_slice() {
+        b"count" if request.argc() == 2 => put_int(out, command::all().len() as i64),
+        b"list" if request.argc() == 2 => {
+            put_header(out, b'*', command::all().len());
+            command::all()
+                .iter()
+                .for_each(|command| put_bulk(out, command.name.as_bytes()));
+        }
+        b"info" if request.argc() == 2 => {
+            put_header(out, b'*', command::all().len());
+            command::all()
+                .iter()
+                .for_each(|command| put_command(command, protocol, out));
+        }
+        b"info" => {
+            put_header(out, b'*', request.argc() - 2);
+            for name in request.args_from(2) {
+                match command::lookup(name) {
+                    Some(command) => put_command(command, protocol, out),
+                    None if protocol == Protocol::Resp2 => out.extend_from_slice(b"*-1\r\n"),
+                    None => put_null(out, protocol),
+                }
+            }
+        }
+        b"docs" => put_docs(request, protocol, out),
+        b"getkeys" if request.argc() > 2 => put_keys(request, out),
+        b"count" | b"list" | b"getkeys" => {
+            let name = String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase();
+            put_error(out, &error::arity(&format!("command|{name}")));
+        }
+        _ => put_error(out, &error::unknown_subcommand("COMMAND", request.arg(1))),
+    }
+}
+
+/// A command as `COMMAND` of Redis 7 prints it. Tips, key specifications and subcommands are left
+/// empty.
+fn put_command(command: &Command, protocol: Protocol, out: &mut Vec<u8>) {
+    put_header(out, b'*', 10);
+    put_bulk(out, command.name.as_bytes());
+    put_int(out, command.arity.into());
+    put_names(out, protocol, &names(&flag::NAMES, command.flags));
+    let (first, last, step) = match command.keys {
+        Keys::None | Keys::AfterSubcommand | Keys::Counted { .. } | Keys::Streams => (0, 0, 0),
+        Keys::Range { first, last, step } => (first.into(), last.into(), step.into()),
+        Keys::StoredCounted | Keys::Sort | Keys::GeoRadius => (1, 1, 1),
+    };
+    for number in [first, last, step] {
+        put_int(out, number);
+    }
+    let mut categories = names(&category::NAMES, command.categories);
+    for (bit, category) in [
+        (flag::WRITE, "@write"),
+        (flag::READONLY, "@read"),
+        (flag::BLOCKING, "@blocking"),
+    ] {
+        if command.flags & bit != 0 {
+            categories.push(category);
+        }
+    }
+    categories.push(if command.flags & flag::FAST == 0 {
+        "@slow"
+    } else {
+        "@fast"
+    });
+    put_names(out, protocol, &categories);
+    for _ in ["tips", "key specifications", "subcommands"] {
+        put_header(out, b'*', 0);
+    }
+}
+
+fn names(names: &[&'static str], bits: u32) -> Vec<&'static str> {
+    (0..names.len())
+        .filter(|bit| bits & (1 << bit) != 0)
+        .map(|bit| names[bit])
+        .collect()
+}
+
+fn put_names(out: &mut Vec<u8>, protocol: Protocol, names: &[&str]) {
+    put_set(out, protocol, names.len());
+    names.iter().for_each(|name| put_simple(out, name));
+}
+
+/// What the table can tell: the arity. Summaries are Redis's own and not repeated here.
+fn put_docs(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>) {
+    let commands: Vec<&Command> = if request.argc() == 2 {
+        command::all().iter().collect()
+    } else {
+        request.args_from(2).filter_map(command::lookup).collect()
+    };
+    put_map(out, protocol, commands.len());
+    for command in commands {
+        put_bulk(out, command.name.as_bytes());
+        put_map(out, protocol, 1);
+        put_bulk(out, b"arity");
+        put_int(out, command.arity.into());
+    }
+}
+
+fn put_keys(request: &Request<'_>, out: &mut Vec<u8>) {
+    let Some(command) = command::lookup(request.arg(2)) else {
+        return put_error(out, "ERR Invalid command specified");
+    };
+    if !command.accepts(request.argc() - 2) {
+        return put_error(out, "ERR Invalid number of arguments specified for command");
+    }
+    let inner = request.behind(2);
+    let mut keys = Vec::new();
+    command.visit_keys(&inner, |index| keys.push(inner.arg(index)));
+    if keys.is_empty() {
+        return put_error(out, "ERR The command has no key arguments");
+    }
+    put_header(out, b'*', keys.len());
+    keys.into_iter().for_each(|key| put_bulk(out, key));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_compare() {
+        for (a, b, same) in [
+            (&b"secret"[..], &b"secret"[..], true),
+            (b"secret", b"secres", false),
+            (b"secret", b"secret\0", false),
+            (b"", b"", true),
+            (b"", b"x", false),
+        ] {
+            assert_eq!(same_secret(a, b), same);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Where a request goes: a pure decision from the request and the topology.
+//!
+//! Knows slots and groups, and no sockets: what a group's servers are and how they are reached is
+//! `backend`'s.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+use proto::{Slot, SlotState, Topology};
+
+use crate::{
+    command::{Class, Command, Local, Split},
+    resp::Request,
+};
+
+/// What is to be done with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Route {
+    /// The proxy answers it.
+    Local(Local),
+    /// One group answers it; its index in the topology.
+    Forward(u16),
+    /// Several groups answer for some of its keys each.
+    Split(Split),
+    /// One of its slots is held: it waits for the next topology.
+    Hold,
+    /// It is answered with an error, and sent nowhere.
+    Reject(Rejection),
+}
+
+/// Why a request goes nowhere. None of these was executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rejection {
+    /// Its keys lie in several slots, and it is not one that is split.
+    CrossSlot,
+    /// No group owns the slot.
+    NotServed(Slot),
+    /// It would make a connection wait that others share.
+    Blocks,
+}
+
+/// Decides. The request has been checked to have as many arguments as the command must.
+#[inline]
+pub(crate) fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
+    match command.class {
+        Class::Local(local) => Route::Local(local),
+        Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
+        Class::Forward => one_slot(command, request, topology),
+        Class::Split(split) => many_slots(command, split, request, topology),
+    }
+}
+
+fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
+    let mut slot = None;
+    let mut same = true;
+    command.visit_keys(request, |index| {
+        let of_key = Slot::of_key(request.arg(index));
+        same &= *slot.get_or_insert(of_key) == of_key;
+    });
+    if !same {
+        return Route::Reject(Rejection::CrossSlot);
+    }
+    // Without a key (a script that names none, HELP of a subcommand, a malformed count) any group
+    // can answer; it is always the same one.
+    to_owner(slot.unwrap_or(KEYLESS), topology)
+}
+
+/// The slot whose owner answers what has no key.
+const KEYLESS: Slot = Slot::new(0).expect("0 is a slot");
+
+fn to_owner(slot: Slot, topology: &Topology) -> Route {
+    let route = topology.route(slot);
+    match (route.group, route.state) {
+        (None, _) => Route::Reject(Rejection::NotServed(slot)),
+        (Some(_), SlotState::Held) => Route::Hold,
+        (Some(group), SlotState::Serving) => Route::Forward(group),
+    }
+}
+
+/// If one group owns all keys it gets the request as it is, whatever their slots.
+fn many_slots(
+    command: &Command,
+    split: Split,
+    request: &Request<'_>,
+    topology: &Topology,
+) -> Route {
+    let mut whole: Option<Route> = None;
+    command.visit_keys(request, |index| {
+        let one = to_owner(Slot::of_key(request.arg(index)), topology);
+        whole = Some(match (whole, one) {
+            // An error is certain, whatever the others are; a held slot may yet be served.
+            (Some(Route::Reject(rejection)), _) | (_, Route::Reject(rejection)) => {
+                Route::Reject(rejection)
+            }
+            (Some(Route::Hold), _) | (_, Route::Hold) => Route::Hold,
+            (None, one) => one,
+            (Some(before), one) if before == one => one,
+            (Some(_), _) => Route::Split(split),
+        });
+    });
+    whole.unwrap_or_else(|| to_owner(KEYLESS, topology))
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::{ClusterId, Group, GroupId, ServerAddr, Version};
+
+    use super::*;
+    use crate::{
+        command,
+        resp::{Limits, Progress, split_inline},
+    };
+
+    /// g1 owns 0 to 511, g2 the rest; 289 (`foo`) is held, 76 (`a{b`) is nobody's.
+    fn topology() -> Topology {
+        let group = |id: &str, port: u16| Group {
+            id: GroupId::new(id).unwrap(),
+            primary: ServerAddr::new(format!("127.0.0.1:{port}")).unwrap(),
+            replicas: Vec::new(),
+        };
+        Topology::new(
+            ClusterId::new("c").unwrap(),
+            Version {
+                leader_term: 1,
+                epoch: 1,
+            },
+            [group("g1", 1), group("g2", 2)],
+            |slot| match slot.number() {
+                76 => (None, SlotState::Serving),
+                n => (
+                    Some(GroupId::new(if n < 512 { "g1" } else { "g2" }).unwrap()),
+                    if n == 289 {
+                        SlotState::Held
+                    } else {
+                        SlotState::Serving
+                    },
+                ),
+            },
+        )
+        .unwrap()
+    }
+
+    fn check(line: &str, expected: Route) {
+        let raw = split_inline(line.as_bytes()).unwrap();
+        let limits = Limits {
+            args: 99,
+            arg_bytes: 99,
+            request_bytes: 9999,
+        };
+        let mut args = Vec::new();
+        Progress::default()
+            .scan(&raw, &mut args, &limits, true)
+            .unwrap();
+        let request = Request::new(&raw, &args);
+        let command = command::lookup(request.arg(0)).unwrap();
+        assert_eq!(route(command, &request, &topology()), expected, "{line}");
+    }
+
+    #[test]
+    fn requests_go_where_their_keys_are() {
+        // 123456789 is in slot 294 (g1); a in 579, user:1000 in 995, {user1000} in 870 (g2).
+        check("get 123456789", Route::Forward(0));
+        check("get a", Route::Forward(1));
+        check("get foo", Route::Hold);
+        check(
+            "get a{b",
+            Route::Reject(Rejection::NotServed(Slot::new(76).unwrap())),
+        );
+        check("rename a a", Route::Forward(1));
+        check("rename a user:1000", Route::Reject(Rejection::CrossSlot));
+        check("rename {user1000}.a {user1000}.b", Route::Forward(1));
+        check("mget a user:1000", Route::Forward(1));
+        check("mget a 123456789 user:1000", Route::Split(Split::Mget));
+        check("mset a 1 123456789 2", Route::Split(Split::Mset));
+        check("del a foo 123456789", Route::Hold);
+        check(
+            "del foo a{b",
+            Route::Reject(Rejection::NotServed(Slot::new(76).unwrap())),
+        );
+        check("eval x 0", Route::Forward(0));
+        check("eval x 2 a user:1000", Route::Reject(Rejection::CrossSlot));
+        check("xread streams a 0", Route::Forward(1));
+        check(
+            "xread block 0 streams a 0",
+            Route::Reject(Rejection::Blocks),
+        );
+        check(
+            "xread streams block 0",
+            Route::Forward(topology_group_of("block")),
+        );
+        check("ping", Route::Local(Local::Ping));
+    }
+
+    fn topology_group_of(key: &str) -> u16 {
+        u16::from(Slot::of_key(key.as_bytes()).number() >= 512)
+    }
+}

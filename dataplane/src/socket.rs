@@ -1,0 +1,84 @@
+//! A non-blocking TCP socket, registered with the runtime of its thread.
+//!
+//! It reads and writes with plain system calls and asks the runtime only when there is nothing to read
+//! or no room to write. That is why it is not tokio's `TcpStream`: a read that did not fill its buffer
+//! has emptied the socket, which saves the read that would only say so; and the flusher, which writes
+//! to many sockets in turn, must not leave its own waker at each of them.
+#![allow(unsafe_code)]
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::unix::AsyncFd;
+
+/// See the module.
+pub(crate) struct Socket(AsyncFd<TcpStream>);
+
+impl Socket {
+    /// Registers a stream that does not block.
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
+        // SAFETY: the `AsyncFd` owns the stream and gives out only shared references to it; a
+        // `TcpStream` keeps its descriptor open, and the same, until it is dropped.
+        let registered = unsafe { AsyncFd::register(stream) };
+        registered
+            .map(Self)
+            .map_err(|e| io::Error::other(e.to_string()))
+    }
+
+    /// Reads what is there; 0 bytes: the other side has closed.
+    pub(crate) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readable = ready!(self.0.poll_read_ready(cx))?;
+            match self.0.get_ref().read(buffer) {
+                Ok(len) => {
+                    if len > 0 && len < buffer.len() {
+                        readable.clear_ready();
+                    }
+                    return Poll::Ready(Ok(len));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => readable.clear_ready(),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+
+    /// Writes what the kernel takes now; `WouldBlock` if that is nothing.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.get_ref().write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Calls `attempt` each time there may be room to write, until it says that it is done.
+    pub(crate) fn poll_writable(
+        &self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut() -> bool,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut writable = ready!(self.0.poll_write_ready(cx))?;
+            if attempt() {
+                return Poll::Ready(Ok(()));
+            }
+            writable.clear_ready();
+        }
+    }
+
+    /// Tells the other side that it is over, though the descriptor may live on for a while.
+    pub(crate) fn close(&self) {
+        if let Err(e) = self.0.get_ref().shutdown(Shutdown::Both) {
+            tracing::trace!(error = %e, "the other side was gone already");
+        }
+    }
+}

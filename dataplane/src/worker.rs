@@ -1,0 +1,242 @@
+//! A data thread: its runtime, and the state that all its tasks share.
+//!
+//! Nothing on the request path is shared with another thread. A worker has its own sessions, its own
+//! pipes to every server, its own copy of the topology; within the thread, tasks take turns with one
+//! [`Worker`] in a `RefCell`, and none keeps it over an await. From outside come new connections, new
+//! topologies and the order to drain; out go counts ([`crate::metrics`]) and the version that is
+//! routed by.
+//!
+//! The tasks: one for each session, one for each pipe, the flusher, the ticker, and the one that
+//! listens to the outside. The flusher is woken by whoever has written something and runs behind all
+//! that were ready before: so each connection is written to once a turn, however many requests or
+//! replies the turn had.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    net::{SocketAddr, TcpStream},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use proto::{Topology, Version};
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, watch},
+    task::spawn_local,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use crate::{
+    backend::Backends,
+    client::Client,
+    config::Serving,
+    metrics::{Proxy, WorkerStats},
+    resp::Arg,
+    session::{Clients, Session},
+    socket::Socket,
+};
+
+/// How often silent servers and held requests are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The state of a data thread.
+pub(crate) struct Worker {
+    pub(crate) clients: Clients,
+    pub(crate) backends: Backends,
+    /// What is routed by. `None`: nothing has come yet.
+    pub(crate) topology: Option<Arc<Topology>>,
+    pub(crate) serving: Arc<Serving>,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) stats: Arc<WorkerStats>,
+    /// Sessions end as soon as they are idle.
+    pub(crate) draining: bool,
+    /// What is read from any socket goes here first.
+    pub(crate) scratch: Vec<u8>,
+    /// The arguments of the request that is being looked at.
+    pub(crate) args: Vec<Arg>,
+}
+
+/// What a worker is told from outside.
+pub(crate) struct Inlet {
+    /// New client connections.
+    pub(crate) connections: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    /// The newest topology.
+    pub(crate) topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// Whether, and until when, to drain.
+    pub(crate) drain: watch::Receiver<Option<Instant>>,
+    /// What is routed by, told to whoever acknowledges it.
+    pub(crate) applied: watch::Sender<Option<Version>>,
+}
+
+impl Worker {
+    /// The size of the one read buffer.
+    pub(crate) const SCRATCH: usize = 64 * 1024;
+
+    /// Starts the thread of worker `index`. It ends when it has drained.
+    pub(crate) fn start(
+        index: usize,
+        serving: Arc<Serving>,
+        proxy: Arc<Proxy>,
+        inlet: Inlet,
+    ) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                // A local runtime cannot be moved: it is made where it runs. Without descriptors for it
+                // there is no worker; the process then ends.
+                let runtime = Builder::new_current_thread()
+                    .enable_all()
+                    .max_io_events_per_tick(1024)
+                    .build_local(LocalOptions::default())
+                    .expect("a runtime can be made");
+                runtime.block_on(async move {
+                    let worker = Self::new(index, serving, proxy);
+                    let flusher = spawn_local(run_flusher(Rc::clone(&worker)));
+                    let ticker = spawn_local(run_ticker(Rc::clone(&worker)));
+                    listen(&worker, inlet).await;
+                    flusher.abort();
+                    ticker.abort();
+                });
+            })
+    }
+
+    fn new(index: usize, serving: Arc<Serving>, proxy: Arc<Proxy>) -> Rc<RefCell<Self>> {
+        Rc::new_cyclic(|worker| {
+            let name = format!("sluice:proxy:{}:{index}", proxy.incarnation);
+            RefCell::new(Self {
+                clients: Clients::default(),
+                backends: Backends::new(worker.clone(), name),
+                topology: None,
+                serving,
+                stats: Arc::clone(&proxy.workers[index]),
+                proxy,
+                draining: false,
+                scratch: vec![0; Self::SCRATCH],
+                args: Vec::new(),
+            })
+        })
+    }
+
+    /// Routes by a new topology from the next request on.
+    fn apply(&mut self, topology: Arc<Topology>) {
+        self.backends.update(topology.groups(), &self.serving);
+        self.topology = Some(topology);
+        self.clients.retry_held();
+    }
+}
+
+/// Takes what comes from outside, until the worker has drained.
+async fn listen(worker: &Rc<RefCell<Worker>>, mut inlet: Inlet) {
+    let mut deadline = None;
+    loop {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Ok(()) = inlet.topology.changed() => {
+                let newest = inlet.topology.borrow_and_update().clone();
+                if let Some(topology) = newest {
+                    let version = topology.version();
+                    worker.borrow_mut().apply(topology);
+                    inlet.applied.send_replace(Some(version));
+                }
+            }
+            Ok(()) = inlet.drain.changed() => {
+                deadline = *inlet.drain.borrow_and_update();
+                let worker = &mut *worker.borrow_mut();
+                worker.draining = deadline.is_some();
+                worker.clients.wake_all();
+            }
+            Some((stream, peer)) = inlet.connections.recv() => {
+                serve(worker, stream, peer);
+            }
+            () = over => return,
+            () = drained(worker), if deadline.is_some() => return,
+        }
+    }
+}
+
+/// Returns once no client is connected.
+async fn drained(worker: &RefCell<Worker>) {
+    while !worker.borrow().clients.none_connected() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Starts the session of a new connection.
+fn serve(worker: &Rc<RefCell<Worker>>, stream: TcpStream, peer: SocketAddr) {
+    let started = Session::start(&worker.borrow(), stream, peer);
+    match started {
+        Ok(session) => {
+            let id = worker.borrow_mut().clients.insert(session);
+            worker.borrow().stats.sessions_opened.add(1);
+            spawn_local(run_session(Ending {
+                worker: Rc::clone(worker),
+                id,
+            }));
+        }
+        Err(e) => {
+            tracing::debug!(error = %e, "client was gone at once");
+            worker.borrow().stats.sessions.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Session {
+    fn start(worker: &Worker, stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
+        let local = stream.local_addr()?;
+        let id = worker.proxy.last_client.fetch_add(1, Relaxed) + 1;
+        let client = Client::new(id, worker.serving.password.is_none(), peer, local);
+        Ok(Self::new(Socket::new(stream)?, client))
+    }
+}
+
+async fn run_session(session: Ending) {
+    poll_fn(|cx| session.worker.borrow_mut().poll_session(session.id, cx)).await;
+}
+
+/// Closes its session when the task ends, also by a panic: that ends this session alone.
+struct Ending {
+    worker: Rc<RefCell<Worker>>,
+    id: u32,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It is borrowed already only if the runtime is dropped within a turn; all ends then.
+        if let Ok(mut worker) = self.worker.try_borrow_mut() {
+            worker.close_session(self.id);
+            worker.stats.sessions.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+async fn run_flusher(worker: Rc<RefCell<Worker>>) {
+    poll_fn(|cx| {
+        worker.borrow_mut().flush(cx);
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
+async fn run_ticker(worker: Rc<RefCell<Worker>>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = ticks.tick().await;
+        let worker = &mut *worker.borrow_mut();
+        worker.backends.tick(now, worker.serving.server_timeout);
+        worker.clients.retry_held();
+        let ready = worker.backends.ready();
+        worker.stats.server_connections.store(ready, Relaxed);
+    }
+}
