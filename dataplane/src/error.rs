@@ -14,8 +14,8 @@ pub(crate) const NO_PASSWORD: &str = "ERR AUTH <password> called without any pas
 pub(crate) const WRONG_PASSWORD: &str =
     "WRONGPASS invalid username-password pair or user is disabled.";
 pub(crate) const HELLO_NO_AUTH: &str = "NOAUTH HELLO must be called with the client already \
-    authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
-    authenticate the client and select the RESP protocol version at the same time";
+    authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the \
+    client and select the RESP protocol version at the same time";
 pub(crate) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(crate) const BAD_PROTOCOL: &str = "ERR Protocol version is not an integer or out of range";
 pub(crate) const BAD_CLIENT_NAME: &str =

@@ -430,13 +430,12 @@ fn command_command(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>)
             for name in request.args_from(2) {
                 match command::lookup(name) {
                     Some(command) => put_command(command, protocol, out),
-                    None if protocol == Protocol::Resp2 => out.extend_from_slice(b"*-1\r\n"),
                     None => put_null(out, protocol),
                 }
             }
         }
         b"docs" => put_docs(request, protocol, out),
-        b"getkeys" if request.argc() > 2 => put_keys(request, out),
+        b"getkeys" if request.argc() > 3 => put_keys(request, out),
         b"count" | b"list" | b"getkeys" => {
             let name = String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase();
             put_error(out, &error::arity(&format!("command|{name}")));

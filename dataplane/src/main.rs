@@ -28,6 +28,7 @@ fn start(args: &Args, config: Config) -> anyhow::Result<()> {
     }
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&args.log)?)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
     match args.log_format.as_str() {
         "json" => log.json().init(),

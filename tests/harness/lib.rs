@@ -1,1 +1,45 @@
+//! A real cluster for a test: `redis-server`, `sluice-controller` and `sluice-proxy` processes on free
+//! ports, started in a few hundred milliseconds and gone when the value is dropped.
+//!
+//! ```no_run
+//! # async fn f() {
+//! let cluster = tests::Cluster::builder().groups(2).proxies(2).start().await;
+//! let mut client = cluster.proxies[0].connect().await;
+//! # }
+//! ```
+//!
+//! What cannot be started is a panic: the test fails and says why. The logs of a failed test's
+//! processes are printed.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test fails by panicking
+
+pub mod cluster;
+pub mod load;
+pub mod process;
+pub mod raw;
+pub mod scripted;
+
+pub use cluster::{Builder, Cluster, Controller, Proxy, Server};
+pub use load::Load;
+pub use process::{Process, binary, free_port};
+pub use raw::Raw;
+pub use scripted::ScriptedController;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long anything may take that is expected to happen. Generous: the machine may be busy.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Asks again and again until the answer is `Ok`; panics with the last error after [`SOON`].
+pub async fn eventually<T, F: Future<Output = Result<T, String>>>(mut ask: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match ask().await {
+            Ok(value) => return value,
+            Err(why) if Instant::now() > deadline => panic!("not within {SOON:?}: {why}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+# Everything a developer does here. `make` lists the targets.
+
+SHELL   := /bin/bash
+CARGO   ?= cargo
+PROFILE ?= quick
+BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
+CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build demo test clients lint bench
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+deps: ## Install what this machine lacks (Debian packages); nothing where all is there
+	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker
+
+build: ## Build the three programs (PROFILE=release for the fastest)
+	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins
+
+demo: deps build ## Run a cluster on this machine: two groups, two proxies, a controller
+	$(BIN)/sluice dev $(ARGS)
+
+test: deps build ## Run every test, with real servers
+	$(CARGO) test --locked --profile $(PROFILE) --workspace
+
+clients: build ## Run the scripts of real clients (redis-py, ioredis) against a proxy
+	@./.ci/deps python3-venv nodejs npm redis-server
+	PROFILE=$(PROFILE) CLIENTS=$(CLIENTS) ./tests/clients/run
+
+lint: ## Check format, lints, docs and, where cargo-deny is installed, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
+	 else echo "cargo-deny is not installed: dependencies were not checked"; fi
+
+bench: deps ## Compare the proxy's cost per request with twemproxy's, in turns
+	$(MAKE) build PROFILE=release
+	./tests/bench/run

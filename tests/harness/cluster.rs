@@ -1,0 +1,420 @@
+//! Groups of servers, a controller and proxies, wired up.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use proto::v1::{self, admin_service_client::AdminServiceClient};
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{eventually, process::Process, process::binary, process::free_port, raw::Raw};
+
+/// A running cluster.
+pub struct Cluster {
+    /// Of each group, its servers, the primary first.
+    pub groups: Vec<Vec<Server>>,
+    /// The controller.
+    pub controller: Controller,
+    /// The proxies; they have the topology.
+    pub proxies: Vec<Proxy>,
+    /// Everything's files; gone with the cluster.
+    pub dir: TempDir,
+}
+
+/// What to start.
+#[derive(Default)]
+pub struct Builder {
+    groups: usize,
+    replicas: usize,
+    proxies: usize,
+    proxy_args: Vec<String>,
+    controller_args: Vec<String>,
+    server_args: Vec<String>,
+    unassigned: bool,
+}
+
+impl Builder {
+    /// How many groups; each gets an equal share of the slots.
+    pub fn groups(mut self, count: usize) -> Self {
+        self.groups = count;
+        self
+    }
+
+    /// How many replicas each group has.
+    pub fn replicas(mut self, count: usize) -> Self {
+        self.replicas = count;
+        self
+    }
+
+    /// How many proxies.
+    pub fn proxies(mut self, count: usize) -> Self {
+        self.proxies = count;
+        self
+    }
+
+    /// Further arguments of every proxy.
+    pub fn proxy_args(mut self, args: &[&str]) -> Self {
+        self.proxy_args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Further arguments of the controller.
+    pub fn controller_args(mut self, args: &[&str]) -> Self {
+        self.controller_args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Further arguments of every server.
+    pub fn server_args(mut self, args: &[&str]) -> Self {
+        self.server_args = args.iter().map(|&arg| arg.to_owned()).collect();
+        self
+    }
+
+    /// Leaves all slots without an owner.
+    pub fn unassigned(mut self) -> Self {
+        self.unassigned = true;
+        self
+    }
+
+    /// Starts everything; returns once every proxy has the whole topology.
+    pub async fn start(self) -> Cluster {
+        let dir = tempfile::tempdir().unwrap();
+        let mut groups = Vec::new();
+        for group in 1..=self.groups {
+            let primary =
+                Server::start(dir.path(), &format!("g{group}-primary"), &self.server_args);
+            primary.answers().await;
+            let mut servers = vec![primary];
+            for replica in 1..=self.replicas {
+                let name = format!("g{group}-replica-{replica}");
+                let port = servers[0].port.to_string();
+                let mut args = self.server_args.clone();
+                args.extend(["--replicaof".to_owned(), "127.0.0.1".to_owned(), port]);
+                servers.push(Server::start(dir.path(), &name, &args));
+            }
+            groups.push(servers);
+        }
+        let controller = Controller::start(dir.path(), &self.controller_args).await;
+        let mut admin = controller.admin().await;
+        for (index, servers) in groups.iter().enumerate() {
+            let id = format!("g{}", index + 1);
+            // A replica that has just started does not follow its primary yet.
+            eventually(|| {
+                let (mut admin, id) = (admin.clone(), id.clone());
+                let servers = servers.iter().map(|server| v1::ServerSpec {
+                    address: server.addr.clone(),
+                    zone: String::new(),
+                });
+                let request = v1::CreateGroupRequest {
+                    id,
+                    servers: servers.collect(),
+                    ..v1::CreateGroupRequest::default()
+                };
+                async move { admin.create_group(request).await.map_err(|e| e.to_string()) }
+            })
+            .await;
+        }
+        if !self.unassigned {
+            let even = v1::assign_slots_request::Assignment::Even(
+                v1::assign_slots_request::Even::default(),
+            );
+            admin
+                .assign_slots(v1::AssignSlotsRequest {
+                    assignment: Some(even),
+                    ..v1::AssignSlotsRequest::default()
+                })
+                .await
+                .unwrap();
+        }
+        let mut proxies = Vec::new();
+        for proxy in 1..=self.proxies {
+            let mut args = vec!["--controller".to_owned(), controller.addr.clone()];
+            args.extend(["--id".to_owned(), format!("p{proxy}")]);
+            args.extend(self.proxy_args.iter().cloned());
+            proxies.push(Proxy::start(dir.path(), &format!("p{proxy}"), &args).await);
+        }
+        let cluster = Cluster {
+            groups,
+            controller,
+            proxies,
+            dir,
+        };
+        cluster.settle().await;
+        cluster
+    }
+}
+
+impl Cluster {
+    /// Says what to start.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Returns once every connected proxy has acknowledged the newest topology.
+    pub async fn settle(&self) {
+        let admin = self.controller.admin().await;
+        let expected = self.proxies.len();
+        eventually(|| {
+            let mut admin = admin.clone();
+            async move {
+                let topology = admin.get_topology(v1::GetTopologyRequest {}).await;
+                let version = topology.map_err(|e| e.to_string())?.into_inner().version;
+                let list = admin.list_proxies(v1::ListProxiesRequest::default()).await;
+                let proxies = list.map_err(|e| e.to_string())?.into_inner().proxies;
+                let settled = proxies
+                    .iter()
+                    .filter(|p| p.connected && p.acked_version == version);
+                match settled.count() {
+                    count if count >= expected => Ok(()),
+                    count => Err(format!("{count} of {expected} proxies have {version:?}")),
+                }
+            }
+        })
+        .await;
+    }
+
+    /// One connection to each proxy.
+    pub async fn connect_all(&self) -> Vec<MultiplexedConnection> {
+        let mut connections = Vec::new();
+        for proxy in &self.proxies {
+            connections.push(proxy.connect().await);
+        }
+        connections
+    }
+
+    /// The primary of the group that owns a key's slot, by the controller's slot map.
+    pub async fn owner_of(&self, key: &str) -> &Server {
+        let mut admin = self.controller.admin().await;
+        let map = admin
+            .get_slot_map(v1::GetSlotMapRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        let slot = proto::Slot::of_key(key.as_bytes()).number();
+        let range = map
+            .assignments
+            .iter()
+            .find(|a| (a.first..=a.last).contains(&slot))
+            .unwrap();
+        let index: usize = range.group_id.trim_start_matches('g').parse().unwrap();
+        &self.groups[index - 1][0]
+    }
+}
+
+/// A `redis-server`.
+pub struct Server {
+    /// The process.
+    pub process: Process,
+    /// `127.0.0.1:port`.
+    pub addr: String,
+    /// Its port.
+    pub port: u16,
+    dir: PathBuf,
+    name: String,
+    args: Vec<String>,
+}
+
+impl Server {
+    /// Starts one on a free port, that keeps what is written in an append-only file.
+    pub fn start(dir: &Path, name: &str, args: &[String]) -> Self {
+        let port = free_port();
+        let own = dir.join(format!("{name}-{port}"));
+        std::fs::create_dir_all(&own).unwrap();
+        let process = Self::spawn(dir, &own, name, port, args);
+        let (name, args) = (name.to_owned(), args.to_vec());
+        Self {
+            process,
+            addr: format!("127.0.0.1:{port}"),
+            port,
+            dir: own,
+            name,
+            args,
+        }
+    }
+
+    fn spawn(dir: &Path, own: &Path, name: &str, port: u16, args: &[String]) -> Process {
+        let port = port.to_string();
+        let own = own.to_string_lossy();
+        let fixed = [
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            &own,
+        ];
+        let durable = ["--appendonly", "yes", "--appendfsync", "no"];
+        let all = fixed
+            .into_iter()
+            .chain(durable)
+            .chain(args.iter().map(String::as_str));
+        Process::start(dir, name, "redis-server", all, &[])
+    }
+
+    /// Starts it again on the same port with the same data; it must have been killed.
+    pub fn restart(&mut self) {
+        let logs = self.dir.parent().unwrap();
+        self.process = Self::spawn(logs, &self.dir, &self.name, self.port, &self.args);
+    }
+
+    /// Returns once it answers.
+    pub async fn answers(&self) {
+        eventually(|| async {
+            let mut raw = match tokio::net::TcpStream::connect(&self.addr).await {
+                Ok(_) => Raw::connect(&self.addr).await,
+                Err(e) => return Err(e.to_string()),
+            };
+            match raw.command("PING").await.as_str() {
+                "+PONG" => Ok(()),
+                other if other.starts_with("-NOAUTH") => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        })
+        .await;
+    }
+
+    /// A connection straight to it, past the proxies.
+    pub async fn connect(&self) -> MultiplexedConnection {
+        connect(&self.addr).await
+    }
+}
+
+/// A `sluice-controller`.
+pub struct Controller {
+    /// The process.
+    pub process: Process,
+    /// Its gRPC address; the same after a restart.
+    pub addr: String,
+    dir: PathBuf,
+    args: Vec<String>,
+}
+
+impl Controller {
+    /// Starts one on a free port; returns once it answers.
+    pub async fn start(dir: &Path, args: &[String]) -> Self {
+        let addr = format!("127.0.0.1:{}", free_port());
+        let process = Self::spawn(dir, &addr, args);
+        let controller = Self {
+            process,
+            addr,
+            dir: dir.to_owned(),
+            args: args.to_vec(),
+        };
+        controller.admin().await;
+        controller
+    }
+
+    fn spawn(dir: &Path, addr: &str, args: &[String]) -> Process {
+        let data = dir.join("controller-data");
+        let data = data.to_string_lossy();
+        let fixed = [
+            "--listen",
+            addr,
+            "--http",
+            "127.0.0.1:0",
+            "--data-dir",
+            &data,
+        ];
+        let all = fixed.into_iter().chain(["--cluster", "test"]);
+        let all = all.chain(args.iter().map(String::as_str));
+        Process::start(dir, "controller", binary("sluice-controller"), all, &[])
+    }
+
+    /// Starts it again with the same store, on the same port; it must have been killed or stopped.
+    pub fn restart(&mut self) {
+        self.process = Self::spawn(&self.dir, &self.addr, &self.args);
+    }
+
+    /// A client of its AdminService, which answers.
+    pub async fn admin(&self) -> AdminServiceClient<Channel> {
+        eventually(|| async {
+            let endpoint = Endpoint::from_shared(format!("http://{}", self.addr)).unwrap();
+            let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
+            let mut admin = AdminServiceClient::new(channel);
+            admin
+                .get_cluster(v1::GetClusterRequest {})
+                .await
+                .map_err(|e| e.to_string())?;
+            Ok(admin)
+        })
+        .await
+    }
+}
+
+/// A `sluice-proxy`.
+pub struct Proxy {
+    /// The process.
+    pub process: Process,
+    /// Where clients connect.
+    pub addr: String,
+    /// Its admin HTTP.
+    pub admin: String,
+}
+
+impl Proxy {
+    /// Starts one on free ports; returns once they are bound.
+    pub async fn start(dir: &Path, name: &str, args: &[String]) -> Self {
+        let ports = dir.join(format!("{name}.ports"));
+        let ports_arg = ports.to_string_lossy();
+        let fixed = [
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--ports-file",
+            &ports_arg,
+        ];
+        let all = fixed.into_iter().chain(args.iter().map(String::as_str));
+        let process = Process::start(dir, name, binary("sluice-proxy"), all, &[]);
+        let text = eventually(|| async {
+            std::fs::read_to_string(&ports).map_err(|e| format!("no ports of {name}: {e}"))
+        })
+        .await;
+        let ports: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let addr = |key: &str| ports[key].as_str().unwrap().to_owned();
+        Self {
+            process,
+            addr: addr("clients"),
+            admin: addr("admin"),
+        }
+    }
+
+    /// A client connection.
+    pub async fn connect(&self) -> MultiplexedConnection {
+        connect(&self.addr).await
+    }
+
+    /// A client that sends bytes as they are.
+    pub async fn raw(&self) -> Raw {
+        Raw::connect(&self.addr).await
+    }
+
+    /// The status and body of a page of its admin HTTP.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let mut raw = Raw::connect(&self.admin).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        raw.send(request.as_bytes()).await;
+        let response = String::from_utf8(raw.rest().await).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body.to_owned(),
+        )
+    }
+}
+
+async fn connect(addr: &str) -> MultiplexedConnection {
+    let client = redis::Client::open(format!("redis://{addr}/")).unwrap();
+    let patient = AsyncConnectionConfig::new()
+        .set_response_timeout(Some(Duration::from_secs(20)))
+        .set_connection_timeout(Some(Duration::from_secs(5)));
+    client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await
+        .unwrap()
+}

@@ -1,0 +1,13 @@
+//! What must be true of a whole cluster, shown with real processes. One file a subject.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // a test fails by panicking
+
+mod auth;
+mod backend;
+mod controller;
+mod dev;
+mod drain;
+mod hostile;
+mod pipeline;
+mod routing;
+mod topology;
