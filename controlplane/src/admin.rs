@@ -1,0 +1,578 @@
+//! `AdminService`: manages the cluster. The contract is in `admin.proto`.
+//!
+//! Every mutation goes the same way: parse → (ask the servers) → decide and commit → show what is
+//! now. Reads take the newest snapshot. Nothing is decided here.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use prost::Message;
+use proto::{
+    GroupId, ServerAddr,
+    reason::Reason,
+    v1::{admin_service_server::AdminService, *},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    admission::{self, Candidate},
+    change::{self, Decision, Refusal},
+    events::{Event, EventLog, Lost, Position},
+    model::{self, Role},
+    page::page,
+    parse,
+    probe::{Facts, Probe},
+    prober::{self, Observations},
+    registry::Registry,
+    snapshot::Snapshot,
+    status,
+    store::Store,
+    topology, view,
+};
+
+/// How many servers of one request are asked at the same time.
+const PROBES_AT_ONCE: usize = 16;
+
+/// How many events are taken from the log at a time.
+const EVENTS_AT_ONCE: usize = 256;
+
+/// See the module.
+pub struct Admin {
+    /// Decides, commits and remembers.
+    pub store: Store,
+    /// Who is connected.
+    pub registry: Registry,
+    /// Asks servers that are to be admitted.
+    pub probe: Probe,
+    /// What the servers said last.
+    pub observations: watch::Receiver<Observations>,
+    /// Ends all streams.
+    pub stopping: CancellationToken,
+}
+
+/// How a mutation is to be taken.
+struct Mode {
+    validate_only: bool,
+    /// To be remembered. `None`: the caller gave no id.
+    request: Option<model::Request>,
+}
+
+impl Mode {
+    fn new<M: Message>(
+        method: &str,
+        content: &M,
+        request_id: &str,
+        validate_only: bool,
+    ) -> Result<Self, Refusal> {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(method.as_bytes());
+        hasher.update(&content.encode_to_vec());
+        let content = hasher.finalize();
+        let request = parse::request_id(request_id)?.map(|id| model::Request { id, content });
+        Ok(Self {
+            validate_only,
+            request,
+        })
+    }
+
+    fn is_repetition(&self, now: &Snapshot) -> Result<bool, Refusal> {
+        match &self.request {
+            Some(request) => change::is_repetition(now, request),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Admin {
+    /// Decides and commits, or only decides. Returns what is, or would be, after it.
+    async fn mutate(
+        &self,
+        mode: Mode,
+        decide: impl Fn(&Snapshot) -> Decision + Send + 'static,
+    ) -> Result<Arc<Snapshot>, Status> {
+        let Mode {
+            validate_only,
+            request,
+        } = mode;
+        let decide = move |now: &Snapshot| match &request {
+            Some(request) => change::once(now, request, &decide),
+            None => decide(now),
+        };
+        if validate_only {
+            let now = self.store.snapshot();
+            let change = decide(&now)?;
+            return Ok(Arc::new(now.preview(&change)));
+        }
+        Ok(self.store.commit(decide).await?)
+    }
+
+    /// Asks the servers that are to join a group, all at once.
+    async fn ask(
+        &self,
+        candidates: Vec<Candidate>,
+        group: &GroupId,
+    ) -> Result<Vec<(Candidate, Facts)>, Refusal> {
+        stream::iter(candidates)
+            .map(|candidate| async {
+                let facts = self.ask_one(&candidate.address, group).await?;
+                Ok((candidate, facts))
+            })
+            .buffered(PROBES_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn ask_one(&self, address: &ServerAddr, group: &GroupId) -> Result<Facts, Refusal> {
+        let answer = self.probe.ask(address, group).await;
+        answer.map_err(|failure| admission::unanswered(address, group, &failure))
+    }
+
+    fn known(&self, now: &Snapshot) -> Vec<admission::Known> {
+        prober::known(now, &self.observations.borrow())
+    }
+
+    /// The servers of a new group, as they were admitted.
+    async fn admit_group(
+        &self,
+        now: &Snapshot,
+        id: &GroupId,
+        candidates: Vec<Candidate>,
+    ) -> Result<Vec<model::Server>, Refusal> {
+        change::may_create_group(now, id, candidates.iter().map(|c| &c.address))?;
+        let answers = self.ask(candidates, id).await?;
+        admission::form_group(&answers, &self.known(now))
+    }
+
+    /// One more server of a group, as it was admitted.
+    async fn admit_server(
+        &self,
+        now: &Snapshot,
+        group: &GroupId,
+        candidate: &Candidate,
+        expected_revision: u64,
+    ) -> Result<model::Server, Refusal> {
+        let found = change::may_create_server(now, group, &candidate.address, expected_revision)?;
+        let primary = &found.primary().address;
+        let (facts, primary_facts) = tokio::try_join!(
+            self.ask_one(&candidate.address, group),
+            self.ask_one(primary, group)
+        )?;
+        let known = self.known(now);
+        admission::join_group(candidate, &facts, (primary, &primary_facts), &known)
+    }
+
+    fn show_group(&self, now: &Snapshot, id: &GroupId) -> Result<Response<Group>, Status> {
+        let group = change::find_group(now, id)?;
+        Ok(Response::new(view::group(now, group)))
+    }
+
+    fn show_server(
+        &self,
+        now: &Snapshot,
+        address: &ServerAddr,
+    ) -> Result<Response<Server>, Status> {
+        let (group, server) = change::find_server(now, address)?;
+        let observations = self.observations.borrow();
+        let observed = observations.get(address);
+        Ok(Response::new(view::server(group, server, observed)))
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_cluster(
+        &self,
+        _: Request<GetClusterRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        Ok(Response::new(view::cluster(&self.store.snapshot())))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<ListGroupsRequest>,
+    ) -> Result<Response<ListGroupsResponse>, Status> {
+        let request = request.into_inner();
+        let now = self.store.snapshot();
+        let (groups, next_page_token) = page(
+            now.groups.values(),
+            |group| group.id.to_string(),
+            request.page_size,
+            &request.page_token,
+        );
+        Ok(Response::new(ListGroupsResponse {
+            groups: groups.into_iter().map(|g| view::group(&now, g)).collect(),
+            next_page_token,
+            revision: now.head.revision,
+        }))
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<GetGroupRequest>,
+    ) -> Result<Response<Group>, Status> {
+        let id = parse::group_id("id", &request.get_ref().id)?;
+        self.show_group(&self.store.snapshot(), &id)
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<CreateGroupRequest>,
+    ) -> Result<Response<Group>, Status> {
+        let request = request.into_inner();
+        let id = parse::group_id("id", &request.id)?;
+        let description = parse::description("description", &request.description)?;
+        let candidates = parse::candidates(&request.servers)?;
+        let mode = Mode::new(
+            "CreateGroup",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let now = self.store.snapshot();
+        if mode.is_repetition(&now)? {
+            return self.show_group(&now, &id);
+        }
+        let servers = self.admit_group(&now, &id, candidates).await?;
+        let group = model::Group::new(id.clone(), description, servers);
+        let after = self
+            .mutate(mode, move |now| change::create_group(now, &group))
+            .await?;
+        self.show_group(&after, &id)
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<UpdateGroupRequest>,
+    ) -> Result<Response<Group>, Status> {
+        let request = request.into_inner();
+        let id = parse::group_id("id", &request.id)?;
+        let description = parse::description("description", &request.description)?;
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "UpdateGroup",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let group = id.clone();
+        let after = self
+            .mutate(mode, move |now| {
+                change::update_group(now, &group, &description, expected)
+            })
+            .await?;
+        self.show_group(&after, &id)
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<DeleteGroupRequest>,
+    ) -> Result<Response<DeleteGroupResponse>, Status> {
+        let request = request.into_inner();
+        let id = parse::group_id("id", &request.id)?;
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "DeleteGroup",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let after = self
+            .mutate(mode, move |now| change::delete_group(now, &id, expected))
+            .await?;
+        let revision = after.head.revision;
+        Ok(Response::new(DeleteGroupResponse { revision }))
+    }
+
+    async fn list_servers(
+        &self,
+        request: Request<ListServersRequest>,
+    ) -> Result<Response<ListServersResponse>, Status> {
+        let request = request.into_inner();
+        let now = self.store.snapshot();
+        let only = match request.group_id.as_str() {
+            "" => None,
+            text => Some(change::find_group(
+                &now,
+                &parse::group_id("group_id", text)?,
+            )?),
+        };
+        let listed = now
+            .servers()
+            .filter(|(group, _)| only.is_none_or(|only| only.id == group.id));
+        let (servers, next_page_token) =
+            page(listed, place_of, request.page_size, &request.page_token);
+        let observations = self.observations.borrow();
+        let servers = servers
+            .into_iter()
+            .map(|(group, server)| view::server(group, server, observations.get(&server.address)));
+        Ok(Response::new(ListServersResponse {
+            servers: servers.collect(),
+            next_page_token,
+            revision: now.head.revision,
+        }))
+    }
+
+    async fn get_server(
+        &self,
+        request: Request<GetServerRequest>,
+    ) -> Result<Response<Server>, Status> {
+        let address = parse::address("address", &request.get_ref().address)?;
+        self.show_server(&self.store.snapshot(), &address)
+    }
+
+    async fn create_server(
+        &self,
+        request: Request<CreateServerRequest>,
+    ) -> Result<Response<Server>, Status> {
+        let request = request.into_inner();
+        let group = parse::group_id("group_id", &request.group_id)?;
+        let candidate = match &request.server {
+            Some(spec) => parse::candidate("server", spec)?,
+            None => return Err(Refusal::field("server", "must be set").into()),
+        };
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "CreateServer",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let now = self.store.snapshot();
+        if mode.is_repetition(&now)? {
+            return self.show_server(&now, &candidate.address);
+        }
+        let server = self
+            .admit_server(&now, &group, &candidate, expected)
+            .await?;
+        let after = self
+            .mutate(mode, move |now| {
+                change::create_server(now, &group, &server, expected)
+            })
+            .await?;
+        self.show_server(&after, &candidate.address)
+    }
+
+    async fn update_server(
+        &self,
+        request: Request<UpdateServerRequest>,
+    ) -> Result<Response<Server>, Status> {
+        let request = request.into_inner();
+        let address = parse::address("address", &request.address)?;
+        let zone = parse::zone("zone", &request.zone)?;
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "UpdateServer",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let server = address.clone();
+        let after = self
+            .mutate(mode, move |now| {
+                change::update_server(now, &server, &zone, expected)
+            })
+            .await?;
+        self.show_server(&after, &address)
+    }
+
+    async fn delete_server(
+        &self,
+        request: Request<DeleteServerRequest>,
+    ) -> Result<Response<DeleteServerResponse>, Status> {
+        let request = request.into_inner();
+        let address = parse::address("address", &request.address)?;
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "DeleteServer",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let after = self
+            .mutate(mode, move |now| {
+                change::delete_server(now, &address, expected)
+            })
+            .await?;
+        let revision = after.head.revision;
+        Ok(Response::new(DeleteServerResponse { revision }))
+    }
+
+    async fn get_slot_map(
+        &self,
+        _: Request<GetSlotMapRequest>,
+    ) -> Result<Response<SlotMap>, Status> {
+        let now = self.store.snapshot();
+        Ok(Response::new(view::slot_map(&now.slots)))
+    }
+
+    async fn assign_slots(
+        &self,
+        request: Request<AssignSlotsRequest>,
+    ) -> Result<Response<SlotMap>, Status> {
+        let request = request.into_inner();
+        let wanted = parse::assignment(request.assignment.as_ref())?;
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "AssignSlots",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let after = self
+            .mutate(mode, move |now| {
+                change::assign_slots(now, &wanted, expected)
+            })
+            .await?;
+        Ok(Response::new(view::slot_map(&after.slots)))
+    }
+
+    async fn list_proxies(
+        &self,
+        request: Request<ListProxiesRequest>,
+    ) -> Result<Response<ListProxiesResponse>, Status> {
+        let request = request.into_inner();
+        let now = self.store.snapshot();
+        let (listed, next_page_token) = page(
+            now.proxies.values(),
+            |proxy| proxy.id.to_string(),
+            request.page_size,
+            &request.page_token,
+        );
+        let live = self.registry.proxies();
+        let proxies = listed.into_iter().map(|p| view::proxy(p, live.get(&p.id)));
+        Ok(Response::new(ListProxiesResponse {
+            proxies: proxies.collect(),
+            next_page_token,
+            revision: now.head.revision,
+        }))
+    }
+
+    async fn get_proxy(
+        &self,
+        request: Request<GetProxyRequest>,
+    ) -> Result<Response<Proxy>, Status> {
+        let id = parse::proxy_id("id", &request.get_ref().id)?;
+        let now = self.store.snapshot();
+        let proxy = now
+            .proxies
+            .get(&id)
+            .ok_or_else(|| change::proxy_not_found(&id))?;
+        let live = self.registry.proxies();
+        Ok(Response::new(view::proxy(proxy, live.get(&id))))
+    }
+
+    async fn delete_proxy(
+        &self,
+        request: Request<DeleteProxyRequest>,
+    ) -> Result<Response<DeleteProxyResponse>, Status> {
+        let request = request.into_inner();
+        let id = parse::proxy_id("id", &request.id)?;
+        let expected = request.expected_revision;
+        let mode = Mode::new(
+            "DeleteProxy",
+            &request,
+            &request.request_id,
+            request.validate_only,
+        )?;
+        let validate_only = mode.validate_only;
+        let (proxy, registry) = (id.clone(), self.registry.clone());
+        // Asked on the writer: a proxy that connects later registers after this.
+        let after = self
+            .mutate(mode, move |now| {
+                change::delete_proxy(now, &proxy, expected, registry.is_connected(&proxy))
+            })
+            .await?;
+        if !validate_only {
+            self.registry.forget(&id);
+        }
+        let revision = after.head.revision;
+        Ok(Response::new(DeleteProxyResponse { revision }))
+    }
+
+    async fn get_topology(
+        &self,
+        _: Request<GetTopologyRequest>,
+    ) -> Result<Response<Topology>, Status> {
+        let compiled = topology::compile(&self.store.snapshot());
+        Ok(Response::new((&compiled).into()))
+    }
+
+    type WatchEventsStream = BoxStream<'static, Result<WatchEventsResponse, Status>>;
+
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let token = &request.get_ref().resume_token;
+        let cluster = self.store.snapshot().cluster.id.clone();
+        let log = self.store.events();
+        let newest = log.subscribe();
+        let seen = match token.as_str() {
+            "" => *newest.borrow(),
+            token => Some(Position::from_token(token, &cluster).ok_or_else(foreign_token)?),
+        };
+        log.after(seen, 0).map_err(lost)?;
+        let watcher = Watcher {
+            log: log.clone(),
+            newest,
+            seen,
+            stopping: self.stopping.clone(),
+        };
+        let events = stream::try_unfold(watcher, Watcher::next)
+            .map_ok(|events| stream::iter(events.into_iter().map(Ok)))
+            .try_flatten()
+            .map_ok(move |event: Arc<Event>| WatchEventsResponse {
+                event: Some(event.to_wire(&cluster)),
+            });
+        Ok(Response::new(events.boxed()))
+    }
+}
+
+/// One caller of `WatchEvents`. It is asked for more when the connection has taken what it gave.
+struct Watcher {
+    log: Arc<EventLog>,
+    newest: watch::Receiver<Option<Position>>,
+    seen: Option<Position>,
+    stopping: CancellationToken,
+}
+
+impl Watcher {
+    async fn next(mut self) -> Result<Option<(Vec<Arc<Event>>, Self)>, Status> {
+        loop {
+            self.newest.borrow_and_update();
+            let events = self.log.after(self.seen, EVENTS_AT_ONCE).map_err(lost)?;
+            if let Some(last) = events.last() {
+                self.seen = Some(last.position);
+                return Ok(Some((events, self)));
+            }
+            tokio::select! {
+                changed = self.newest.changed() => changed.map_err(|_| status::shutting_down())?,
+                () = self.stopping.cancelled() => return Err(status::shutting_down()),
+            }
+        }
+    }
+}
+
+fn lost(_: Lost) -> Status {
+    Reason::EventsLost.status(
+        "events were lost: more happened since than is kept, or the token is of a store that was \
+         restored; list again, then watch without a token",
+    )
+}
+
+fn foreign_token() -> Status {
+    let message = "is no token of this cluster: list again, then watch without a token";
+    Refusal::field("resume_token", message).into()
+}
+
+/// A text that sorts servers by group, the primary first, then by address. A blank sorts before
+/// whatever an id is made of.
+fn place_of((group, server): &(&model::Group, &model::Server)) -> String {
+    let role = match server.role {
+        Role::Primary => 0,
+        Role::Replica => 1,
+    };
+    format!("{} {role} {}", group.id, server.address)
+}

@@ -1,0 +1,296 @@
+//! The composition root: what the controller is made of, how it starts and how it stops.
+//!
+//! [`App::build`] binds first, so that a taken port stops the start before anything is touched.
+//! [`App::run`] ends when it is told to, or when a part fails. It stops in this order: not serving →
+//! streams end with `UNAVAILABLE` → calls in flight finish, within 3 s → the store is synced
+//! and closed.
+
+use std::{fs, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
+
+use anyhow::{Context, anyhow};
+use proto::{
+    credentials::Credentials,
+    v1::{
+        DESCRIPTORS, admin_service_server::AdminServiceServer,
+        topology_service_server::TopologyServiceServer,
+    },
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    server::NamedService,
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
+use tracing::{info, warn};
+
+use crate::{
+    admin::Admin,
+    config::Settings,
+    http::{self, Pages},
+    metrics::{CountLayer, Metrics},
+    probe::Probe,
+    prober::{Observations, Prober},
+    publish::Publisher,
+    registry::Registry,
+    store::{Store, Writer},
+    topology::{self, History},
+};
+
+/// How long calls in flight may take after the end was asked for.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long any call but a stream may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often an idle connection is asked whether it lives, and how long it may take to say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How many calls one connection may have open.
+const STREAMS_MAX: u32 = 1024;
+
+/// What a proxy says is short.
+const PROXY_MESSAGE_MAX: usize = 64 << 10;
+
+/// A controller that is bound and has its store open.
+pub struct App {
+    settings: Settings,
+    credentials: Credentials,
+    metrics: Metrics,
+    store: Store,
+    writer: Writer,
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+impl App {
+    /// Binds, opens the store, and tells where it listens.
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let credentials = Credentials::load(settings.server_auth_file.as_deref())?;
+        let grpc = bind("--listen", &settings.listen).await?;
+        let http = bind("--http", &settings.http).await?;
+        let metrics = Metrics::new();
+        let (dir, cluster) = (settings.data_dir.clone(), settings.cluster.clone());
+        let (store, writer) = Store::open(dir, cluster, metrics.clone()).await?;
+        let app = Self {
+            settings,
+            credentials,
+            metrics,
+            store,
+            writer,
+            grpc,
+            http,
+        };
+        app.announce()?;
+        Ok(app)
+    }
+
+    /// Where gRPC listens.
+    pub fn grpc_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.grpc.local_addr()?)
+    }
+
+    /// Where HTTP listens.
+    pub fn http_address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.http.local_addr()?)
+    }
+
+    /// Serves until `shutdown`, then stops in order. An error: a part failed.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, ServingStatus::Serving).await;
+        let Running {
+            mut writer,
+            stopping,
+            streams,
+            mut background,
+            servers,
+        } = self.start(health_service)?;
+        let mut servers = pin!(servers);
+        let failed = tokio::select! {
+            () = shutdown => None,
+            ended = &mut servers => Some(ended.err().unwrap_or(anyhow!("a server ended"))),
+            failure = writer.ended() => Some(failure.into()),
+            Some(ended) = background.join_next() => Some(match ended {
+                Ok(()) => writer.ended().await.into(), // they end only with the store
+                Err(e) => e.into(),
+            }),
+        };
+        info!("stopping");
+        set_health(&health, ServingStatus::NotServing).await;
+        stopping.cancel();
+        streams.close();
+        if failed.is_none() {
+            let finish = async { tokio::join!(streams.wait(), servers).1 };
+            // A stream of another service (health, reflection) may be open for good.
+            match time::timeout(GRACE, finish).await {
+                Ok(ended) => ended?,
+                Err(_) => warn!("calls were still open after {GRACE:?}, closed them"),
+            }
+        }
+        background.shutdown().await;
+        let closed = time::timeout(GRACE, writer.close()).await;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(closed.context("the store did not close in time")??),
+        }
+    }
+
+    /// Puts the parts together and starts what runs in the background.
+    fn start(
+        self,
+        health: HealthServer<impl Health>,
+    ) -> anyhow::Result<Running<impl Future<Output = anyhow::Result<()>>>> {
+        let stopping = CancellationToken::new();
+        let streams = TaskTracker::new();
+        let registry = Registry::new();
+        let probe = Probe::new(self.credentials, self.settings.probe_timeout);
+        let observations = watch::Sender::new(Observations::new());
+        let snapshots = self.store.subscribe();
+        let first = topology::compile(&self.store.snapshot());
+        let histories = watch::Sender::new(Arc::new(History::new(first)));
+        let publisher = Publisher {
+            store: self.store.clone(),
+            registry: registry.clone(),
+            histories: histories.subscribe(),
+            stopping: stopping.clone(),
+            streams: streams.clone(),
+        };
+        let admin = Admin {
+            store: self.store.clone(),
+            registry: registry.clone(),
+            probe: probe.clone(),
+            observations: observations.subscribe(),
+            stopping: stopping.clone(),
+        };
+        let pages = Pages {
+            metrics: self.metrics.clone(),
+            store: self.store.clone(),
+            registry,
+            observations: observations.subscribe(),
+            stopping: stopping.clone(),
+        };
+        let prober = Prober {
+            store: self.store,
+            probe,
+            interval: self.settings.probe_interval,
+            observations,
+            metrics: self.metrics.clone(),
+        };
+        let mut background = JoinSet::new();
+        background.spawn(topology::follow(snapshots, histories));
+        background.spawn(prober.run());
+        let routes = grpc_routes(admin, publisher, health)?;
+        let grpc = serve_grpc(self.grpc, routes, self.metrics, stopping.clone());
+        let http = axum::serve(self.http, http::routes(pages))
+            .with_graceful_shutdown(stopping.clone().cancelled_owned());
+        let servers = async {
+            let http = async { http.await.context("serve HTTP") };
+            tokio::try_join!(grpc, http).map(drop)
+        };
+        Ok(Running {
+            writer: self.writer,
+            stopping,
+            streams,
+            background,
+            servers,
+        })
+    }
+
+    fn announce(&self) -> anyhow::Result<()> {
+        let (grpc, http) = (self.grpc_address()?, self.http_address()?);
+        let now = self.store.snapshot();
+        info!(%grpc, %http, cluster = now.cluster.name, id = %now.cluster.id,
+            revision = now.head.revision, term = now.head.leader_term, "listening");
+        match &self.settings.ports_file {
+            Some(path) => write_ports(path, grpc, http)
+                .with_context(|| format!("write the ports file {}", path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The parts that are to be ended.
+struct Running<S> {
+    writer: Writer,
+    /// Cancelled: everything ends.
+    stopping: CancellationToken,
+    /// The proxies' streams.
+    streams: TaskTracker,
+    /// They end with the store.
+    background: JoinSet<()>,
+    /// gRPC and HTTP.
+    servers: S,
+}
+
+fn grpc_routes(
+    admin: Admin,
+    publisher: Publisher,
+    health: HealthServer<impl Health>,
+) -> anyhow::Result<Routes> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let topology =
+        TopologyServiceServer::new(publisher).max_decoding_message_size(PROXY_MESSAGE_MAX);
+    Ok(Routes::new(health)
+        .add_service(AdminServiceServer::new(admin))
+        .add_service(topology)
+        .add_service(reflection().build_v1()?)
+        // Older tools, such as grpcurl 1.8, speak only this one.
+        .add_service(reflection().build_v1alpha()?))
+}
+
+async fn serve_grpc(
+    listener: TcpListener,
+    routes: Routes,
+    metrics: Metrics,
+    stopping: CancellationToken,
+) -> anyhow::Result<()> {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(STREAMS_MAX)
+        .timeout(CALL_DEADLINE)
+        .layer(CountLayer(metrics))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stopping.cancelled_owned(),
+        )
+        .await
+        .context("serve gRPC")
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for name in [
+        "", // the process as a whole
+        AdminServiceServer::<Admin>::NAME,
+        TopologyServiceServer::<Publisher>::NAME,
+    ] {
+        health.set_service_status(name, status).await;
+    }
+}
+
+async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listen on {address}: stop what uses it, or choose another address with {flag}")
+    })
+}
+
+/// Whole or not at all: who waits for the file may read it as soon as it is there.
+fn write_ports(path: &Path, grpc: SocketAddr, http: SocketAddr) -> anyhow::Result<()> {
+    let json = serde_json::json!({ "grpc": grpc.to_string(), "http": http.to_string() });
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    fs::write(&partial, format!("{json}\n"))?;
+    fs::rename(&partial, path)?;
+    Ok(())
+}

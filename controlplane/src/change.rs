@@ -1,0 +1,674 @@
+//! The decisions: whether a mutation is allowed, and what it changes.
+//!
+//! Each is a pure function of a snapshot and a request that was parsed before. The store runs it
+//! against the newest snapshot, one at a time, so that what was checked still holds when it is
+//! committed. It may run more than once, and leaves no trace of its own.
+//!
+//! Nothing here asks a server, a clock or a proxy: what they said comes in as an argument.
+
+use proto::{GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, reason::Reason, slot};
+
+use crate::{
+    assign,
+    events::{Draft, Kind},
+    model::{Group, Registration, Request, Role, Server, SlotMap},
+    snapshot::Snapshot,
+};
+
+/// What a commit does to the store. An empty one is not committed.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// In this order.
+    pub edits: Vec<Edit>,
+    /// The request id to remember with it.
+    pub request: Option<Request>,
+    /// What happened, to be told once it is durable.
+    pub events: Vec<Draft>,
+}
+
+impl Change {
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.edits.is_empty() && self.request.is_none() && self.events.is_empty()
+    }
+
+    fn one(edit: Edit, event: Draft) -> Self {
+        Self {
+            edits: vec![edit],
+            request: None,
+            events: vec![event],
+        }
+    }
+}
+
+/// One change of one record. Whoever takes it stamps the record with the revision.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Edit {
+    /// A leader was elected: the term grows by one.
+    Elect,
+    /// The group is new or changed.
+    PutGroup(Group),
+    /// The group is no more.
+    RemoveGroup(GroupId),
+    /// The slot map is another.
+    PutSlots(SlotMap),
+    /// The proxy registered.
+    PutProxy(Registration),
+    /// The proxy is forgotten.
+    RemoveProxy(ProxyId),
+}
+
+/// Why a mutation is not allowed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// For programs.
+    pub reason: Reason,
+    /// The field at fault, where the reason is [`Reason::InvalidField`]; else empty.
+    pub field: String,
+    /// For people: what is wrong, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Any reason but a malformed field.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            field: String::new(),
+            message: message.into(),
+        }
+    }
+
+    /// A malformed field.
+    pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            reason: Reason::InvalidField,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What every decision comes to.
+pub type Decision = Result<Change, Refusal>;
+
+/// Decides a request that carries an id, once: its repetition changes nothing.
+pub fn once(
+    now: &Snapshot,
+    request: &Request,
+    decide: impl FnOnce(&Snapshot) -> Decision,
+) -> Decision {
+    if is_repetition(now, request)? {
+        return Ok(Change::default());
+    }
+    Ok(Change {
+        request: Some(request.clone()),
+        ..decide(now)?
+    })
+}
+
+/// Whether the request was taken before.
+pub fn is_repetition(now: &Snapshot, request: &Request) -> Result<bool, Refusal> {
+    match now.request(&request.id) {
+        None => Ok(false),
+        Some(taken) if taken.content == request.content => Ok(true),
+        Some(_) => Err(Refusal::new(
+            Reason::RequestIdReused,
+            format!(
+                "request id `{}` was used for another request: choose a new one",
+                request.id
+            ),
+        )),
+    }
+}
+
+/// A controller started: it leads, in a new term.
+pub fn elect(now: &Snapshot, build_version: &str) -> Change {
+    let term = now.head.leader_term + 1;
+    Change::one(
+        Edit::Elect,
+        Draft::new(
+            "controller",
+            Kind::ControllerStarted,
+            format!("controller {build_version} started and leads in term {term}"),
+        ),
+    )
+}
+
+/// Checks what can be checked of a new group before its servers are asked.
+pub fn may_create_group<'a>(
+    now: &Snapshot,
+    id: &GroupId,
+    servers: impl IntoIterator<Item = &'a ServerAddr>,
+) -> Result<(), Refusal> {
+    if now.groups.contains_key(id) {
+        return Err(Refusal::new(
+            Reason::GroupExists,
+            format!("group {id} exists already"),
+        ));
+    }
+    if now.groups.len() >= SLOT_COUNT {
+        return Err(Refusal::field(
+            "id",
+            format!("there are {SLOT_COUNT} groups already, as many as slots"),
+        ));
+    }
+    servers
+        .into_iter()
+        .try_for_each(|address| is_new(now, address))
+}
+
+/// A new group, with the servers that were admitted to it.
+pub fn create_group(now: &Snapshot, group: &Group) -> Decision {
+    may_create_group(now, &group.id, group.servers.iter().map(|s| &s.address))?;
+    for server in &group.servers {
+        is_another_process(now, server)?;
+    }
+    let count = group.servers.len();
+    let created = Draft::new(
+        format!("group/{}", group.id),
+        Kind::GroupCreated,
+        format!("group {} was created with {count} servers", group.id),
+    );
+    let joined = group.servers.iter().map(|s| server_created(&group.id, s));
+    Ok(Change {
+        edits: vec![Edit::PutGroup(group.clone())],
+        request: None,
+        events: std::iter::once(created).chain(joined).collect(),
+    })
+}
+
+/// Another description for a group.
+pub fn update_group(
+    now: &Snapshot,
+    id: &GroupId,
+    description: &str,
+    expected_revision: u64,
+) -> Decision {
+    let group = find_group(now, id)?;
+    at_revision(&format!("group {id}"), group.revision, expected_revision)?;
+    if group.description == description {
+        return Ok(Change::default());
+    }
+    Ok(Change::one(
+        Edit::PutGroup(Group {
+            description: description.to_owned(),
+            ..group.clone()
+        }),
+        Draft::new(
+            format!("group/{id}"),
+            Kind::GroupUpdated,
+            format!("the description of group {id} was changed"),
+        ),
+    ))
+}
+
+/// The end of a group that owns no slots.
+pub fn delete_group(now: &Snapshot, id: &GroupId, expected_revision: u64) -> Decision {
+    let group = find_group(now, id)?;
+    at_revision(&format!("group {id}"), group.revision, expected_revision)?;
+    let owned = now.slots.count(id);
+    if owned > 0 {
+        return Err(Refusal::new(
+            Reason::GroupOwnsSlots,
+            format!("group {id} owns {owned} slots: move them to other groups first"),
+        ));
+    }
+    Ok(Change::one(
+        Edit::RemoveGroup(id.clone()),
+        Draft::new(
+            format!("group/{id}"),
+            Kind::GroupDeleted,
+            format!("group {id} was deleted; its servers run on"),
+        ),
+    ))
+}
+
+/// Checks what can be checked of a new server before it is asked. Returns the group it joins.
+pub fn may_create_server<'a>(
+    now: &'a Snapshot,
+    group: &GroupId,
+    address: &ServerAddr,
+    expected_revision: u64,
+) -> Result<&'a Group, Refusal> {
+    let found = find_group(now, group)?;
+    at_revision(&format!("group {group}"), found.revision, expected_revision)?;
+    is_new(now, address)?;
+    Ok(found)
+}
+
+/// One more replica, which was admitted.
+pub fn create_server(
+    now: &Snapshot,
+    group: &GroupId,
+    server: &Server,
+    expected_revision: u64,
+) -> Decision {
+    let found = may_create_server(now, group, &server.address, expected_revision)?;
+    is_another_process(now, server)?;
+    let servers = [found.servers.clone(), vec![server.clone()]].concat();
+    Ok(Change::one(
+        Edit::PutGroup(Group::new(
+            group.clone(),
+            found.description.clone(),
+            servers,
+        )),
+        server_created(group, server),
+    ))
+}
+
+/// Another zone for a server.
+pub fn update_server(
+    now: &Snapshot,
+    address: &ServerAddr,
+    zone: &str,
+    expected_revision: u64,
+) -> Decision {
+    let (group, server) = find_server(now, address)?;
+    at_revision(
+        &format!("group {}", group.id),
+        group.revision,
+        expected_revision,
+    )?;
+    if server.zone == zone {
+        return Ok(Change::default());
+    }
+    let mut changed = group.clone();
+    for server in changed.servers.iter_mut().filter(|s| &s.address == address) {
+        zone.clone_into(&mut server.zone);
+    }
+    Ok(Change::one(
+        Edit::PutGroup(changed),
+        Draft::new(
+            format!("server/{address}"),
+            Kind::ServerUpdated,
+            format!("the zone of server {address} is `{zone}` now"),
+        ),
+    ))
+}
+
+/// One replica less.
+pub fn delete_server(now: &Snapshot, address: &ServerAddr, expected_revision: u64) -> Decision {
+    let (group, server) = find_server(now, address)?;
+    let id = &group.id;
+    at_revision(&format!("group {id}"), group.revision, expected_revision)?;
+    if server.role == Role::Primary {
+        return Err(Refusal::new(
+            Reason::ServerIsPrimary,
+            format!("server {address} is the primary of group {id}: only a replica can be removed"),
+        ));
+    }
+    let mut changed = group.clone();
+    changed.servers.retain(|s| &s.address != address);
+    Ok(Change::one(
+        Edit::PutGroup(changed),
+        Draft::new(
+            format!("server/{address}"),
+            Kind::ServerDeleted,
+            format!("server {address} left group {id}; it runs on"),
+        ),
+    ))
+}
+
+/// What is to be assigned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Assignment {
+    /// These slots to these groups; no slot twice.
+    Slots(Vec<(Slot, GroupId)>),
+    /// All slots that no group owns, evenly.
+    Even,
+}
+
+/// Owners for slots that have none.
+pub fn assign_slots(now: &Snapshot, wanted: &Assignment, expected_revision: u64) -> Decision {
+    at_revision("the slot map", now.slots.revision, expected_revision)?;
+    let wanted = match wanted {
+        Assignment::Slots(slots) => slots.clone(),
+        Assignment::Even if now.groups.is_empty() => return Err(no_groups()),
+        Assignment::Even => assign::even(&now.slots, now.groups.keys()),
+    };
+    for (_, group) in &wanted {
+        find_group(now, group)?;
+    }
+    are_unowned(&now.slots, &wanted)?;
+    let given: Vec<_> = wanted
+        .into_iter()
+        .filter(|(slot, _)| now.slots.owner(*slot).is_none())
+        .collect();
+    if given.is_empty() {
+        return Ok(Change::default());
+    }
+    let mut slots = SlotMap::clone(&now.slots);
+    for (slot, group) in &given {
+        slots.give(*slot, group.clone());
+    }
+    Ok(Change::one(
+        Edit::PutSlots(slots),
+        Draft::new(
+            "slots",
+            Kind::SlotsAssigned,
+            format!("assigned slots {}", list(&given)),
+        ),
+    ))
+}
+
+/// A proxy says what it is. Nothing changes if it says what it said before.
+pub fn register(now: &Snapshot, proxy: &Registration) -> Change {
+    let id = &proxy.id;
+    let known = now.proxies.get(id).is_some_and(|known| {
+        **known
+            == Registration {
+                revision: known.revision,
+                ..proxy.clone()
+            }
+    });
+    if known {
+        return Change::default();
+    }
+    Change::one(
+        Edit::PutProxy(proxy.clone()),
+        Draft::new(
+            format!("proxy/{id}"),
+            Kind::ProxyRegistered,
+            format!("proxy {id} registered with address {}", proxy.address),
+        ),
+    )
+}
+
+/// The end of a proxy that is gone.
+pub fn delete_proxy(
+    now: &Snapshot,
+    id: &ProxyId,
+    expected_revision: u64,
+    connected: bool,
+) -> Decision {
+    let Some(proxy) = now.proxies.get(id) else {
+        return Err(proxy_not_found(id));
+    };
+    at_revision(&format!("proxy {id}"), proxy.revision, expected_revision)?;
+    if connected {
+        return Err(Refusal::new(
+            Reason::ProxyConnected,
+            format!("proxy {id} is connected: stop it first"),
+        ));
+    }
+    Ok(Change::one(
+        Edit::RemoveProxy(id.clone()),
+        Draft::new(
+            format!("proxy/{id}"),
+            Kind::ProxyDeleted,
+            format!("proxy {id} was forgotten"),
+        ),
+    ))
+}
+
+/// The group with this id.
+pub fn find_group<'a>(now: &'a Snapshot, id: &GroupId) -> Result<&'a Group, Refusal> {
+    now.groups
+        .get(id)
+        .map(|group| &**group)
+        .ok_or_else(|| Refusal::new(Reason::GroupNotFound, format!("there is no group {id}")))
+}
+
+/// The server at this address, and its group.
+pub fn find_server<'a>(
+    now: &'a Snapshot,
+    address: &ServerAddr,
+) -> Result<(&'a Group, &'a Server), Refusal> {
+    now.server(address).ok_or_else(|| {
+        Refusal::new(
+            Reason::ServerNotFound,
+            format!("there is no server {address} in any group"),
+        )
+    })
+}
+
+/// Of a proxy that never registered, or was removed.
+pub fn proxy_not_found(id: &ProxyId) -> Refusal {
+    Refusal::new(Reason::ProxyNotFound, format!("there is no proxy {id}"))
+}
+
+fn at_revision(what: &str, revision: u64, expected: u64) -> Result<(), Refusal> {
+    if expected == 0 || expected == revision {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::RevisionMismatch,
+        format!("{what} is at revision {revision}, not {expected}: read it again, then decide"),
+    ))
+}
+
+fn is_new(now: &Snapshot, address: &ServerAddr) -> Result<(), Refusal> {
+    match now.server(address) {
+        None => Ok(()),
+        Some((group, _)) => Err(Refusal::new(
+            Reason::ServerExists,
+            format!("server {address} is in group {} already", group.id),
+        )),
+    }
+}
+
+/// Two admissions at once may have passed with one process under two addresses: here they meet.
+fn is_another_process(now: &Snapshot, new: &Server) -> Result<(), Refusal> {
+    match now.servers().find(|(_, s)| s.run_id == new.run_id) {
+        None => Ok(()),
+        Some((group, server)) => Err(same_process(&new.address, &server.address, &group.id)),
+    }
+}
+
+/// Of a server that is in a group already, under another address.
+pub fn same_process(new: &ServerAddr, known: &ServerAddr, group: &GroupId) -> Refusal {
+    Refusal::new(
+        Reason::ServerExists,
+        format!("server {new} is the same process as {known}, which is in group {group} already"),
+    )
+}
+
+fn server_created(group: &GroupId, server: &Server) -> Draft {
+    let role = match server.role {
+        Role::Primary => "primary",
+        Role::Replica => "replica",
+    };
+    Draft::new(
+        format!("server/{}", server.address),
+        Kind::ServerCreated,
+        format!("server {} joined group {group} as {role}", server.address),
+    )
+}
+
+fn no_groups() -> Refusal {
+    Refusal::new(
+        Reason::GroupNotFound,
+        "there is no group to assign slots to: create one first",
+    )
+}
+
+fn are_unowned(map: &SlotMap, wanted: &[(Slot, GroupId)]) -> Result<(), Refusal> {
+    let owned: Vec<_> = wanted
+        .iter()
+        .filter_map(|(slot, group)| Some((*slot, map.owner(*slot)?.clone(), group)))
+        .filter(|(_, owner, group)| owner != *group)
+        .map(|(slot, owner, _)| (slot, owner))
+        .collect();
+    if owned.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Reason::SlotOwned,
+        format!(
+            "owned already: slots {}; what is owned is moved by a migration, never assigned",
+            list(&owned)
+        ),
+    ))
+}
+
+/// `0-99 (g1), 512 (g2)`, and how many more ranges there are.
+fn list(slots: &[(Slot, GroupId)]) -> String {
+    const SHOWN: usize = 16;
+    let mut slots = slots.to_vec();
+    slots.sort();
+    let ranges: Vec<(SlotRange, GroupId)> = slot::ranges(slots);
+    let mut text = ranges
+        .iter()
+        .take(SHOWN)
+        .map(|(range, group)| format!("{range} ({group})"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if ranges.len() > SHOWN {
+        text.push_str(&format!(" and {} ranges more", ranges.len() - SHOWN));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::{empty, group, with_groups};
+
+    fn id(text: &str) -> GroupId {
+        GroupId::new(text).unwrap()
+    }
+
+    fn addr(port: u16) -> ServerAddr {
+        ServerAddr::new(format!("127.0.0.1:{port}")).unwrap()
+    }
+
+    /// Two groups, of which g1 owns 0-9.
+    fn cluster() -> Snapshot {
+        let now = with_groups([group("g1", 7000, 1), group("g2", 7100, 0)]);
+        now.after(&assign_slots(&now, &slots(0..10, "g1"), 0).unwrap())
+    }
+
+    fn slots(numbers: std::ops::Range<u32>, group: &str) -> Assignment {
+        let slot = |n| (Slot::new(n).unwrap(), id(group));
+        Assignment::Slots(numbers.map(slot).collect())
+    }
+
+    fn refused(decision: Decision, reason: Reason, part: &str) {
+        let refusal = decision.unwrap_err();
+        assert_eq!(refusal.reason, reason, "{refusal:?}");
+        assert!(refusal.message.contains(part), "{refusal:?}");
+    }
+
+    #[test]
+    fn groups_come_and_go() {
+        let now = cluster();
+        let made = create_group(&now, &group("g3", 7200, 2)).unwrap();
+        assert_eq!(made.events.len(), 4);
+        assert_eq!(now.after(&made).groups["g3"].servers.len(), 3);
+        let gone = delete_group(&now, &id("g2"), 0).unwrap();
+        assert!(!now.after(&gone).groups.contains_key("g2"));
+
+        let dup = create_group(&now, &group("g1", 7200, 0));
+        refused(dup, Reason::GroupExists, "g1");
+        let taken = create_group(&now, &group("g3", 7100, 0));
+        refused(taken, Reason::ServerExists, "group g2");
+        let owner = delete_group(&now, &id("g1"), 0);
+        refused(owner, Reason::GroupOwnsSlots, "10 slots");
+        let unknown = delete_group(&now, &id("g9"), 0);
+        refused(unknown, Reason::GroupNotFound, "g9");
+    }
+
+    #[test]
+    fn one_process_under_two_addresses_is_refused() {
+        let mut twin = group("g3", 7200, 0);
+        twin.servers[0].run_id = "run-7001".to_owned();
+        refused(
+            create_group(&cluster(), &twin),
+            Reason::ServerExists,
+            "same process as 127.0.0.1:7001",
+        );
+    }
+
+    #[test]
+    fn servers_come_and_go() {
+        let now = cluster();
+        let new = Server {
+            role: Role::Replica,
+            ..group("x", 6999, 0).servers[0].clone()
+        };
+        let next = now.after(&create_server(&now, &id("g1"), &new, 2).unwrap());
+        let order: Vec<u16> = vec![7000, 6999, 7001];
+        let servers = next.groups["g1"].servers.iter().map(|s| s.address.clone());
+        assert!(servers.eq(order.into_iter().map(addr)));
+        let next = next.after(&delete_server(&next, &addr(7001), 0).unwrap());
+        assert_eq!(next.groups["g1"].servers.len(), 2);
+
+        let primary = delete_server(&now, &addr(7000), 0);
+        refused(primary, Reason::ServerIsPrimary, "g1");
+        let unknown = delete_server(&now, &addr(9), 0);
+        refused(unknown, Reason::ServerNotFound, "127.0.0.1:9");
+        let stale = create_server(&now, &id("g1"), &new, 1);
+        refused(stale, Reason::RevisionMismatch, "at revision 2, not 1");
+    }
+
+    #[test]
+    fn what_is_as_wanted_is_not_committed() {
+        let now = cluster();
+        assert!(update_group(&now, &id("g1"), "", 0).unwrap().is_empty());
+        assert!(update_server(&now, &addr(7001), "", 0).unwrap().is_empty());
+        let again = assign_slots(&now, &slots(5..8, "g1"), 0).unwrap();
+        assert!(again.is_empty());
+    }
+
+    #[test]
+    fn only_unowned_slots_are_assigned() {
+        let now = cluster();
+        let next = now.after(&assign_slots(&now, &slots(5..20, "g1"), 0).unwrap());
+        assert_eq!(next.slots.count(&id("g1")), 20);
+        let next = next.after(&assign_slots(&next, &Assignment::Even, 0).unwrap());
+        assert_eq!(next.slots.count(&id("g2")), SLOT_COUNT / 2);
+
+        let owned = assign_slots(&now, &slots(5..20, "g2"), 0);
+        refused(owned, Reason::SlotOwned, "slots 5-9 (g1)");
+        let stale = assign_slots(&now, &slots(20..21, "g2"), 77);
+        refused(stale, Reason::RevisionMismatch, "the slot map");
+        let nobody = assign_slots(&empty(), &Assignment::Even, 0);
+        refused(nobody, Reason::GroupNotFound, "create one first");
+        let unknown = assign_slots(&now, &slots(20..21, "g9"), 0);
+        refused(unknown, Reason::GroupNotFound, "g9");
+    }
+
+    #[test]
+    fn a_registration_is_committed_when_it_changed() {
+        let proxy = Registration {
+            id: ProxyId::new("p1").unwrap(),
+            revision: 0,
+            incarnation: "0".repeat(32),
+            address: "127.0.0.1:19000".to_owned(),
+            admin_address: String::new(),
+            zone: String::new(),
+            build_version: "0.1.0".to_owned(),
+        };
+        let now = empty();
+        let now = now.after(&register(&now, &proxy));
+        assert!(register(&now, &proxy).is_empty());
+        let restarted = Registration {
+            incarnation: "1".repeat(32),
+            ..proxy.clone()
+        };
+        assert!(!register(&now, &restarted).is_empty());
+        let connected = delete_proxy(&now, &proxy.id, 0, true);
+        refused(connected, Reason::ProxyConnected, "stop it first");
+        let now = now.after(&delete_proxy(&now, &proxy.id, 2, false).unwrap());
+        let gone = delete_proxy(&now, &proxy.id, 0, false);
+        refused(gone, Reason::ProxyNotFound, "p1");
+    }
+
+    #[test]
+    fn a_request_id_works_once() {
+        let request = |content| Request {
+            id: "r1".to_owned(),
+            content,
+        };
+        let now = cluster();
+        let decide = |now: &Snapshot| delete_group(now, &id("g2"), 0);
+        let now = now.after(&once(&now, &request(1), decide).unwrap());
+        assert!(once(&now, &request(1), decide).unwrap().is_empty());
+        refused(
+            once(&now, &request(2), decide),
+            Reason::RequestIdReused,
+            "r1",
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! The settings of the controller. Each flag's help is its manual.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, ValueEnum};
+use proto::{
+    ClusterId,
+    settings::{ConfigFlags, duration},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Before each environment variable.
+pub const ENV_PREFIX: &str = "SLUICE_CONTROLLER";
+
+/// How a log line is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Keeps the truth of one Sluice cluster and streams its topology to the proxies.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "sluice-controller", version)]
+pub struct Settings {
+    /// Where gRPC listens, for proxies and operators; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18080", value_parser = address)]
+    pub listen: String,
+    /// Where HTTP listens: /livez /readyz /metrics; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18081", value_parser = address)]
+    pub http: String,
+    /// Folder of the embedded store, which is the truth of the cluster: back it up
+    #[arg(long, value_name = "DIR", default_value = "sluice-data")]
+    pub data_dir: PathBuf,
+    /// Name of the cluster; a store of another name is refused
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = cluster_name)]
+    pub cluster: String,
+    /// TOML file with the logins for the Redis servers; see also SLUICE_SERVER_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    pub server_auth_file: Option<PathBuf>,
+    /// How often each server is probed
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = positive)]
+    pub probe_interval: Duration,
+    /// How long a server may take to answer a probe
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = positive)]
+    pub probe_timeout: Duration,
+    /// File to write the bound addresses to, as JSON, once both are bound
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged, as info or controlplane=debug,warn
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = log_filter)]
+    pub log: String,
+    /// About the settings themselves
+    #[command(flatten)]
+    pub config: ConfigFlags,
+}
+
+/// What can be bound; the name is resolved when it is.
+fn address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(text.to_owned())
+        }
+        _ => Err("must be host:port, as 127.0.0.1:18080 or [::]:18080".to_owned()),
+    }
+}
+
+fn cluster_name(text: &str) -> Result<String, String> {
+    ClusterId::new(text)
+        .map(Into::into)
+        .map_err(|e| e.rule.to_owned())
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be more than nothing".to_owned()),
+        time => Ok(time),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|e| e.to_string())?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+
+    fn check(args: &[&str]) -> Result<Settings, String> {
+        let argv = ["sluice-controller"].iter().chain(args).map(OsString::from);
+        proto::settings::parse("SLUICE_TEST_CONTROLLER", argv).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn defaults_are_as_documented() {
+        let settings = check(&[]).unwrap();
+        assert_eq!(settings.listen, "127.0.0.1:18080");
+        assert_eq!(settings.http, "127.0.0.1:18081");
+        assert_eq!(settings.probe_interval, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn bad_values_are_named() {
+        for (args, error) in [
+            (["--listen", "nowhere"], "must be host:port"),
+            (["--http", "h:65536"], "must be host:port"),
+            (["--cluster", "A B"], "must be 1 to 63"),
+            (["--probe-interval", "0s"], "more than nothing"),
+            (["--log", "a=b=c"], "--log"),
+        ] {
+            let got = check(&args).unwrap_err();
+            assert!(got.contains(error), "expected `{error}` in `{got}`");
+        }
+    }
+}

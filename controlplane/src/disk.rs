@@ -1,0 +1,510 @@
+//! The embedded store's files. The only module that knows `sled`.
+//!
+//! Records are JSON under readable keys, each behind a CRC-32 of its key and text: `cluster`, `head`,
+//! `slots`, `groups/<id>`, `proxies/<id>`, `requests/<revision>`, `events/<term>/<index>`. One tree,
+//! so that one batch holds a whole commit. A commit is synced before this module returns.
+//!
+//! These files are the truth, not a copy of it. Where they are damaged or not ours, they are refused
+//! and left as they are: a person decides.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use proto::ClusterId;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sled::Batch;
+
+use crate::{
+    change::{Change, Edit},
+    events::{Event, KEPT, Position},
+    model::{Cluster, FORMAT, Group, Registration, Request},
+    snapshot::Snapshot,
+};
+
+const CLUSTER: &str = "cluster";
+const HEAD: &str = "head";
+const SLOTS: &str = "slots";
+const GROUPS: &str = "groups/";
+const PROXIES: &str = "proxies/";
+const REQUESTS: &str = "requests/";
+const EVENTS: &str = "events/";
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("store {dir}: another controller uses it: stop that one, or choose another --data-dir")]
+    Locked {
+        /// Where it is.
+        dir: PathBuf,
+    },
+    /// Written by another release.
+    #[error(
+        "store {dir}: has format {found}, this release reads {FORMAT}: run the release that wrote it"
+    )]
+    OtherFormat {
+        /// Where it is.
+        dir: PathBuf,
+        /// What it has.
+        found: u32,
+    },
+    /// Of another cluster.
+    #[error(
+        "store {dir}: belongs to cluster `{found}`, not `{wanted}`: check --cluster and --data-dir"
+    )]
+    OtherCluster {
+        /// Where it is.
+        dir: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it was to be.
+        wanted: String,
+    },
+    /// Not as it was written.
+    #[error(
+        "store {dir}: damaged: {fault}. The files were left where they are: keep a copy of them, then \
+         restore a backup, or start with an empty --data-dir and create the groups again"
+    )]
+    Damaged {
+        /// Where it is.
+        dir: PathBuf,
+        /// What is wrong.
+        fault: String,
+    },
+    /// The disk does not let us.
+    #[error("store {dir}: {fault}")]
+    Io {
+        /// Where it is.
+        dir: PathBuf,
+        /// Why.
+        fault: String,
+    },
+}
+
+/// Writing failed: what is on the disk is unknown until the store is opened again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("write the store: {0}")]
+pub struct WriteError(#[from] sled::Error);
+
+/// What a store held when it was opened.
+pub struct Loaded {
+    /// All records.
+    pub snapshot: Snapshot,
+    /// The events kept, in order.
+    pub events: Vec<Event>,
+}
+
+/// The open files.
+pub struct Disk {
+    db: sled::Db,
+}
+
+impl Disk {
+    /// Opens the store in a folder, or creates one for the cluster of this name. Blocks.
+    pub fn open(dir: &Path, name: &str) -> Result<(Self, Loaded), OpenError> {
+        let db = open_files(dir)?;
+        let records = read_all(&db).map_err(|fault| damaged(dir, fault))?;
+        let Some(cluster) = records.find_cluster(dir, name)? else {
+            let snapshot = Snapshot::new(Cluster {
+                format: FORMAT,
+                id: random_id(),
+                name: name.to_owned(),
+            });
+            let events = Vec::new();
+            return Ok((Self { db }, Loaded { snapshot, events }));
+        };
+        let loaded = records.load(cluster).map_err(|fault| damaged(dir, fault))?;
+        Ok((Self { db }, loaded))
+    }
+
+    /// Writes what a change made of `now`, all or nothing, and syncs it. Blocks.
+    pub fn commit(
+        &self,
+        now: &Snapshot,
+        next: &Snapshot,
+        change: &Change,
+        events: &[Event],
+        stale: &[Position],
+    ) -> Result<(), WriteError> {
+        let mut batch = Batch::default();
+        if now.head.revision == 0 {
+            put(&mut batch, CLUSTER, &*next.cluster);
+        }
+        put(&mut batch, HEAD, &next.head);
+        for edit in &change.edits {
+            put_edit(&mut batch, next, edit);
+        }
+        put_requests(&mut batch, now, next);
+        put_events(&mut batch, events, stale);
+        self.db.apply_batch(batch)?;
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Writes events that belong to no commit. They are synced within half a second. Blocks.
+    pub fn append(&self, events: &[Event], stale: &[Position]) -> Result<(), WriteError> {
+        let mut batch = Batch::default();
+        put_events(&mut batch, events, stale);
+        Ok(self.db.apply_batch(batch)?)
+    }
+
+    /// Syncs everything. Blocks.
+    pub fn flush(&self) -> Result<(), WriteError> {
+        self.db.flush()?;
+        Ok(())
+    }
+}
+
+fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
+    match edit {
+        Edit::Elect => {} // the head is written anyway
+        Edit::PutSlots(_) => put(batch, SLOTS, &*next.slots),
+        Edit::PutGroup(Group { id, .. }) | Edit::RemoveGroup(id) => {
+            let record = next.groups.get(id).map(|group| &**group);
+            put_or_remove(batch, &format!("{GROUPS}{id}"), record);
+        }
+        Edit::PutProxy(Registration { id, .. }) | Edit::RemoveProxy(id) => {
+            let record = next.proxies.get(id).map(|proxy| &**proxy);
+            put_or_remove(batch, &format!("{PROXIES}{id}"), record);
+        }
+    }
+}
+
+fn put_requests(batch: &mut Batch, now: &Snapshot, next: &Snapshot) {
+    if Arc::ptr_eq(&now.requests, &next.requests) {
+        return;
+    }
+    for revision in now.requests.keys() {
+        if !next.requests.contains_key(revision) {
+            batch.remove(request_key(*revision).as_bytes());
+        }
+    }
+    if let Some((revision, request)) = next.requests.last_key_value() {
+        put(batch, &request_key(*revision), request);
+    }
+}
+
+fn put_events(batch: &mut Batch, events: &[Event], stale: &[Position]) {
+    for event in events {
+        put(batch, &event_key(event.position), event);
+    }
+    for position in stale {
+        batch.remove(event_key(*position).as_bytes());
+    }
+}
+
+// Numbers are padded, so that keys sort as numbers do.
+fn request_key(revision: u64) -> String {
+    format!("{REQUESTS}{revision:020}")
+}
+
+fn event_key(Position { term, index }: Position) -> String {
+    format!("{EVENTS}{term:020}/{index:020}")
+}
+
+fn put_or_remove<T: Serialize>(batch: &mut Batch, key: &str, record: Option<&T>) {
+    match record {
+        Some(record) => put(batch, key, record),
+        None => batch.remove(key),
+    }
+}
+
+fn put<T: Serialize>(batch: &mut Batch, key: &str, record: &T) {
+    let json = serde_json::to_vec(record).expect("records have string keys and no foreign types");
+    let mut value = checksum(key.as_bytes(), &json).to_le_bytes().to_vec();
+    value.extend_from_slice(&json);
+    batch.insert(key, value);
+}
+
+fn checksum(key: &[u8], json: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(json);
+    hasher.finalize()
+}
+
+/// All records as they were read: checked texts by key.
+struct Records(BTreeMap<String, Vec<u8>>);
+
+/// Only as much of the cluster's record as every format has.
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u32,
+}
+
+impl Records {
+    /// The cluster's record, if it is one this controller may use. `None`: the store is new.
+    fn find_cluster(&self, dir: &Path, name: &str) -> Result<Option<Cluster>, OpenError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let fault = |fault| damaged(dir, fault);
+        let AnyFormat { format } = self.read(CLUSTER).map_err(fault)?;
+        if format != FORMAT {
+            return Err(OpenError::OtherFormat {
+                dir: dir.to_owned(),
+                found: format,
+            });
+        }
+        let cluster: Cluster = self.read(CLUSTER).map_err(fault)?;
+        if cluster.name != name {
+            return Err(OpenError::OtherCluster {
+                dir: dir.to_owned(),
+                found: cluster.name,
+                wanted: name.to_owned(),
+            });
+        }
+        Ok(Some(cluster))
+    }
+
+    fn load(&self, cluster: Cluster) -> Result<Loaded, String> {
+        let mut snapshot = Snapshot::new(cluster);
+        snapshot.head = self.read(HEAD)?;
+        if self.0.contains_key(SLOTS) {
+            snapshot.slots = Arc::new(self.read(SLOTS)?);
+        }
+        for (_, group) in self.under::<Group>(GROUPS)? {
+            snapshot.groups.insert(group.id.clone(), Arc::new(group));
+        }
+        for (_, proxy) in self.under::<Registration>(PROXIES)? {
+            snapshot.proxies.insert(proxy.id.clone(), Arc::new(proxy));
+        }
+        let revision = |(key, request): (&str, Request)| {
+            let revision = key.parse::<u64>().map_err(|e| format!("{key}: {e}"))?;
+            Ok((revision, request))
+        };
+        let requests = self.under(REQUESTS)?.into_iter().map(revision);
+        snapshot.requests = Arc::new(requests.collect::<Result<_, String>>()?);
+        if let Some(fault) = snapshot.fault() {
+            return Err(fault);
+        }
+        let events = self.under(EVENTS)?;
+        let surplus = events.len().saturating_sub(KEPT);
+        let events = events.into_iter().skip(surplus).map(|(_, event)| event);
+        Ok(Loaded {
+            snapshot,
+            events: events.collect(),
+        })
+    }
+
+    /// The records whose keys start with `prefix`, with the rest of the key, in order.
+    fn under<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(&str, T)>, String> {
+        self.0
+            .range(prefix.to_owned()..)
+            .map_while(|(key, _)| Some((key, key.strip_prefix(prefix)?)))
+            .map(|(key, rest)| Ok((rest, self.read(key)?)))
+            .collect()
+    }
+
+    fn read<T: DeserializeOwned>(&self, key: &str) -> Result<T, String> {
+        let json = self
+            .0
+            .get(key)
+            .ok_or_else(|| format!("record `{key}` is missing"))?;
+        serde_json::from_slice(json).map_err(|e| format!("record `{key}`: {e}"))
+    }
+}
+
+fn read_all(db: &sled::Db) -> Result<Records, String> {
+    // What sled finds damaged while it reads pages, it may say with a panic.
+    let read = panic::catch_unwind(AssertUnwindSafe(|| {
+        db.iter()
+            .map(|entry| {
+                let (key, value) = entry.map_err(|e| e.to_string())?;
+                let text = String::from_utf8_lossy(&key).into_owned();
+                let (sum, json) = value
+                    .split_first_chunk()
+                    .ok_or_else(|| format!("record `{text}` is cut short"))?;
+                if u32::from_le_bytes(*sum) != checksum(&key, json) {
+                    return Err(format!("record `{text}` has a wrong checksum"));
+                }
+                Ok((text, json.to_vec()))
+            })
+            .collect::<Result<_, String>>()
+    }));
+    read.unwrap_or_else(|panic| Err(panic_text(&*panic)))
+        .map(Records)
+}
+
+fn open_files(dir: &Path) -> Result<sled::Db, OpenError> {
+    let open = || {
+        sled::Config::new()
+            .path(dir)
+            .mode(sled::Mode::LowSpace)
+            .segment_size(64 << 10)
+            .cache_capacity(16 << 20)
+            .flush_every_ms(Some(500))
+            .open()
+    };
+    // On damaged files sled fails with an error, or with a panic (crates: sled 0.34.7).
+    match panic::catch_unwind(AssertUnwindSafe(open)) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(e))) if e.to_string().contains("could not acquire lock") => {
+            Err(OpenError::Locked {
+                dir: dir.to_owned(),
+            })
+        }
+        Ok(Err(sled::Error::Io(e))) => Err(OpenError::Io {
+            dir: dir.to_owned(),
+            fault: e.to_string(),
+        }),
+        Ok(Err(e)) => Err(damaged(dir, e.to_string())),
+        Err(panic) => Err(damaged(dir, panic_text(&*panic))),
+    }
+}
+
+fn damaged(dir: &Path, fault: String) -> OpenError {
+    OpenError::Damaged {
+        dir: dir.to_owned(),
+        fault,
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "its files cannot be read".to_owned())
+}
+
+fn random_id() -> ClusterId {
+    ClusterId::new(format!("{:016x}", fastrand::u64(..))).expect("16 hexadecimal digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        change,
+        events::Kind,
+        snapshot::tests::{group, with_groups},
+    };
+
+    fn event(index: u64) -> Event {
+        Event {
+            position: Position { term: 1, index },
+            time_ms: 5,
+            revision: 1,
+            subject: "slots".to_owned(),
+            kind: Kind::SlotsAssigned,
+            message: "m".to_owned(),
+        }
+    }
+
+    /// Commits an election and a group; returns the snapshot.
+    fn fill(dir: &Path) -> Snapshot {
+        let (disk, loaded) = Disk::open(dir, "test").unwrap();
+        let now = loaded.snapshot;
+        let change = Change {
+            request: Some(Request {
+                id: "r".to_owned(),
+                content: 9,
+            }),
+            ..change::elect(&now, "0")
+        };
+        let next = now.after(&change);
+        disk.commit(&now, &next, &change, &[event(1), event(2)], &[])
+            .unwrap();
+        let change = change::create_group(&next, &group("g1", 7000, 1)).unwrap();
+        let last = next.after(&change);
+        let stale = [event(1).position];
+        disk.commit(&next, &last, &change, &[event(3)], &stale)
+            .unwrap();
+        last
+    }
+
+    fn error(dir: &Path, name: &str) -> String {
+        Disk::open(dir, name)
+            .err()
+            .expect("must be refused")
+            .to_string()
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = fill(dir.path());
+        let (_disk, loaded) = Disk::open(dir.path(), "test").unwrap();
+        assert_eq!(loaded.snapshot, written);
+        assert_eq!(loaded.events, [event(2), event(3)]);
+    }
+
+    #[test]
+    fn a_removed_group_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = fill(dir.path());
+        let (disk, _) = Disk::open(dir.path(), "test").unwrap();
+        let change = change::delete_group(&now, now.groups.keys().next().unwrap(), 0).unwrap();
+        disk.commit(&now, &now.after(&change), &change, &[], &[])
+            .unwrap();
+        drop(disk);
+        let (_disk, loaded) = Disk::open(dir.path(), "test").unwrap();
+        assert!(loaded.snapshot.groups.is_empty());
+        assert_eq!(loaded.snapshot.head.revision, 3);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = fill(dir.path());
+        assert!(error(dir.path(), "other").contains("belongs to cluster `test`, not `other`"));
+        let (disk, _) = Disk::open(dir.path(), "test").unwrap();
+        assert!(error(dir.path(), "test").contains("another controller uses it"));
+        let mut batch = Batch::default();
+        let format = FORMAT + 1;
+        let cluster = Cluster {
+            format,
+            ..Cluster::clone(&now.cluster)
+        };
+        put(&mut batch, CLUSTER, &cluster);
+        disk.db.apply_batch(batch).unwrap();
+        drop(disk);
+        assert!(error(dir.path(), "test").contains("has format 2"));
+    }
+
+    #[test]
+    fn damage_is_found() {
+        fn check(spoil: impl Fn(&sled::Db), fault: &str) {
+            let dir = tempfile::tempdir().unwrap();
+            fill(dir.path());
+            let (disk, _) = Disk::open(dir.path(), "test").unwrap();
+            spoil(&disk.db);
+            drop(disk);
+            let got = error(dir.path(), "test");
+            assert!(got.contains("damaged") && got.contains(fault), "{got}");
+        }
+        check(|db| drop(db.remove(HEAD).unwrap()), "`head` is missing");
+        check(
+            |db| drop(db.remove(CLUSTER).unwrap()),
+            "`cluster` is missing",
+        );
+        check(
+            |db| {
+                let mut value = db.get("groups/g1").unwrap().unwrap().to_vec();
+                value[20] ^= 1;
+                db.insert("groups/g1", value).unwrap();
+            },
+            "`groups/g1` has a wrong checksum",
+        );
+        check(
+            |db| drop(db.insert("groups/g1", b"x").unwrap()),
+            "is cut short",
+        );
+    }
+
+    #[test]
+    fn the_snapshot_of_a_new_store_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_disk, loaded) = Disk::open(dir.path(), "test").unwrap();
+        assert_eq!(loaded.snapshot.head.revision, 0);
+        assert_ne!(
+            loaded.snapshot.cluster.id,
+            with_groups([]).cluster.id,
+            "it is random"
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! The controller: keeps the truth of one cluster and streams its topology to the proxies.
+//!
+//! # The life of a change
+//!
+//! 1. A call comes to [`admin`], is parsed ([`parse`]), and what it names is asked what it is, if it
+//!    is a server ([`probe`], [`admission`]).
+//! 2. [`store`] runs the decision ([`change`], [`assign`]) on its one thread against the newest
+//!    [`snapshot`] of the records ([`model`]): refused, or a change.
+//! 3. The change goes to the disk ([`disk`]) in one batch with its events and is synced. The revision
+//!    is one higher. Only now the next snapshot is published, the events are told ([`events`]), and
+//!    the caller is answered.
+//! 4. [`topology`] compiles the snapshot, once for all proxies.
+//! 5. [`publish`] sends each proxy what it lacks, as its [`feed`] decides, and writes down in the
+//!    [`registry`] what it acknowledges.
+//!
+//! One direction. Nobody is told *what* changed; each looks at the newest snapshot. A restart takes
+//! the same way: it is a change of its own, the election of a new leader term.
+//!
+//! Beside it: [`prober`] watches the servers, [`http`] and [`metrics`] show how it goes, [`app`] puts
+//! it together.
+
+#![warn(missing_docs)]
+
+pub mod admin;
+pub mod admission;
+pub mod app;
+pub mod assign;
+pub mod change;
+pub mod clock;
+pub mod config;
+pub mod disk;
+pub mod events;
+pub mod feed;
+pub mod http;
+pub mod metrics;
+pub mod model;
+pub mod page;
+pub mod parse;
+pub mod probe;
+pub mod prober;
+pub mod publish;
+pub mod registry;
+pub mod snapshot;
+pub mod status;
+pub mod store;
+pub mod topology;
+pub mod view;

@@ -1,0 +1,308 @@
+//! Every metric of the controller, under `sluice_controller_`.
+//!
+//! Labels are bounded: no ids, no addresses. Counters are counted where it happens; levels are set
+//! when somebody asks, from what is known then.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use tonic::{
+    Code,
+    body::Body,
+    codegen::http::{Request, Response},
+};
+use tower::{Layer, Service};
+
+use crate::events::Kind;
+
+/// What became of a commit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum CommitResult {
+    /// It is durable.
+    Committed,
+    /// The decision was no.
+    Refused,
+    /// The disk failed.
+    Failed,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum ProbeOutcome {
+    /// It answered.
+    Ok,
+    /// It did not.
+    Unreachable,
+    /// It refused the credentials.
+    AuthFailed,
+    /// It is no Redis.
+    NotRedis,
+}
+
+/// What is so now. Set when the metrics are read.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Levels {
+    /// The store's revision.
+    pub revision: u64,
+    /// The leader term.
+    pub leader_term: u64,
+    /// Groups there are.
+    pub groups: usize,
+    /// Servers of all groups.
+    pub servers: usize,
+    /// Servers that did not answer their last probe.
+    pub servers_unreachable: usize,
+    /// Slots without an owner.
+    pub slots_unowned: usize,
+    /// Proxies that are connected.
+    pub proxies_connected: usize,
+    /// Connected proxies that did not acknowledge the newest topology.
+    pub proxies_behind: usize,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ResultLabel {
+    result: CommitResult,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: ProbeOutcome,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct KindLabel {
+    reason: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct GrpcLabel {
+    method: String,
+    code: String,
+}
+
+type Level = Gauge<u64, AtomicU64>;
+
+/// Cheap to clone; all clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    commits: Family<ResultLabel, Counter>,
+    commit_duration: Histogram,
+    events: Family<KindLabel, Counter>,
+    probes: Family<OutcomeLabel, Counter>,
+    requests: Family<GrpcLabel, Counter>,
+    levels: [Level; 8],
+}
+
+impl Metrics {
+    /// All at zero.
+    #[allow(clippy::new_without_default)] // two sets of metrics are no sensible default
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("sluice_controller");
+        let commits = Family::default();
+        let commit_duration = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
+        let events = Family::default();
+        let probes = Family::default();
+        let requests = Family::default();
+        registry.register("commits", "Commits by result", commits.clone());
+        registry.register_with_unit(
+            "commit_duration",
+            "Time a commit takes to be durable",
+            Unit::Seconds,
+            commit_duration.clone(),
+        );
+        registry.register("events", "Events by reason", events.clone());
+        registry.register("probes", "Probes of servers by outcome", probes.clone());
+        registry.register(
+            "grpc_requests",
+            "gRPC calls by method and code; a stream counts when it is opened",
+            requests.clone(),
+        );
+        let mut level = |name: &str, help: &str| {
+            let gauge = Level::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let levels = [
+            level("revision", "The store's revision"),
+            level("leader_term", "The leader term"),
+            level("groups", "Groups"),
+            level("servers", "Servers of all groups"),
+            level(
+                "servers_unreachable",
+                "Servers that did not answer their last probe",
+            ),
+            level("slots_unowned", "Slots that no group owns"),
+            level("proxies_connected", "Connected proxies"),
+            level(
+                "proxies_behind",
+                "Connected proxies that did not acknowledge the newest topology",
+            ),
+        ];
+        Self(Arc::new(Inner {
+            registry,
+            commits,
+            commit_duration,
+            events,
+            probes,
+            requests,
+            levels,
+        }))
+    }
+
+    /// Counts a commit.
+    pub fn committed(&self, result: CommitResult) {
+        self.0.commits.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Observes how long a commit took.
+    pub fn commit_took(&self, time: Duration) {
+        self.0.commit_duration.observe(time.as_secs_f64());
+    }
+
+    /// Counts an event.
+    pub fn event(&self, kind: Kind) {
+        let reason = kind.to_string();
+        self.0.events.get_or_create(&KindLabel { reason }).inc();
+    }
+
+    /// Counts a probe.
+    pub fn probed(&self, outcome: ProbeOutcome) {
+        self.0.probes.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Everything, in the OpenMetrics text format.
+    pub fn render(&self, now: Levels) -> String {
+        let values = [
+            now.revision,
+            now.leader_term,
+            now.groups as u64,
+            now.servers as u64,
+            now.servers_unreachable as u64,
+            now.slots_unowned as u64,
+            now.proxies_connected as u64,
+            now.proxies_behind as u64,
+        ];
+        for (level, value) in self.0.levels.iter().zip(values) {
+            level.set(value);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.0.registry).expect("a String takes all that is written to it");
+        text
+    }
+
+    fn answered(&self, path: &str, code: Code) {
+        // The path of a method that is not there is the caller's invention: no label.
+        let method = match code {
+            Code::Unimplemented => "unknown",
+            _ => path.trim_start_matches('/'),
+        };
+        let label = GrpcLabel {
+            method: method.to_owned(),
+            code: format!("{code:?}"),
+        };
+        self.0.requests.get_or_create(&label).inc();
+    }
+}
+
+/// Counts gRPC calls.
+#[derive(Clone)]
+pub struct CountLayer(pub Metrics);
+
+impl<S> Layer<S> for CountLayer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Count<S> {
+        Count {
+            inner,
+            metrics: self.0.clone(),
+        }
+    }
+}
+
+/// See [`CountLayer`].
+#[derive(Clone)]
+pub struct Count<S> {
+    inner: S,
+    metrics: Metrics,
+}
+
+impl<S> Service<Request<Body>> for Count<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path().to_owned();
+        let metrics = self.metrics.clone();
+        let answer = self.inner.call(request);
+        answer
+            .inspect(move |answer| {
+                let Ok(response) = answer else { return };
+                // An error comes with its code in the headers; all else starts well.
+                let code = response.headers().get("grpc-status");
+                let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+                metrics.answered(&path, code);
+            })
+            .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_as_promised() {
+        let metrics = Metrics::new();
+        metrics.committed(CommitResult::Committed);
+        metrics.commit_took(Duration::from_millis(1));
+        metrics.event(Kind::GroupCreated);
+        metrics.probed(ProbeOutcome::AuthFailed);
+        metrics.answered("/sluice.v1.AdminService/GetCluster", Code::Ok);
+        metrics.answered("/made/up", Code::Unimplemented);
+        let text = metrics.render(Levels {
+            revision: 7,
+            proxies_behind: 2,
+            ..Levels::default()
+        });
+        for line in [
+            "sluice_controller_commits_total{result=\"Committed\"} 1",
+            "sluice_controller_commit_duration_seconds_count 1",
+            "sluice_controller_events_total{reason=\"GroupCreated\"} 1",
+            "sluice_controller_probes_total{outcome=\"AuthFailed\"} 1",
+            "method=\"sluice.v1.AdminService/GetCluster\",code=\"Ok\"} 1",
+            "method=\"unknown\",code=\"Unimplemented\"} 1",
+            "sluice_controller_revision 7",
+            "sluice_controller_proxies_behind 2",
+        ] {
+            assert!(text.contains(line), "no `{line}` in\n{text}");
+        }
+    }
+}

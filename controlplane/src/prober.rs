@@ -1,0 +1,218 @@
+//! Watching the servers: each is asked again and again what it is.
+//!
+//! Writes down what it sees and tells of servers that stop or start to answer. It changes nothing:
+//! an observation is never a reason to touch a group.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use proto::{GroupId, ServerAddr};
+use tokio::{
+    sync::watch,
+    time::{self, Instant, MissedTickBehavior},
+};
+
+use crate::{
+    admission::Known,
+    clock,
+    events::{Draft, Kind},
+    metrics::{Metrics, ProbeOutcome},
+    probe::{Facts, Failure, Probe},
+    snapshot::Snapshot,
+    store::Store,
+};
+
+/// How many servers are asked at the same time.
+const AT_ONCE: usize = 64;
+
+/// What a probe saw.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// How long it took.
+    pub latency: Duration,
+    /// What the server said.
+    pub outcome: Result<Facts, Failure>,
+}
+
+/// The newest observation of each server; only the prober writes it.
+pub type Observations = BTreeMap<ServerAddr, Observation>;
+
+/// The processes that are in groups: as they were seen last, and as they were when admitted.
+pub fn known(now: &Snapshot, observations: &Observations) -> Vec<Known> {
+    now.servers()
+        .flat_map(|(group, server)| {
+            let seen = observations.get(&server.address);
+            let seen = seen.and_then(|o| o.outcome.as_ref().ok());
+            let seen = seen.map(|facts| facts.run_id.clone());
+            [Some(server.run_id.clone()), seen]
+                .into_iter()
+                .flatten()
+                .map(|run_id| Known {
+                    run_id,
+                    address: server.address.clone(),
+                    group: group.id.clone(),
+                })
+        })
+        .collect()
+}
+
+/// See the module.
+pub struct Prober {
+    /// Tells which servers there are, and is told what happens to them.
+    pub store: Store,
+    /// How they are asked.
+    pub probe: Probe,
+    /// How often.
+    pub interval: Duration,
+    /// What is seen.
+    pub observations: watch::Sender<Observations>,
+    /// Counts the probes.
+    pub metrics: Metrics,
+}
+
+impl Prober {
+    /// Probes until the store ends.
+    pub async fn run(self) {
+        let mut snapshots = self.store.subscribe();
+        let mut tick = time::interval(self.interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let only_new = tokio::select! {
+                _ = tick.tick() => false,
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+            };
+            let now = snapshots.borrow_and_update().clone();
+            self.forget(&now);
+            self.round(&now, only_new).await;
+        }
+    }
+
+    /// Drops what was seen of servers that left.
+    fn forget(&self, now: &Snapshot) {
+        self.observations.send_if_modified(|seen| {
+            let before = seen.len();
+            seen.retain(|address, _| now.server(address).is_some());
+            seen.len() < before
+        });
+    }
+
+    async fn round(&self, now: &Arc<Snapshot>, only_new: bool) {
+        let targets: Vec<(ServerAddr, GroupId)> = now
+            .servers()
+            .filter(|(_, server)| {
+                !only_new || !self.observations.borrow().contains_key(&server.address)
+            })
+            .map(|(group, server)| (server.address.clone(), group.id.clone()))
+            .collect();
+        stream::iter(targets)
+            .map(|(address, group)| self.observe(address, group))
+            .buffer_unordered(AT_ONCE)
+            .for_each(async |(address, observation)| self.note(address, observation))
+            .await;
+    }
+
+    async fn observe(&self, address: ServerAddr, group: GroupId) -> (ServerAddr, Observation) {
+        let begun = Instant::now();
+        let outcome = self.probe.ask(&address, &group).await;
+        let observation = Observation {
+            time_ms: clock::now_ms(),
+            latency: begun.elapsed(),
+            outcome,
+        };
+        (address, observation)
+    }
+
+    fn note(&self, address: ServerAddr, observation: Observation) {
+        self.metrics.probed(match &observation.outcome {
+            Ok(_) => ProbeOutcome::Ok,
+            Err(Failure::Unreachable(_)) => ProbeOutcome::Unreachable,
+            Err(Failure::AuthFailed(_)) => ProbeOutcome::AuthFailed,
+            Err(Failure::NotRedis(_)) => ProbeOutcome::NotRedis,
+        });
+        let event = news(
+            &address,
+            self.observations.borrow().get(&address),
+            &observation,
+        );
+        self.observations.send_modify(|seen| {
+            seen.insert(address, observation);
+        });
+        if let Some(event) = event {
+            self.store.note(event);
+        }
+    }
+}
+
+/// What is worth telling. That a new server answers is not: it was admitted because it did.
+fn news(address: &ServerAddr, before: Option<&Observation>, after: &Observation) -> Option<Draft> {
+    let answered = before.is_none_or(|o| o.outcome.is_ok());
+    let (kind, message) = match (&after.outcome, answered) {
+        (Ok(_), true) | (Err(_), false) => return None,
+        (Ok(_), false) => (
+            Kind::ServerReachable,
+            format!("server {address} answers again"),
+        ),
+        (Err(failure), true) => (
+            Kind::ServerUnreachable,
+            format!("server {address} {failure}"),
+        ),
+    };
+    Some(Draft::new(format!("server/{address}"), kind, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::{group, with_groups};
+
+    fn observation(answers: bool) -> Observation {
+        let down = Err(Failure::Unreachable("refused".to_owned()));
+        let up = Ok(Facts {
+            resolved: Vec::new(),
+            flavor: crate::probe::Flavor::Redis,
+            version: String::new(),
+            run_id: "restarted".to_owned(),
+            replication_id: String::new(),
+            upstream: None,
+            cluster_mode: false,
+            used_memory: 0,
+            keys: 0,
+        });
+        Observation {
+            time_ms: 0,
+            latency: Duration::ZERO,
+            outcome: if answers { up } else { down },
+        }
+    }
+
+    #[test]
+    fn only_transitions_are_told() {
+        fn check(before: Option<bool>, after: bool, told: Option<Kind>) {
+            let address = ServerAddr::new("h:1").unwrap();
+            let before = before.map(observation);
+            let event = news(&address, before.as_ref(), &observation(after));
+            assert_eq!(event.map(|e| e.kind), told);
+        }
+        check(None, true, None);
+        check(None, false, Some(Kind::ServerUnreachable));
+        check(Some(true), true, None);
+        check(Some(true), false, Some(Kind::ServerUnreachable));
+        check(Some(false), false, None);
+        check(Some(false), true, Some(Kind::ServerReachable));
+    }
+
+    #[test]
+    fn a_process_is_known_as_admitted_and_as_seen() {
+        let now = with_groups([group("g1", 7000, 0)]);
+        let address = now.groups["g1"].primary().address.clone();
+        let seen = Observations::from([(address, observation(true))]);
+        let known = known(&now, &seen);
+        let ids: Vec<_> = known.iter().map(|k| k.run_id.as_str()).collect();
+        assert_eq!(ids, ["run-7000", "restarted"]);
+    }
+}

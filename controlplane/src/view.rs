@@ -1,0 +1,154 @@
+//! What callers are shown: records and observations as messages of the contract. Pure.
+
+use proto::v1;
+
+use crate::{
+    clock,
+    model::{Group, Registration, Role, Server, SlotMap},
+    probe::{Facts, Flavor},
+    prober::Observation,
+    registry::Live,
+    snapshot::Snapshot,
+    store::BUILD_VERSION,
+};
+
+/// The cluster.
+pub fn cluster(now: &Snapshot) -> v1::Cluster {
+    v1::Cluster {
+        id: now.cluster.id.to_string(),
+        name: now.cluster.name.clone(),
+        revision: now.head.revision,
+        leader_term: now.head.leader_term,
+        controller_version: BUILD_VERSION.to_owned(),
+    }
+}
+
+/// A group.
+pub fn group(now: &Snapshot, group: &Group) -> v1::Group {
+    let servers = group.servers.iter().map(|s| server(group, s, None));
+    v1::Group {
+        id: group.id.to_string(),
+        revision: group.revision,
+        description: group.description.clone(),
+        servers: servers.collect(),
+        slot_count: now.slots.count(&group.id) as u32,
+    }
+}
+
+/// A server, with what was seen of it.
+pub fn server(group: &Group, server: &Server, observed: Option<&Observation>) -> v1::Server {
+    v1::Server {
+        address: server.address.to_string(),
+        group_id: group.id.to_string(),
+        role: role(server.role).into(),
+        zone: server.zone.clone(),
+        observed: observed.map(observation),
+        revision: group.revision,
+    }
+}
+
+/// The slot map.
+pub fn slot_map(slots: &SlotMap) -> v1::SlotMap {
+    v1::SlotMap {
+        revision: slots.revision,
+        assignments: slots.assignments(),
+    }
+}
+
+/// A proxy, with what is known of it since this controller started.
+pub fn proxy(proxy: &Registration, live: Option<&Live>) -> v1::Proxy {
+    let nack = live.and_then(|l| l.nack.as_ref());
+    v1::Proxy {
+        id: proxy.id.to_string(),
+        incarnation: proxy.incarnation.clone(),
+        address: proxy.address.clone(),
+        admin_address: proxy.admin_address.clone(),
+        zone: proxy.zone.clone(),
+        build_version: proxy.build_version.clone(),
+        connected: live.is_some_and(|l| l.connected),
+        acked_version: live.and_then(|l| l.acked).map(Into::into),
+        nack_reason: nack.map(|(_, why)| why.clone()).unwrap_or_default(),
+        last_seen: live.map(|l| clock::timestamp(l.last_seen_ms)),
+        stats: live.and_then(|l| l.stats),
+        requests_per_second: live.map_or(0.0, |l| l.requests_per_second),
+        revision: proxy.revision,
+    }
+}
+
+fn role(role: Role) -> v1::server::Role {
+    match role {
+        Role::Primary => v1::server::Role::Primary,
+        Role::Replica => v1::server::Role::Replica,
+    }
+}
+
+fn observation(seen: &Observation) -> v1::ServerObservation {
+    let time = Some(clock::timestamp(seen.time_ms));
+    match &seen.outcome {
+        Ok(facts) => v1::ServerObservation {
+            time,
+            latency_us: u64::try_from(seen.latency.as_micros()).unwrap_or(u64::MAX),
+            ..observed_facts(facts)
+        },
+        Err(failure) => v1::ServerObservation {
+            time,
+            error: failure.to_string(),
+            ..v1::ServerObservation::default()
+        },
+    }
+}
+
+fn observed_facts(facts: &Facts) -> v1::ServerObservation {
+    let upstream = facts.upstream.as_ref();
+    v1::ServerObservation {
+        reachable: true,
+        role: role(facts.role()).into(),
+        flavor: match facts.flavor {
+            Flavor::Redis => "redis",
+            Flavor::Valkey => "valkey",
+        }
+        .to_owned(),
+        version: facts.version.clone(),
+        run_id: facts.run_id.clone(),
+        used_memory_bytes: facts.used_memory,
+        keys: facts.keys,
+        primary_address: upstream.map(|u| u.address.clone()).unwrap_or_default(),
+        primary_link_up: upstream.is_some_and(|u| u.link_up),
+        ..v1::ServerObservation::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::{group as make_group, with_groups};
+
+    #[test]
+    fn a_group_is_shown_with_its_servers() {
+        let now = with_groups([make_group("g1", 7000, 1)]);
+        let shown = group(&now, &now.groups["g1"]);
+        let roles: Vec<_> = shown.servers.iter().map(v1::Server::role).collect();
+        assert_eq!(
+            roles,
+            [v1::server::Role::Primary, v1::server::Role::Replica]
+        );
+        assert_eq!((shown.revision, shown.slot_count), (2, 0));
+        assert!(shown.servers.iter().all(|s| s.observed.is_none()));
+    }
+
+    #[test]
+    fn a_proxy_that_was_not_heard_is_shown_as_registered() {
+        let registration = Registration {
+            id: proto::ProxyId::new("p1").unwrap(),
+            revision: 4,
+            incarnation: "0".repeat(32),
+            address: "h:1".to_owned(),
+            admin_address: String::new(),
+            zone: "z".to_owned(),
+            build_version: "0.1.0".to_owned(),
+        };
+        let shown = proxy(&registration, None);
+        assert!(!shown.connected && shown.acked_version.is_none() && shown.last_seen.is_none());
+        assert_eq!((shown.revision, shown.zone.as_str()), (4, "z"));
+    }
+}
