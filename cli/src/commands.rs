@@ -1,0 +1,96 @@
+//! The commands, a noun a file. Each turns its flags into a request, and the answer into tables.
+
+pub(crate) mod check;
+pub(crate) mod cluster;
+pub(crate) mod completions;
+pub(crate) mod events;
+pub(crate) mod group;
+pub(crate) mod proxy;
+pub(crate) mod server;
+pub(crate) mod slot;
+pub(crate) mod topology;
+
+use crate::{
+    args::{Cli, Command},
+    client::Client,
+    dev,
+    error::Error,
+    output::{self, Output},
+};
+
+/// What a command works with.
+pub(crate) struct Context {
+    /// The way to the controller.
+    pub client: Client,
+    /// Where the answer goes.
+    pub output: Output,
+}
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
+    let context = &mut Context {
+        client: Client::new(cli.global.endpoint, cli.global.timeout),
+        output: Output::new(cli.global.output),
+    };
+    match cli.command {
+        Command::Group(command) => group::run(context, command).await,
+        Command::Server(command) => server::run(context, command).await,
+        Command::Slot(command) => slot::run(context, command).await,
+        Command::Proxy(command) => proxy::run(context, command).await,
+        Command::Topology(command) => topology::run(context, command).await,
+        Command::Cluster(command) => cluster::run(context, command).await,
+        Command::Events(args) => events::run(context, args).await,
+        Command::Check => check::run(context).await,
+        Command::Dev(args) => dev::run(&context.output, args).await,
+        Command::Completions(args) => completions::run(&context.output, args),
+    }
+}
+
+/// Says what a mutation did, or what it would have done.
+fn announce(validate_only: bool, verb: Verb, what: &str) {
+    output::note(&announcement(validate_only, verb, what));
+}
+
+/// What a mutation does.
+#[derive(Clone, Copy)]
+enum Verb {
+    Create,
+    Update,
+    Delete,
+    Add,
+    Remove,
+    Assign,
+}
+
+fn announcement(validate_only: bool, verb: Verb, what: &str) -> String {
+    let (would, did) = match verb {
+        Verb::Create => ("create", "Created"),
+        Verb::Update => ("update", "Updated"),
+        Verb::Delete => ("delete", "Deleted"),
+        Verb::Add => ("add", "Added"),
+        Verb::Remove => ("remove", "Removed"),
+        Verb::Assign => ("assign", "Assigned"),
+    };
+    if validate_only {
+        format!("Would {would} {what} (dry run: nothing was changed)")
+    } else {
+        format!("{did} {what}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_says_so() {
+        assert_eq!(
+            announcement(false, Verb::Create, "group g1"),
+            "Created group g1"
+        );
+        assert_eq!(
+            announcement(true, Verb::Create, "group g1"),
+            "Would create group g1 (dry run: nothing was changed)"
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! `sluice cluster`: what cluster this is and how far it is.
+
+use clap::Subcommand;
+use proto::v1;
+
+use super::Context;
+use crate::{client::Admin, error::Error, output::Table};
+
+/// What to do with the cluster.
+#[derive(Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show the cluster
+    #[command(
+        alias = "show",
+        after_long_help = "Example:\n  sluice cluster get\n\nRPC: AdminService.GetCluster"
+    )]
+    Get,
+}
+
+/// Does it.
+pub(crate) async fn run(context: &mut Context, command: ClusterCommand) -> Result<(), Error> {
+    match command {
+        ClusterCommand::Get => {
+            let request = v1::GetClusterRequest {};
+            let cluster = context.client.call(Admin::get_cluster, request).await?;
+            context.output.show(&cluster, table(&cluster))
+        }
+    }
+}
+
+fn table(cluster: &v1::Cluster) -> Table {
+    Table::fields([
+        ("Name", cluster.name.clone()),
+        ("Id", cluster.id.clone()),
+        ("Revision", cluster.revision.to_string()),
+        ("Leader term", cluster.leader_term.to_string()),
+        ("Controller", cluster.controller_version.clone()),
+    ])
+}
