@@ -171,7 +171,7 @@ async fn follow(control: Control, source: Source) {
             if let Err(e) = control.publish(*topology).await {
                 tracing::error!(error = %e, "cannot serve the file's topology");
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

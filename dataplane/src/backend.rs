@@ -288,7 +288,7 @@ impl Backends {
 
     fn next_name(&mut self) -> String {
         self.connections += 1;
-        format!("{}:{}", self.name, self.connections)
+        format!("{}.{}", self.name, self.connections)
     }
 }
 
@@ -626,7 +626,7 @@ impl Worker {
             tracing::warn!(server = %pipe.addr, why, "lost server");
         }
         pipe.fail(&why, &mut |pending, reply, outcome| {
-            clients.deliver(pending, reply, outcome)
+            clients.deliver(pending, reply, outcome);
         });
         clients.schedule_flush();
         // After a connection that held, requests may wait for the first attempt to dial again.

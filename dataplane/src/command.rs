@@ -217,7 +217,7 @@ fn counted(request: &Request<'_>, at: usize) -> std::ops::Range<usize> {
         .then(|| parse_int(request.arg(at)))
         .flatten()
         .and_then(|count| usize::try_from(count).ok())
-        .filter(|&count| count <= request.argc() - at - 1)
+        .filter(|&count| count < request.argc() - at)
         .unwrap_or(0);
     at + 1..at + 1 + count
 }

@@ -332,7 +332,7 @@ fn info(context: &Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
         ("Clients", info_clients),
         ("Stats", info_stats),
         ("Replication", |_, text| {
-            text.push_str("role:master\r\nconnected_slaves:0\r\n")
+            text.push_str("role:master\r\nconnected_slaves:0\r\n");
         }),
         ("Sluice", info_sluice),
     ] {

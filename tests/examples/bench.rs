@@ -27,13 +27,41 @@ struct Scenario {
 }
 
 const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "get_p1", args: "-c 50 -P 1 -t get", requests: 200_000 },
-    Scenario { name: "get_p16", args: "-c 50 -P 16 -t get", requests: 1_000_000 },
-    Scenario { name: "set_p16", args: "-c 50 -P 16 -t set", requests: 1_000_000 },
-    Scenario { name: "get_p64", args: "-c 20 -P 64 -t get", requests: 2_000_000 },
-    Scenario { name: "set1k_p16", args: "-c 50 -P 16 -d 1024 -t set", requests: 400_000 },
-    Scenario { name: "mget10", args: "-c 50 -P 1", requests: 100_000 },
-    Scenario { name: "c1000_p1", args: "-c 1000 -P 1 -t get", requests: 200_000 },
+    Scenario {
+        name: "get_p1",
+        args: "-c 50 -P 1 -t get",
+        requests: 200_000,
+    },
+    Scenario {
+        name: "get_p16",
+        args: "-c 50 -P 16 -t get",
+        requests: 1_000_000,
+    },
+    Scenario {
+        name: "set_p16",
+        args: "-c 50 -P 16 -t set",
+        requests: 1_000_000,
+    },
+    Scenario {
+        name: "get_p64",
+        args: "-c 20 -P 64 -t get",
+        requests: 2_000_000,
+    },
+    Scenario {
+        name: "set1k_p16",
+        args: "-c 50 -P 16 -d 1024 -t set",
+        requests: 400_000,
+    },
+    Scenario {
+        name: "mget10",
+        args: "-c 50 -P 1",
+        requests: 100_000,
+    },
+    Scenario {
+        name: "c1000_p1",
+        args: "-c 1000 -P 1 -t get",
+        requests: 200_000,
+    },
 ];
 
 struct Peer {
@@ -56,7 +84,12 @@ fn main() {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--rounds" => rounds = args.next().and_then(|n| n.parse().ok()).expect("--rounds N"),
+            "--rounds" => {
+                rounds = args
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .expect("--rounds N");
+            }
             name => wanted.push(name.to_owned()),
         }
     }
@@ -71,14 +104,19 @@ fn main() {
     ];
     peers.iter().for_each(|peer| wait_for(peer.port));
 
-    println!("{:<10} {:<18} {:>9} {:>8} {:>7}", "scenario", "proxy", "req/s", "µs/req", "ratio");
+    println!(
+        "{:<10} {:<18} {:>9} {:>8} {:>7}",
+        "scenario", "proxy", "req/s", "µs/req", "ratio"
+    );
     for scenario in SCENARIOS {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == scenario.name) {
             continue;
         }
         // Small values, whatever the scenario before has left.
         drive(ports[0], "-c 20 -P 64 -t set -r 100000", 200_000);
-        peers.iter().for_each(|peer| drive(peer.port, "-c 20 -P 64 -t set -r 100000", 200_000));
+        peers
+            .iter()
+            .for_each(|peer| drive(peer.port, "-c 20 -P 64 -t set -r 100000", 200_000));
         let mut runs: Vec<Vec<Run>> = Vec::new();
         for round in 0..=rounds {
             let of_round: Vec<Run> = peers.iter().map(|peer| measure(peer, scenario)).collect();
@@ -99,7 +137,8 @@ fn report(scenario: &Scenario, peers: &[Peer], mut runs: Vec<Vec<Run>>) {
     for (index, peer) in peers.iter().enumerate() {
         let of = |value: fn(&Run) -> f64| median(runs.iter().map(|round| value(&round[index])));
         let ratio = median(
-            runs.iter().map(|round| round[index].cpu_us_per_request / round[0].cpu_us_per_request),
+            runs.iter()
+                .map(|round| round[index].cpu_us_per_request / round[0].cpu_us_per_request),
         );
         println!(
             "{:<10} {:<18} {:>9.0} {:>8.3} {:>7.2}",
@@ -111,7 +150,11 @@ fn report(scenario: &Scenario, peers: &[Peer], mut runs: Vec<Vec<Run>>) {
         );
     }
     if runs.len() < all {
-        println!("{:<10} ({} of {all} rounds left out: steal)", "", all - runs.len());
+        println!(
+            "{:<10} ({} of {all} rounds left out: steal)",
+            "",
+            all - runs.len()
+        );
     }
 }
 
@@ -156,7 +199,11 @@ fn run_benchmark(port: u16, args: &str) {
         .args(args.split(' '))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// CPU time of all threads so far, in nanoseconds.
@@ -172,8 +219,13 @@ fn cpu_ns(pid: u32) -> u64 {
 /// Of the machine, in ticks since it started: stolen by the host, and all.
 fn steal() -> (u64, u64) {
     let stat = fs::read_to_string("/proc/stat").unwrap();
-    let ticks: Vec<u64> =
-        stat.lines().next().unwrap().split(' ').filter_map(|n| n.parse().ok()).collect();
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap()
+        .split(' ')
+        .filter_map(|n| n.parse().ok())
+        .collect();
     (ticks[7], ticks.iter().take(8).sum())
 }
 
@@ -189,7 +241,9 @@ fn server(dir: &Path, index: usize) -> (Process, u16) {
 fn twemproxy(dir: &Path, servers: [u16; 2]) -> Peer {
     let port = free_port();
     let config = dir.join("twemproxy.yml");
-    let list = servers.map(|port| format!("    - 127.0.0.1:{port}:1\n")).concat();
+    let list = servers
+        .map(|port| format!("    - 127.0.0.1:{port}:1\n"))
+        .concat();
     let text = format!(
         "bench:\n  listen: 127.0.0.1:{port}\n  hash: crc32\n  distribution: modula\n  redis: true\n  \
          server_connections: 1\n  servers:\n{list}"
@@ -202,22 +256,41 @@ fn twemproxy(dir: &Path, servers: [u16; 2]) -> Peer {
     };
     let stats = free_port().to_string();
     let args = ["-c", config.to_str().unwrap(), "-s", &stats];
-    Peer { name: "twemproxy", process: Process::start(dir, "twemproxy", program, args, &[]), port }
+    Peer {
+        name: "twemproxy",
+        process: Process::start(dir, "twemproxy", program, args, &[]),
+        port,
+    }
 }
 
 fn sluice(dir: &Path, servers: [u16; 2], name: &'static str, workers: usize) -> Peer {
     let port = free_port();
     let config = dir.join("static.toml");
     let groups = servers.iter().enumerate().map(|(index, port)| {
-        format!("[[group]]\nid = \"g{}\"\nprimary = \"127.0.0.1:{port}\"\n", index + 1)
+        format!(
+            "[[group]]\nid = \"g{}\"\nprimary = \"127.0.0.1:{port}\"\n",
+            index + 1
+        )
     });
     fs::write(&config, groups.collect::<String>()).unwrap();
     let (listen, workers) = (format!("127.0.0.1:{port}"), workers.to_string());
     let config = config.to_str().unwrap();
-    let args =
-        ["--listen", &listen, "--admin", "127.0.0.1:0", "--static", config, "--workers", &workers];
+    let args = [
+        "--listen",
+        &listen,
+        "--admin",
+        "127.0.0.1:0",
+        "--static",
+        config,
+        "--workers",
+        &workers,
+    ];
     let process = Process::start(dir, name, binary("sluice-proxy"), args, &[]);
-    Peer { name, process, port }
+    Peer {
+        name,
+        process,
+        port,
+    }
 }
 
 fn wait_for(port: u16) {

@@ -315,7 +315,7 @@ fn ailment(server: &v1::Server, primary: Option<&str>) -> Option<Finding> {
         )),
         (Health::Down, Role::Replica) => Some(warning(
             category,
-            format!("{name} is down: {}", observed.error),
+            format!("{name} {}", observed.error),
             format!(
                 "start it again, or `sluice server remove {}` if it is gone for good",
                 server.address
@@ -323,7 +323,7 @@ fn ailment(server: &v1::Server, primary: Option<&str>) -> Option<Finding> {
         )),
         (Health::Down, Role::Primary | Role::Unspecified) => Some(error(
             category,
-            format!("{name} is down: {}", observed.error),
+            format!("{name} {}", observed.error),
             format!("requests for its slots fail until it is back: `{at} PING`, then its log"),
         )),
         (Health::WrongRole, _) => Some(error(

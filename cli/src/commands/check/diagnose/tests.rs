@@ -235,18 +235,18 @@ fn servers() {
     let down = || {
         Some(v1::ServerObservation {
             time: seen(),
-            error: "connection refused".to_owned(),
+            error: "does not answer: connection refused".to_owned(),
             ..Default::default()
         })
     };
     error(
         |c| c.servers[0].observed = down(),
-        "primary 10.0.0.1:6379 of group g1 is down: connection refused",
+        "primary 10.0.0.1:6379 of group g1 does not answer: connection refused",
         "redis-cli -h 10.0.0.1 -p 6379 PING",
     );
     warning(
         |c| c.servers[1].observed = down(),
-        "replica 10.0.1.1:6379 of group g1 is down",
+        "replica 10.0.1.1:6379 of group g1 does not answer",
         "sluice server remove 10.0.1.1:6379",
     );
     error(
