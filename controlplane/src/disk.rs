@@ -13,6 +13,8 @@ use std::{
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use proto::ClusterId;
@@ -331,7 +333,23 @@ fn read_all(db: &sled::Db) -> Result<Records, String> {
         .map(Records)
 }
 
+/// How long the lock of a store may be held by one who is just leaving: sled's threads let go of it a
+/// moment after the store was dropped, and so does a controller that is being replaced.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 fn open_files(dir: &Path) -> Result<sled::Db, OpenError> {
+    let since = Instant::now();
+    loop {
+        match open_once(dir) {
+            Err(OpenError::Locked { .. }) if since.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn open_once(dir: &Path) -> Result<sled::Db, OpenError> {
     let open = || {
         sled::Config::new()
             .path(dir)
@@ -341,7 +359,7 @@ fn open_files(dir: &Path) -> Result<sled::Db, OpenError> {
             .flush_every_ms(Some(500))
             .open()
     };
-    // On damaged files sled fails with an error, or with a panic (crates: sled 0.34.7).
+    // On damaged files sled 0.34.7 fails with an error, or with a panic.
     match panic::catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(sled::Error::Io(e))) if e.to_string().contains("could not acquire lock") => {

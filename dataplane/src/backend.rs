@@ -27,6 +27,7 @@ use proto::{Group, ServerAddr, credentials::Login};
 use slab::Slab;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    task::spawn_local,
     time::{Instant, sleep, timeout},
 };
 
@@ -39,7 +40,7 @@ use crate::{
     metrics::WorkerStats,
     resp::{BadReply, Protocol, ReplyProgress, put_bulk, put_header},
     socket::Socket,
-    worker::Worker,
+    worker::{Worker, essential},
 };
 
 /// Where a reply goes.
@@ -211,7 +212,7 @@ impl Backends {
         }
         server.pipes[index] = Some(pipe);
         if let Some(worker) = self.worker.upgrade() {
-            tokio::task::spawn_local(run(worker, pipe));
+            spawn_local(essential(run(worker, pipe)));
         }
         pipe
     }

@@ -6,7 +6,7 @@
 //! topologies and the order to drain; out go counts ([`crate::metrics`]) and the version that is
 //! routed by.
 //!
-//! The tasks: one for each session, one for each pipe, the flusher, the ticker, and the one that
+//! The tasks: one for each session (whose panic ends that session alone), one for each pipe, the flusher, the ticker, and the one that
 //! listens to the outside. The flusher is woken by whoever has written something and runs behind all
 //! that were ready before: so each connection is written to once a turn, however many requests or
 //! replies the turn had.
@@ -16,13 +16,15 @@ use std::{
     future::poll_fn,
     io,
     net::{SocketAddr, TcpStream},
+    panic::AssertUnwindSafe,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
-    thread::JoinHandle,
+    thread,
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use proto::{Topology, Version};
 use tokio::{
     runtime::{Builder, LocalOptions},
@@ -83,8 +85,8 @@ impl Worker {
         serving: Arc<Serving>,
         proxy: Arc<Proxy>,
         inlet: Inlet,
-    ) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new()
+    ) -> io::Result<thread::JoinHandle<()>> {
+        thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
                 // A local runtime cannot be moved: it is made where it runs. Without descriptors for it
@@ -98,7 +100,7 @@ impl Worker {
                     let worker = Self::new(index, serving, proxy);
                     let flusher = spawn_local(run_flusher(Rc::clone(&worker)));
                     let ticker = spawn_local(run_ticker(Rc::clone(&worker)));
-                    listen(&worker, inlet).await;
+                    essential(listen(&worker, inlet)).await;
                     flusher.abort();
                     ticker.abort();
                 });
@@ -127,6 +129,15 @@ impl Worker {
         self.backends.update(topology.groups(), &self.serving);
         self.topology = Some(topology);
         self.clients.retry_held();
+    }
+}
+
+/// Runs a task that the whole worker depends on. Should it panic, the process ends: clients then see a
+/// closed connection, and not a proxy that has stopped to answer.
+pub(crate) async fn essential(task: impl Future<Output = ()>) {
+    if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+        tracing::error!("a task that cannot be replaced has panicked");
+        std::process::abort();
     }
 }
 
