@@ -33,11 +33,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether the controller has gone, as far as one can tell, rather than said no.
+    /// Whether the controller has gone, as far as one can tell, rather than said no, or never was.
     pub(crate) fn is_lost(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Deadline(_) => true,
-            Self::Refused(status) => is_lost(status),
+            Self::Refused(status) => is_lost(status) && !is_foreign(status),
         }
     }
 }
@@ -219,6 +219,13 @@ pub(crate) fn is_lost(status: &Status) -> bool {
     made_here || matches!(status.code(), Code::Unavailable | Code::Unknown)
 }
 
+/// Whether what answered is no gRPC server. tonic says so of one of HTTP; of another protocol, the
+/// first bytes are no HTTP/2 frame: as its length, letters are far too much.
+pub(crate) fn is_foreign(status: &Status) -> bool {
+    status.message().contains("grpc-status header missing")
+        || root_cause(status).ends_with("detected: frame with invalid size")
+}
+
 /// The innermost error; those around it say `transport error`.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -231,6 +238,8 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -305,6 +314,32 @@ mod tests {
         check_retry(vec![unavailable()], Ok(2)).await;
         check_retry(vec![unavailable(), unavailable()], Err(Code::Unavailable)).await;
         check_retry(vec![Status::aborted("changed")], Err(Code::Aborted)).await;
+    }
+
+    /// As a Redis server does, which is asked in HTTP/2.
+    #[tokio::test]
+    async fn another_protocol_is_foreign() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = ServerAddr::new(listener.local_addr().unwrap().to_string()).unwrap();
+        let server = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let error = b"-ERR wrong number of arguments for 'PRI' command\r\n";
+                stream.write_all(error).await.unwrap();
+                // What it is sent is read, or the system would break the connection.
+                tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
+            }
+        };
+        let mut client = Client::new(vec![endpoint], Duration::from_secs(5));
+        let error = tokio::select! {
+            () = server => unreachable!("it goes on"),
+            answer = client.call(Admin::get_cluster, v1::GetClusterRequest {}) => answer.unwrap_err(),
+        };
+        let Error::Refused(status) = &error else {
+            panic!("{error}");
+        };
+        assert!(is_foreign(status), "{status:?}");
+        assert!(!error.is_lost(), "{error}");
     }
 
     #[tokio::test]

@@ -94,49 +94,52 @@ impl From<client::Error> for Error {
 fn hint(status: &Status) -> Option<&'static str> {
     let Some(reason) = Reason::of(status) else {
         return match status.code() {
+            _ if client::is_foreign(status) => Some(
+                "nothing there speaks the controller's gRPC, whose default port is 18080: \
+                 `--endpoint HOST:PORT` or SLUICE_ENDPOINT names it",
+            ),
             Code::Unimplemented => Some("the controller is older than this `sluice`: update it"),
             _ => None,
         };
     };
-    Some(match reason {
-        Reason::InvalidField => "add `--help` to the command to see what it takes",
-        Reason::RequestIdReused => "run the command again: every run has a request id of its own",
-        Reason::GroupNotFound => "`sluice group list` shows the groups",
-        Reason::ServerNotFound => "`sluice server list` shows the servers",
-        Reason::ProxyNotFound => "`sluice proxy list` shows the proxies",
-        Reason::GroupExists => "`sluice server add HOST:PORT --group ID` adds a server to it",
-        Reason::ServerExists => "`sluice server list` shows its group: a server is in one only",
-        Reason::ProxyIdInUse => "give each proxy an `--id` of its own",
+    match reason {
+        Reason::InvalidField => Some("add `--help` to the command to see what it takes"),
+        Reason::RequestIdReused => {
+            Some("run the command again: every run has a request id of its own")
+        }
+        Reason::GroupNotFound => Some("`sluice group list` shows the groups"),
+        Reason::ServerNotFound => Some("`sluice server list` shows the servers"),
+        Reason::ProxyNotFound => Some("`sluice proxy list` shows the proxies"),
+        Reason::GroupExists => Some("`sluice server add HOST:PORT --group ID` adds a server to it"),
+        Reason::ServerExists => Some("a server is in one group only, under one address"),
+        Reason::ProxyIdInUse => Some("give each proxy an `--id` of its own"),
         Reason::RevisionMismatch => {
-            "somebody was faster: `get` shows it as it is now, with the revision to expect"
+            Some("somebody was faster: `get` shows it as it is now, with the revision to expect")
         }
-        Reason::SlotOwned => {
-            "only slots that no group owns are assigned: `sluice slot list` shows them, \
-             `sluice slot assign --even` shares just those"
+        Reason::SlotOwned | Reason::GroupOwnsSlots => Some(SLOTS_STAY),
+        Reason::ServerIsPrimary => Some(
+            "a primary leaves only with its group: `sluice group delete ID`, if it owns no slots",
+        ),
+        Reason::ProxyConnected => Some("SIGTERM makes a proxy finish what is in flight, then end"),
+        Reason::EventsLost => {
+            Some("look at the present state with `list`, then follow without --resume")
         }
-        Reason::GroupOwnsSlots => "`sluice slot list` shows them",
-        Reason::ServerIsPrimary => {
-            "a primary leaves only with its group: `sluice group delete ID`, once it owns no slots"
+        Reason::ShuttingDown => {
+            Some("try again, or name its stand-by too: `--endpoint A:PORT,B:PORT`")
         }
-        Reason::ServerUnreachable => {
-            "try `redis-cli -h HOST -p PORT PING` from the controller's machine"
-        }
-        Reason::ServerNotRedis => "is it the right port? `redis-cli -h HOST -p PORT INFO` tells",
-        Reason::ServerAuthFailed => {
-            "the controller presents what SLUICE_SERVER_USERNAME and SLUICE_SERVER_PASSWORD say, \
-             or its credentials file"
-        }
-        Reason::ServerInClusterMode => "restart the server with `cluster-enabled no`",
-        Reason::ServerRoleMismatch => {
-            "`redis-cli -h HOST -p PORT ROLE` shows what it is; `REPLICAOF HOST PORT` makes it a \
-             replica, `REPLICAOF NO ONE` a primary"
-        }
-        Reason::ProxyConnected => "SIGTERM makes a proxy finish what is in flight, then end",
-        Reason::EventsLost => "look at the present state with `list`, then follow without --resume",
-        Reason::ShuttingDown => "try again, or name its stand-by too: `--endpoint A:PORT,B:PORT`",
-        Reason::StoreFailed => "nothing was changed; the controller's log says why",
-    })
+        Reason::StoreFailed => Some("nothing was changed; the controller's log says why"),
+        // The controller, which knows the addresses, has said what to do.
+        Reason::ServerUnreachable
+        | Reason::ServerNotRedis
+        | Reason::ServerAuthFailed
+        | Reason::ServerInClusterMode
+        | Reason::ServerRoleMismatch => None,
+    }
 }
+
+/// Where it would take a migration to go on.
+const SLOTS_STAY: &str = "slots that are owned cannot be moved yet in this version; an empty \
+                          cluster can be started anew: a controller with a new `--data-dir`";
 
 #[cfg(test)]
 mod tests {
@@ -151,7 +154,19 @@ mod tests {
         }
         check(
             Reason::SlotOwned.status("slot 3 belongs to g1"),
-            Some("sluice slot list"),
+            Some("cannot be moved yet"),
+        );
+        check(
+            Reason::GroupOwnsSlots.status("group g1 owns 512 slots"),
+            Some("--data-dir"),
+        );
+        check(
+            Reason::ServerRoleMismatch.status("make it one with `redis-cli … REPLICAOF …`"),
+            None,
+        );
+        check(
+            Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404"),
+            Some("18080"),
         );
         check(Reason::invalid_field("id", "empty"), Some("--help"));
         check(Status::unimplemented("no such method"), Some("update"));

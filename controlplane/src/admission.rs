@@ -91,7 +91,7 @@ pub fn unanswered(address: &ServerAddr, group: &GroupId, failure: &Failure) -> R
                 group.as_str().to_ascii_uppercase().replace('-', "_")
             ),
         ),
-        Failure::NotRedis(_) => (
+        Failure::NotRedis(_) | Failure::Proxy(_) => (
             Reason::ServerNotRedis,
             "check the address and port".to_owned(),
         ),

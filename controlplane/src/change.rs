@@ -164,11 +164,11 @@ pub fn create_group(now: &Snapshot, group: &Group) -> Decision {
     for server in &group.servers {
         is_another_process(now, server)?;
     }
-    let count = group.servers.len();
+    let servers = count(group.servers.len(), "server");
     let created = Draft::new(
         format!("group/{}", group.id),
         Kind::GroupCreated,
-        format!("group {} was created with {count} servers", group.id),
+        format!("group {} was created with {servers}", group.id),
     );
     let joined = group.servers.iter().map(|s| server_created(&group.id, s));
     Ok(Change {
@@ -211,7 +211,11 @@ pub fn delete_group(now: &Snapshot, id: &GroupId, expected_revision: u64) -> Dec
     if owned > 0 {
         return Err(Refusal::new(
             Reason::GroupOwnsSlots,
-            format!("group {id} owns {owned} slots: move them to other groups first"),
+            format!(
+                "group {id} owns {}: owned slots are moved by a migration, which this version does \
+                 not have yet",
+                count(owned, "slot")
+            ),
         ));
     }
     Ok(Change::one(
@@ -277,13 +281,13 @@ pub fn update_server(
     for server in changed.servers.iter_mut().filter(|s| &s.address == address) {
         zone.clone_into(&mut server.zone);
     }
+    let message = match zone {
+        "" => format!("server {address} has no zone now"),
+        zone => format!("the zone of server {address} is `{zone}` now"),
+    };
     Ok(Change::one(
         Edit::PutGroup(changed),
-        Draft::new(
-            format!("server/{address}"),
-            Kind::ServerUpdated,
-            format!("the zone of server {address} is `{zone}` now"),
-        ),
+        Draft::new(format!("server/{address}"), Kind::ServerUpdated, message),
     ))
 }
 
@@ -496,10 +500,17 @@ fn are_unowned(map: &SlotMap, wanted: &[(Slot, GroupId)]) -> Result<(), Refusal>
     Err(Refusal::new(
         Reason::SlotOwned,
         format!(
-            "owned already: slots {}; what is owned is moved by a migration, never assigned",
+            "owned already: slots {}; owned slots are moved by a migration, which this version does \
+             not have yet",
             list(&owned)
         ),
     ))
+}
+
+/// `1 server`, `2 servers`.
+fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// `0-99 (g1), 512 (g2)`, and how many more ranges there are.
@@ -555,6 +566,15 @@ mod tests {
         let now = cluster();
         let made = create_group(&now, &group("g3", 7200, 2)).unwrap();
         assert_eq!(made.events.len(), 4);
+        assert_eq!(
+            made.events[0].message,
+            "group g3 was created with 3 servers"
+        );
+        let alone = create_group(&now, &group("g3", 7200, 0)).unwrap();
+        assert_eq!(
+            alone.events[0].message,
+            "group g3 was created with 1 server"
+        );
         assert_eq!(now.after(&made).groups["g3"].servers.len(), 3);
         let gone = delete_group(&now, &id("g2"), 0).unwrap();
         assert!(!now.after(&gone).groups.contains_key("g2"));
@@ -564,7 +584,9 @@ mod tests {
         let taken = create_group(&now, &group("g3", 7100, 0));
         refused(taken, Reason::ServerExists, "group g2");
         let owner = delete_group(&now, &id("g1"), 0);
-        refused(owner, Reason::GroupOwnsSlots, "10 slots");
+        let part =
+            "10 slots: owned slots are moved by a migration, which this version does not have";
+        refused(owner, Reason::GroupOwnsSlots, part);
         let unknown = delete_group(&now, &id("g9"), 0);
         refused(unknown, Reason::GroupNotFound, "g9");
     }
@@ -603,6 +625,18 @@ mod tests {
     }
 
     #[test]
+    fn a_zone_is_given_and_taken() {
+        let message = |now: &Snapshot, zone: &str| {
+            let change = update_server(now, &addr(7001), zone, 0).unwrap();
+            (now.after(&change), change.events[0].message.clone())
+        };
+        let (now, given) = message(&cluster(), "east");
+        assert_eq!(given, "the zone of server 127.0.0.1:7001 is `east` now");
+        let taken = message(&now, "").1;
+        assert_eq!(taken, "server 127.0.0.1:7001 has no zone now");
+    }
+
+    #[test]
     fn what_is_as_wanted_is_not_committed() {
         let now = cluster();
         assert!(update_group(&now, &id("g1"), "", 0).unwrap().is_empty());
@@ -620,7 +654,9 @@ mod tests {
         assert_eq!(next.slots.count(&id("g2")), SLOT_COUNT / 2);
 
         let owned = assign_slots(&now, &slots(5..20, "g2"), 0);
-        refused(owned, Reason::SlotOwned, "slots 5-9 (g1)");
+        let part =
+            "slots 5-9 (g1); owned slots are moved by a migration, which this version does not";
+        refused(owned, Reason::SlotOwned, part);
         let stale = assign_slots(&now, &slots(20..21, "g2"), 77);
         refused(stale, Reason::RevisionMismatch, "the slot map");
         let nobody = assign_slots(&empty(), &Assignment::Even, 0);

@@ -96,7 +96,9 @@ mod tests {
 
     fn check(args: &[&str]) -> Result<Settings, String> {
         let argv = ["sluice-controller"].iter().chain(args).map(OsString::from);
-        proto::settings::parse("SLUICE_TEST_CONTROLLER", argv).map_err(|e| e.to_string())
+        proto::settings::parse("SLUICE_TEST_CONTROLLER", argv)
+            .map(|parsed| parsed.settings().unwrap())
+            .map_err(|e| e.to_string())
     }
 
     #[test]

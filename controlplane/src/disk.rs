@@ -4,12 +4,17 @@
 //! `slots`, `groups/<id>`, `proxies/<id>`, `requests/<revision>`, `events/<term>/<index>`. One tree,
 //! so that one batch holds a whole commit. A commit is synced before this module returns.
 //!
-//! These files are the truth, not a copy of it. Where they are damaged or not ours, they are refused
-//! and left as they are: a person decides.
+//! These files are the truth, not a copy of it. Where they are damaged or not ours, they are refused:
+//! a person decides. Each record tells by its checksum whether it is as it was written. That none is
+//! missing, sled does not tell: it cuts its log at the first damaged byte, without a word. So a file
+//! that is not sled's says which revision was acknowledged (`witness.rs`), and a store that is behind
+//! it is refused, each time it is opened: sled has then cut the log for good. Not noticed are the
+//! loss of events after the last commit, and of the whole folder, witness and all.
 
 use std::{
     any::Any,
     collections::BTreeMap,
+    io,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
@@ -26,6 +31,7 @@ use crate::{
     events::{Event, KEPT, Position},
     model::{Cluster, FORMAT, Group, Registration, Request},
     snapshot::Snapshot,
+    witness::{self, Acknowledged},
 };
 
 const CLUSTER: &str = "cluster";
@@ -69,8 +75,8 @@ pub enum OpenError {
     },
     /// Not as it was written.
     #[error(
-        "store {dir}: damaged: {fault}. The files were left where they are: keep a copy of them, then \
-         restore a backup, or start with an empty --data-dir and create the groups again"
+        "store {dir}: damaged: {fault}. What is missing cannot be made up: restore a backup of the \
+         folder; or move it aside, start empty, and create the groups again"
     )]
     Damaged {
         /// Where it is.
@@ -104,24 +110,41 @@ pub struct Loaded {
 /// The open files.
 pub struct Disk {
     db: sled::Db,
+    dir: PathBuf,
 }
 
 impl Disk {
     /// Opens the store in a folder, or creates one for the cluster of this name. Blocks.
     pub fn open(dir: &Path, name: &str) -> Result<(Self, Loaded), OpenError> {
-        let db = open_files(dir)?;
-        let records = read_all(&db).map_err(|fault| damaged(dir, fault))?;
+        let disk = Self {
+            db: open_files(dir)?,
+            dir: dir.to_owned(),
+        };
+        let fault = |fault| damaged(dir, fault);
+        let acknowledged = witness::read(dir).map_err(fault)?;
+        let records = read_all(&disk.db).map_err(fault)?;
         let Some(cluster) = records.find_cluster(dir, name)? else {
+            if let Some(Acknowledged { revision, .. }) = acknowledged {
+                return Err(fault(behind(0, revision)));
+            }
             let snapshot = Snapshot::new(Cluster {
                 format: FORMAT,
                 id: random_id(),
                 name: name.to_owned(),
             });
             let events = Vec::new();
-            return Ok((Self { db }, Loaded { snapshot, events }));
+            return Ok((disk, Loaded { snapshot, events }));
         };
-        let loaded = records.load(cluster).map_err(|fault| damaged(dir, fault))?;
-        Ok((Self { db }, loaded))
+        let loaded = records.load(cluster).map_err(fault)?;
+        match &acknowledged {
+            Some(acknowledged) => holds(&loaded.snapshot, acknowledged).map_err(fault)?,
+            // Written by a release that had no witness.
+            None => disk.witness(&loaded.snapshot).map_err(|e| OpenError::Io {
+                dir: dir.to_owned(),
+                fault: e.to_string(),
+            })?,
+        }
+        Ok((disk, loaded))
     }
 
     /// Writes what a change made of `now`, all or nothing, and syncs it. Blocks.
@@ -145,7 +168,7 @@ impl Disk {
         put_events(&mut batch, events, stale);
         self.db.apply_batch(batch)?;
         self.db.flush()?;
-        Ok(())
+        Ok(self.witness(next).map_err(sled::Error::from)?)
     }
 
     /// Writes events that belong to no commit. They are synced within half a second. Blocks.
@@ -160,6 +183,35 @@ impl Disk {
         self.db.flush()?;
         Ok(())
     }
+
+    fn witness(&self, synced: &Snapshot) -> io::Result<()> {
+        let acknowledged = Acknowledged {
+            cluster: synced.cluster.id.clone(),
+            revision: synced.head.revision,
+        };
+        witness::write(&self.dir, &acknowledged)
+    }
+}
+
+/// Whether the store still has all that was acknowledged. It may have more: a commit that was synced
+/// when the process ended, before the witness was.
+fn holds(store: &Snapshot, acknowledged: &Acknowledged) -> Result<(), String> {
+    let (id, revision) = (&store.cluster.id, store.head.revision);
+    if *id != acknowledged.cluster {
+        return Err(format!(
+            "it is of cluster {id}, but its file `{}` is of cluster {}",
+            witness::FILE,
+            acknowledged.cluster
+        ));
+    }
+    if revision < acknowledged.revision {
+        return Err(behind(revision, acknowledged.revision));
+    }
+    Ok(())
+}
+
+fn behind(revision: u64, acknowledged: u64) -> String {
+    format!("it is at revision {revision}, but revision {acknowledged} was acknowledged")
 }
 
 fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
@@ -395,6 +447,8 @@ fn random_id() -> ClusterId {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::{
         change,
@@ -512,6 +566,89 @@ mod tests {
             |db| drop(db.insert("groups/g1", b"x").unwrap()),
             "is cut short",
         );
+    }
+
+    /// Fills a store, closes it, and spoils the bytes of sled's log. What opens then holds all that
+    /// was acknowledged; else it is refused, with this error, as often as it is opened.
+    fn spoilt(killed: bool, spoil: impl FnOnce(&mut Vec<u8>)) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let written = fill(dir.path());
+        drop(open_files(dir.path()).unwrap()); // with the lock, the files are at rest
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if killed && path.to_string_lossy().contains("/snap.") {
+                fs::remove_file(path).unwrap(); // sled writes it when it closes
+            }
+        }
+        let log = dir.path().join("db");
+        let mut bytes = fs::read(&log).unwrap();
+        spoil(&mut bytes);
+        fs::write(&log, bytes).unwrap();
+        match Disk::open(dir.path(), "test") {
+            Ok((_, loaded)) => {
+                assert_eq!(loaded.snapshot, written);
+                None
+            }
+            Err(e) => {
+                let again = error(dir.path(), "test");
+                assert!(again.contains("damaged"), "{e}, then {again}");
+                Some(e.to_string())
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_acknowledged_is_lost_without_a_word() {
+        let behind = "it is at revision 0, but revision 2 was acknowledged";
+        for killed in [false, true] {
+            let mut used = 0; // the rest of a segment is zeros
+            let whole = spoilt(killed, |log| {
+                used = log.iter().rposition(|byte| *byte != 0).unwrap();
+            });
+            assert_eq!(whole, None);
+            for at in (0..=used).step_by(used / 12) {
+                drop(spoilt(killed, |log| log[at] ^= 1)); // not every byte is of use
+            }
+            assert!(spoilt(killed, |log| log[used / 2] ^= 1).is_some());
+            assert!(spoilt(killed, |log| log.truncate(used / 2)).is_some());
+            for error in [
+                spoilt(killed, Vec::clear),
+                spoilt(killed, |log| log[..512].fill(0)),
+            ] {
+                let error = error.unwrap();
+                // After a clean end, sled itself sees that something is missing.
+                assert!(!killed || error.contains(behind), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_witness_must_be_of_this_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = fill(dir.path());
+        let says = |revision: &str, id: &str| {
+            let line = format!("cluster {id} revision {revision}\n");
+            fs::write(dir.path().join(witness::FILE), line).unwrap();
+        };
+        let id = written.cluster.id.as_str();
+        says("3", id);
+        let ahead = error(dir.path(), "test");
+        assert!(ahead.contains("at revision 2, but revision 3 was acknowledged"));
+        assert!(ahead.contains("restore a backup"), "{ahead}");
+        says("2", "c9");
+        assert!(error(dir.path(), "test").contains("its file `revision` is of cluster c9"));
+        says("two", id);
+        assert!(error(dir.path(), "test").contains("file `revision` cannot be read"));
+        // The process ended between the commit and the witness.
+        says("1", id);
+        let opened = Disk::open(dir.path(), "test").unwrap();
+        assert_eq!(opened.1.snapshot, written);
+        drop(opened);
+        // A store of a release that had no witness.
+        fs::remove_file(dir.path().join(witness::FILE)).unwrap();
+        drop(Disk::open(dir.path(), "test").unwrap());
+        fs::remove_file(dir.path().join("db")).unwrap();
+        assert!(error(dir.path(), "test").contains("damaged"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A pure state machine per stream, over what the proxy answered and the newest topology there is.
 //! One message is on its way at a time: the next is chosen when the proxy has answered, from what is
-//! newest *then*. So a slow proxy skips versions, nothing is queued for it, and a nack always speaks
-//! of what was sent last.
+//! newest *then*. So a slow proxy skips versions, nothing is queued for it, and only what was sent last
+//! can be answered, once.
 
 use proto::{Version, v1::subscribe_response::Message};
 
@@ -24,13 +24,13 @@ pub struct Feed {
     state: State,
     /// The newest version it refused. None up to it is ever sent again.
     refused: Option<Version>,
-    /// The newest version it was sent, or came with.
-    newest: Option<Version>,
+    /// The version it answered last, or came with.
+    answered: Option<Version>,
 }
 
-/// The proxy answered something that it was never sent.
+/// The proxy answered what was not sent to it, or what it answered long ago.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NeverSent(pub Version);
+pub struct NotAsked(pub Version);
 
 impl Feed {
     /// For a proxy that came with a version, or with none.
@@ -38,7 +38,7 @@ impl Feed {
         Self {
             state: State::Answered(has),
             refused: None,
-            newest: has,
+            answered: has,
         }
     }
 
@@ -52,7 +52,6 @@ impl Feed {
             return None;
         }
         self.state = State::Awaiting(version);
-        self.newest = self.newest.max(Some(version));
         let delta = has.and_then(|base| history.delta(base));
         Some(match delta {
             Some(delta) => Message::Delta(delta),
@@ -68,30 +67,34 @@ impl Feed {
         }
     }
 
-    /// All its workers route by this version.
-    pub fn ack(&mut self, version: Version) -> Result<(), NeverSent> {
-        self.was_sent(version)?;
-        if self.state == State::Awaiting(version) {
+    /// All its workers route by this version. `false`: it has answered already, which counts.
+    pub fn ack(&mut self, version: Version) -> Result<bool, NotAsked> {
+        let counts = self.answer(version)?;
+        if counts {
             self.state = State::Answered(Some(version));
         }
-        Ok(())
+        Ok(counts)
     }
 
-    /// It refuses this version: the next is sent whole.
-    pub fn nack(&mut self, version: Version) -> Result<(), NeverSent> {
-        self.was_sent(version)?;
-        self.refused = self.refused.max(Some(version));
-        if self.state == State::Awaiting(version) {
+    /// It refuses this version: the next is sent whole. `false`: it has answered already, which counts.
+    pub fn nack(&mut self, version: Version) -> Result<bool, NotAsked> {
+        let counts = self.answer(version)?;
+        if counts {
+            self.refused = self.refused.max(Some(version));
             self.state = State::Answered(None);
         }
-        Ok(())
+        Ok(counts)
     }
 
-    fn was_sent(&self, version: Version) -> Result<(), NeverSent> {
-        if self.newest >= Some(version) {
-            Ok(())
+    /// Whether this is the answer that is awaited.
+    fn answer(&mut self, version: Version) -> Result<bool, NotAsked> {
+        if self.state == State::Awaiting(version) {
+            self.answered = Some(version);
+            Ok(true)
+        } else if self.answered == Some(version) {
+            Ok(false)
         } else {
-            Err(NeverSent(version))
+            Err(NotAsked(version))
         }
     }
 }
@@ -181,11 +184,21 @@ mod tests {
     }
 
     #[test]
-    fn answers_to_what_was_never_sent_are_errors() {
+    fn only_the_first_answer_to_what_was_sent_last_counts() {
         let mut feed = Feed::new(None);
-        assert_eq!(feed.ack(at(1)), Err(NeverSent(at(1))));
+        assert_eq!(feed.ack(at(1)), Err(NotAsked(at(1))));
         assert_eq!(next(&mut feed, &history(2)), "s2");
-        assert_eq!(feed.nack(at(3)), Err(NeverSent(at(3))));
+        assert_eq!(feed.ack(at(1)), Err(NotAsked(at(1)))); // skipped
+        assert_eq!(feed.nack(at(3)), Err(NotAsked(at(3))));
         assert_eq!(feed.awaiting(), Some(at(2)));
+        assert_eq!(feed.ack(at(2)), Ok(true));
+        assert_eq!(next(&mut feed, &history(4)), "d2-4");
+        // Said again, or the contrary: neither answers what was sent since.
+        assert_eq!((feed.ack(at(2)), feed.nack(at(2))), (Ok(false), Ok(false)));
+        assert_eq!(feed.ack(at(3)), Err(NotAsked(at(3))));
+        assert_eq!(feed.awaiting(), Some(at(4)));
+        assert_eq!(feed.nack(at(4)), Ok(true));
+        assert_eq!((feed.nack(at(4)), feed.ack(at(4))), (Ok(false), Ok(false)));
+        assert_eq!(next(&mut feed, &history(4)), "-");
     }
 }

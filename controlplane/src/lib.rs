@@ -6,8 +6,8 @@
 //!    is a server ([`probe`], [`admission`]).
 //! 2. [`store`] runs the decision ([`change`], [`assign`]) on its one thread against the newest
 //!    [`snapshot`] of the records ([`model`]): refused, or a change.
-//! 3. The change goes to the disk ([`disk`]) in one batch with its events and is synced. The revision
-//!    is one higher. Only now the next snapshot is published, the events are told ([`events`]), and
+//! 3. The change goes to the disk ([`disk`]) in one batch with its events and is synced; then a file
+//!    beside it says so ([`witness`]). The revision is one higher. Only now the next snapshot is published, the events are told ([`events`]), and
 //!    the caller is answered.
 //! 4. [`topology`] compiles the snapshot, once for all proxies.
 //! 5. [`publish`] sends each proxy what it lacks, as its [`feed`] decides, and writes down in the
@@ -45,3 +45,4 @@ pub mod status;
 pub mod store;
 pub mod topology;
 pub mod view;
+pub mod witness;

@@ -10,14 +10,25 @@ use controlplane::{
     app::App,
     config::{ENV_PREFIX, LogFormat, Settings},
 };
-use proto::{credentials::Credentials, settings};
+use proto::{
+    credentials::Credentials,
+    settings::{self, Parsed},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let settings: Settings =
-        settings::parse(ENV_PREFIX, env::args_os()).unwrap_or_else(|e| e.exit());
+    let settings: Settings = match settings::parse(ENV_PREFIX, env::args_os()) {
+        Ok(Parsed::Run(settings)) => settings,
+        Ok(Parsed::Show(text)) => {
+            return match io::stdout().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+        Err(e) => e.exit(),
+    };
     start_log(&settings);
     let result = if settings.config.check_config {
         check(&settings)

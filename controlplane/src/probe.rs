@@ -82,6 +82,9 @@ pub enum Failure {
     /// It answers, but not as Redis or Valkey.
     #[error("does not answer as Redis or Valkey: {0}")]
     NotRedis(String),
+    /// It is a proxy with this id: it would route to itself.
+    #[error("is a Sluice proxy ({0}), not a server")]
+    Proxy(String),
 }
 
 /// What is needed to ask; cheap to clone.
@@ -124,7 +127,7 @@ impl Probe {
             .query_async(&mut connection)
             .await
             .map_err(|e| failure(&e))?;
-        let mut facts = parse(&info, resolved).map_err(Failure::NotRedis)?;
+        let mut facts = parse(&info, resolved)?;
         if let Some(upstream) = &mut facts.upstream {
             upstream.resolved = resolve(&upstream.address).await;
         }
@@ -186,19 +189,41 @@ fn failure(error: &RedisError) -> Failure {
 }
 
 fn words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
+    one_line(&match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),
+    })
+}
+
+/// Foreign words, as much of them as may stand in a message.
+fn one_line(text: &str) -> String {
+    const SHOWN: usize = 200;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        None => line,
+        Some((end, _)) => format!("{}…", &line[..end]),
     }
 }
 
-/// Reads what `INFO` answers. The error says what it lacks.
-fn parse(info: &str, resolved: Vec<SocketAddr>) -> Result<Facts, String> {
-    let field = |name: &str| {
-        info.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-    };
+/// The value of a field of `INFO`.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+/// Reads what `INFO` answers.
+fn parse(info: &str, resolved: Vec<SocketAddr>) -> Result<Facts, Failure> {
+    if field(info, "sluice_version").is_some() {
+        let id = field(info, "proxy_id").unwrap_or_default();
+        return Err(Failure::Proxy(one_line(id)));
+    }
+    facts(info, resolved).map_err(|lack| Failure::NotRedis(one_line(&lack)))
+}
+
+/// The error says what `INFO` lacks.
+fn facts(info: &str, resolved: Vec<SocketAddr>) -> Result<Facts, String> {
+    let field = |name| field(info, name);
     let need = |name| field(name).ok_or_else(|| format!("its INFO has no {name}"));
     let number = |name| field(name).and_then(|n| n.parse().ok()).unwrap_or(0);
     if field("redis_mode") == Some("sentinel") {
@@ -284,6 +309,16 @@ mod tests {
     }
 
     #[test]
+    fn foreign_words_are_one_short_line() {
+        assert_eq!(
+            one_line(" HTTP/1.1\r\n\tBad  Request\n"),
+            "HTTP/1.1 Bad Request"
+        );
+        assert_eq!(one_line(&"ä".repeat(200)), "ä".repeat(200));
+        assert_eq!(one_line(&"ä".repeat(900)), "ä".repeat(200) + "…");
+    }
+
+    #[test]
     fn what_is_no_server() {
         for (info, error) in [
             ("", "no redis_version"),
@@ -291,8 +326,12 @@ mod tests {
             ("redis_version:7\nrole:sentinel\n", "its role is `sentinel`"),
             ("redis_version:7\nredis_mode:sentinel\n", "it is a Sentinel"),
             ("redis_version:7\nrole:master\n", "no run_id"),
+            (
+                "redis_version:7\nrole:master\nrun_id:x\n# Sluice\nsluice_version:1\nproxy_id:p1\n",
+                "is a Sluice proxy (p1), not a server",
+            ),
         ] {
-            let got = parse(info, Vec::new()).unwrap_err();
+            let got = parse(info, Vec::new()).unwrap_err().to_string();
             assert!(got.contains(error), "expected `{error}`, got `{got}`");
         }
     }

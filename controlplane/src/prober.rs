@@ -132,7 +132,7 @@ impl Prober {
             Ok(_) => ProbeOutcome::Ok,
             Err(Failure::Unreachable(_)) => ProbeOutcome::Unreachable,
             Err(Failure::AuthFailed(_)) => ProbeOutcome::AuthFailed,
-            Err(Failure::NotRedis(_)) => ProbeOutcome::NotRedis,
+            Err(Failure::NotRedis(_) | Failure::Proxy(_)) => ProbeOutcome::NotRedis,
         });
         let event = news(
             &address,

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 use crate::{
     change::{self, Refusal},
     events::{Draft, Kind},
-    feed::{Feed, NeverSent},
+    feed::{Feed, NotAsked},
     parse,
     registry::{Link, Registry},
     status,
@@ -172,8 +172,6 @@ struct Conversation<'a> {
     id: ProxyId,
     link: Link,
     feed: Feed,
-    /// The newest version whose ack was told as an event.
-    told: Option<Version>,
     outbound: &'a mpsc::Sender<Answer>,
     store: Store,
     /// When something was sent last.
@@ -197,7 +195,6 @@ impl<'a> Conversation<'a> {
             id,
             link,
             feed: Feed::new(has),
-            told: has,
             outbound,
             store,
             sent: now,
@@ -272,10 +269,8 @@ impl<'a> Conversation<'a> {
     }
 
     fn acked(&mut self, version: Version) -> Result<(), Status> {
-        self.feed.ack(version).map_err(never_sent)?;
-        self.link.acked(version);
-        if self.told < Some(version) {
-            self.told = Some(version);
+        if self.feed.ack(version).map_err(not_asked)? {
+            self.link.acked(version);
             let what = format!("routes by topology {version}");
             self.store.note(news(&self.id, Kind::ProxyAcked, &what));
         }
@@ -283,7 +278,9 @@ impl<'a> Conversation<'a> {
     }
 
     fn nacked(&mut self, version: Version, reason: &str) -> Result<(), Status> {
-        self.feed.nack(version).map_err(never_sent)?;
+        if !self.feed.nack(version).map_err(not_asked)? {
+            return Ok(());
+        }
         let reason: String = reason.chars().take(NACK_REASON_MAX).collect();
         warn!(proxy = %self.id, %version, reason, "proxy refused a topology");
         let what = format!("refused topology {version}: {reason}");
@@ -321,7 +318,7 @@ impl<'a> Conversation<'a> {
     }
 }
 
-fn never_sent(NeverSent(version): NeverSent) -> Status {
-    let message = format!("version {version} was never sent on this stream");
+fn not_asked(NotAsked(version): NotAsked) -> Status {
+    let message = format!("version {version} is not the one that was sent last on this stream");
     Refusal::field("version", message).into()
 }

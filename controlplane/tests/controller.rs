@@ -120,8 +120,10 @@ impl Controller {
             "--data-dir",
             dir.to_str().unwrap(),
         ];
-        let settings: Settings =
-            proto::settings::parse("SLUICE_TEST", argv.map(OsString::from)).unwrap();
+        let settings: Settings = proto::settings::parse("SLUICE_TEST", argv.map(OsString::from))
+            .unwrap()
+            .settings()
+            .unwrap();
         let app = App::build(settings).await.unwrap();
         let grpc = format!("http://{}", app.grpc_address().unwrap());
         let http = app.http_address().unwrap().to_string();

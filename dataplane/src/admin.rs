@@ -1,9 +1,6 @@
 //! The admin HTTP: is it alive, is it ready, what does it count, what does it route by.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-};
+use std::{net::TcpListener, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -36,11 +33,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/topology", get(topology))
             .with_state(self);
-        axum::serve(
-            listener,
-            routes.into_make_service_with_connect_info::<SocketAddr>(),
-        )
-        .await
+        axum::serve(listener, routes).await
     }
 }
 

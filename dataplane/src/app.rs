@@ -47,7 +47,8 @@ pub struct App {
 
 impl App {
     /// Binds the sockets, so that what cannot be bound stops the start.
-    pub fn build(config: Config) -> anyhow::Result<Self> {
+    pub fn build(mut config: Config) -> anyhow::Result<Self> {
+        config.max_clients = affordable(config.max_clients, raise_descriptor_limit())?;
         let clients =
             listen(config.listen).with_context(|| format!("listen on {}", config.listen))?;
         let admin = listen(config.admin).with_context(|| format!("listen on {}", config.admin))?;
@@ -283,6 +284,41 @@ fn default_id(addr: SocketAddr) -> ProxyId {
     ProxyId::new(format!("{host}-{}", addr.port())).expect("made of what is allowed")
 }
 
+/// Descriptors that are not for clients: servers, controller, admin HTTP, logs.
+const RESERVED_DESCRIPTORS: u64 = 128;
+
+/// Raises the soft limit of descriptors to the hard one, as Redis does. The limit that holds now.
+fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+/// How many clients there are descriptors for, of those wanted: else idle clients would take those
+/// that are needed to reach the servers.
+fn affordable(wanted: usize, descriptors: u64) -> anyhow::Result<usize> {
+    let most = usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS))?;
+    anyhow::ensure!(
+        most > 0,
+        "{descriptors} file descriptors are too few: raise `ulimit -n`"
+    );
+    if most < wanted {
+        tracing::warn!(
+            wanted,
+            most,
+            "not enough file descriptors for --max-clients: raise ulimit -n"
+        );
+    }
+    Ok(wanted.min(most))
+}
+
 /// Written aside and renamed, so that whoever waits for the file never reads half of it.
 fn write_ports(path: &Path, clients: SocketAddr, admin: SocketAddr) -> io::Result<()> {
     let ports = serde_json::json!({ "clients": clients.to_string(), "admin": admin.to_string() });
@@ -303,6 +339,13 @@ mod tests {
             [0, 1, 2, 0]
         );
         assert_eq!(fewest(&[0], 7), 0);
+    }
+
+    #[test]
+    fn clients_leave_descriptors_for_the_servers() {
+        assert_eq!(affordable(10_000, 1024).unwrap(), 896);
+        assert_eq!(affordable(100, u64::MAX).unwrap(), 100);
+        assert!(affordable(100, 64).is_err());
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub(crate) struct Backends {
     connections: u64,
     /// What those names start with: `sluice:proxy:<incarnation>:<worker>`.
     name: String,
+    /// Of one pipe; see [`crate::config::Args::max_backlog`].
+    max_backlog: usize,
 }
 
 struct Server {
@@ -109,9 +111,12 @@ struct Pipe {
     /// Requests to be sent, from `sent` on.
     out: Vec<u8>,
     sent: usize,
+    max_backlog: usize,
     dirty: bool,
     /// The socket takes no more for now; the pipe's task waits until it does.
     blocked: bool,
+    /// Why writing to the socket failed: the connection is over.
+    lost: Option<String>,
     /// Requests without a reply, in order.
     pending: VecDeque<Pending>,
     /// How many of `pending`, from the back, have no byte on the wire.
@@ -136,7 +141,7 @@ enum State {
 }
 
 impl Backends {
-    pub(crate) fn new(worker: Weak<RefCell<Worker>>, name: String) -> Self {
+    pub(crate) fn new(worker: Weak<RefCell<Worker>>, name: String, max_backlog: usize) -> Self {
         Self {
             worker,
             servers: Slab::new(),
@@ -147,6 +152,7 @@ impl Backends {
             now: Instant::now(),
             connections: 0,
             name,
+            max_backlog,
         }
     }
 
@@ -206,7 +212,9 @@ impl Backends {
         if let Some(Some(pipe)) = server.pipes.get(index) {
             return *pipe;
         }
-        let pipe = self.pipes.insert(Pipe::new(server, protocol, database)) as u32;
+        let pipe =
+            self.pipes
+                .insert(Pipe::new(server, protocol, database, self.max_backlog)) as u32;
         if server.pipes.len() <= index {
             server.pipes.resize(index + 1, None);
         }
@@ -219,11 +227,11 @@ impl Backends {
 
     /// Whether a pipe takes a request now; if it is full, `waker` is woken once it is not.
     #[inline]
-    pub(crate) fn admit(&mut self, pipe: u32, most: usize, waker: &Waker) -> Result<(), Refusal> {
+    pub(crate) fn admit(&mut self, pipe: u32, waker: &Waker) -> Result<(), Refusal> {
         let pipe = &mut self.pipes[pipe as usize];
         match &pipe.state {
             State::Down(why) => Err(Refusal::Down(error::server_down(pipe.addr.as_str(), why))),
-            State::Opening | State::Ready(_) if pipe.out.len() - pipe.sent > most => {
+            State::Opening | State::Ready(_) if pipe.is_full() => {
                 pipe.waiting.push(waker.clone());
                 Err(Refusal::Full)
             }
@@ -258,7 +266,7 @@ impl Backends {
             let pipe = &mut self.pipes[id as usize];
             pipe.dirty = false;
             if !pipe.blocked {
-                pipe.flush(stats);
+                pipe.flush(self.now, stats);
             }
         }
     }
@@ -294,7 +302,7 @@ impl Backends {
 }
 
 impl Pipe {
-    fn new(server: &Server, protocol: Protocol, database: u16) -> Self {
+    fn new(server: &Server, protocol: Protocol, database: u16, max_backlog: usize) -> Self {
         Self {
             addr: server.addr.clone(),
             login: server.login.clone(),
@@ -304,8 +312,10 @@ impl Pipe {
             retired: false,
             out: Vec::new(),
             sent: 0,
+            max_backlog,
             dirty: false,
             blocked: false,
+            lost: None,
             pending: VecDeque::new(),
             unsent: 0,
             partial: Vec::new(),
@@ -326,7 +336,8 @@ impl Pipe {
         }
     }
 
-    fn flush(&mut self, stats: &WorkerStats) {
+    /// Sends what the socket takes now. An error means that the connection is lost.
+    fn flush(&mut self, now: Instant, stats: &WorkerStats) {
         let State::Ready(socket) = &self.state else {
             return;
         };
@@ -336,10 +347,12 @@ impl Pipe {
                     stats.server_bytes_out.add(written as u64);
                     self.sent += written;
                     self.unsent = 0;
+                    self.alive = now; // a server that takes bytes is not silent
                 }
-                // A broken connection is noticed by the task, which is woken to read from it.
-                Err(_) => {
-                    self.blocked = true;
+                Err(e) => {
+                    // Its task waits for room, or finds out that there will be none.
+                    self.blocked = e.kind() == io::ErrorKind::WouldBlock;
+                    self.lost = (!self.blocked).then(|| e.to_string());
                     self.wake();
                     break;
                 }
@@ -352,7 +365,14 @@ impl Pipe {
             self.out.drain(..self.sent);
             self.sent = 0;
         }
-        self.waiting.drain(..).for_each(Waker::wake);
+        if !self.is_full() {
+            self.waiting.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// So much waits to be sent that further requests have to wait, too.
+    fn is_full(&self) -> bool {
+        self.out.len() - self.sent > self.max_backlog
     }
 
     /// Takes bytes from the server: each whole reply goes to its recipient.
@@ -395,7 +415,10 @@ impl Pipe {
             if reply[0] == b'>' {
                 continue; // a push message answers no request
             }
-            // A reply that nobody asked for: the two sides no longer agree on what is under way.
+            // A reply to what was never sent: the two sides no longer agree on what is under way.
+            if self.pending.len() <= self.unsent {
+                return Err(BadReply);
+            }
             let pending = self.pending.pop_front().ok_or(BadReply)?;
             deliver(pending, reply);
         }
@@ -421,6 +444,7 @@ impl Pipe {
         self.partial = Vec::new();
         self.progress = ReplyProgress::default();
         self.blocked = false;
+        self.lost = None;
         self.waiting.drain(..).for_each(Waker::wake);
     }
 }
@@ -503,6 +527,9 @@ async fn open(worker: &RefCell<Worker>, id: u32) -> Result<TcpStream, String> {
             }
             taken += len;
         }
+        if taken < bytes.len() {
+            return Err(io::Error::other("it said more than it was asked"));
+        }
         stream.into_std()
     };
     match timeout(deadline, dial).await {
@@ -542,11 +569,14 @@ fn greeting(pipe: &Pipe, name: &str) -> (Vec<u8>, usize) {
 impl Worker {
     fn pipe_opened(&mut self, id: u32, stream: TcpStream) -> io::Result<()> {
         let pipe = &mut self.backends.pipes[id as usize];
+        if pipe.retired {
+            return Err(io::Error::other("it has left the topology"));
+        }
         pipe.state = State::Ready(Rc::new(Socket::new(stream)?));
         pipe.alive = self.backends.now;
         tracing::info!(server = %pipe.addr, database = pipe.database, "connected to server");
         if !pipe.out.is_empty() {
-            pipe.flush(&self.stats);
+            pipe.flush(self.backends.now, &self.stats);
         }
         Ok(())
     }
@@ -573,13 +603,17 @@ impl Worker {
             if pipe.blocked {
                 let unblocked = socket.poll_writable(cx, || {
                     pipe.blocked = false;
-                    pipe.flush(stats);
+                    pipe.flush(backends.now, stats);
                     !pipe.blocked
                 });
                 if let Poll::Ready(Err(e)) = unblocked {
                     return Poll::Ready(End::Broken(e.to_string()));
                 }
             }
+            if let Some(why) = pipe.lost.take() {
+                return Poll::Ready(End::Broken(why));
+            }
+            scratch.resize(Self::SCRATCH, 0); // a session that panicked may have taken it along
             match socket.poll_read(cx, scratch) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => {
@@ -660,6 +694,7 @@ mod tests {
             },
             Protocol::Resp2,
             0,
+            1000,
         )
     }
 
@@ -697,6 +732,16 @@ mod tests {
     #[test]
     fn a_reply_that_nobody_asked_for_breaks_the_pipe() {
         assert_eq!(pipe().receive(b"+OK\r\n", &mut |_, _| {}), Err(BadReply));
+    }
+
+    #[test]
+    fn a_reply_to_what_was_never_sent_breaks_the_pipe() {
+        let mut pipe = pipe();
+        pipe.pending.extend([pending(0, false), pending(1, false)]);
+        pipe.unsent = 1;
+        let mut got = Vec::new();
+        let result = pipe.receive(b"+OK\r\n+WRONG\r\n", &mut |to, _| got.push(to));
+        assert_eq!((result, got), (Err(BadReply), vec![pending(0, false)]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use crate::resp::Protocol;
+use crate::{error, resp::Protocol};
 
 /// See the module.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Client {
     pub(crate) database: u16,
     /// Always true where no password is asked for.
     pub(crate) authenticated: bool,
+    /// MULTI was refused: what follows up to EXEC must not be executed as if it stood alone.
+    refused_multi: bool,
     /// What is asked for seldom stands apart, so that a session stays small.
     pub(crate) identity: Box<Identity>,
 }
@@ -39,6 +41,7 @@ impl Client {
             protocol: Protocol::Resp2,
             database: 0,
             authenticated,
+            refused_multi: false,
             identity: Box::new(Identity {
                 peer,
                 local,
@@ -55,6 +58,24 @@ impl Client {
         self.protocol = Protocol::Resp2;
         self.database = 0;
         self.authenticated = authenticated;
+        self.refused_multi = false;
         self.identity.name.clear();
+    }
+
+    /// Transactions are not served yet. A client that sends one in a single pipeline has sent its
+    /// commands before it learns that; none of them may be executed.
+    pub(crate) fn refuse_transaction(&mut self, command: &[u8]) -> Option<&'static str> {
+        let is = |name: &[u8]| command.eq_ignore_ascii_case(name);
+        if is(b"MULTI") {
+            self.refused_multi = true;
+            Some(error::NO_TRANSACTIONS)
+        } else if !self.refused_multi || is(b"RESET") || is(b"QUIT") {
+            None
+        } else if is(b"EXEC") || is(b"DISCARD") {
+            self.refused_multi = false;
+            Some(error::TRANSACTION_DISCARDED)
+        } else {
+            Some(error::IN_REFUSED_TRANSACTION)
+        }
     }
 }

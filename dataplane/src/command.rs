@@ -134,6 +134,23 @@ pub(crate) enum Local {
     Time,
 }
 
+impl Local {
+    /// Whether requests behind it may need another connection to the servers than those before it.
+    pub(crate) fn changes_pipe(self) -> bool {
+        match self {
+            Self::Hello | Self::Reset | Self::Select => true,
+            Self::Auth
+            | Self::Client
+            | Self::Command
+            | Self::Echo
+            | Self::Info
+            | Self::Ping
+            | Self::Quit
+            | Self::Time => false,
+        }
+    }
+}
+
 /// A row of the table.
 #[derive(Debug)]
 pub(crate) struct Command {
@@ -199,7 +216,7 @@ impl Command {
                 }
                 sources.for_each(visit);
             }
-            Keys::Streams => streams(request).for_each(visit),
+            Keys::Streams => stream_read(request).keys.for_each(visit),
             Keys::Sort => stored(request, 2, &[b"STORE"], visit),
             Keys::GeoRadius => stored(request, 5, &[b"STORE", b"STOREDIST"], visit),
         }
@@ -207,8 +224,7 @@ impl Command {
 
     /// Whether this request would make its connection wait at the server.
     pub(crate) fn blocks(&self, request: &Request<'_>) -> bool {
-        self.flags & flag::BLOCKING != 0
-            && stream_options(request).any(|arg| arg.eq_ignore_ascii_case(b"BLOCK"))
+        self.flags & flag::BLOCKING != 0 && stream_read(request).blocks
     }
 }
 
@@ -222,19 +238,39 @@ fn counted(request: &Request<'_>, at: usize) -> std::ops::Range<usize> {
     at + 1..at + 1 + count
 }
 
-/// The options of XREAD and XREADGROUP: all that stands before `STREAMS`.
-fn stream_options<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    request
-        .args_from(1)
-        .take_while(|arg| !arg.eq_ignore_ascii_case(b"STREAMS"))
+/// What XREAD and XREADGROUP ask for, read as Redis reads it: names given by the client (of a group, a
+/// consumer, a stream) are no options, whatever they are.
+struct StreamRead {
+    blocks: bool,
+    /// Where the keys are; empty where the request is malformed.
+    keys: std::ops::Range<usize>,
 }
 
-fn streams(request: &Request<'_>) -> std::ops::Range<usize> {
-    let first = 1 + stream_options(request).count() + 1;
-    match request.argc().checked_sub(first) {
-        Some(rest) if rest.is_multiple_of(2) => first..first + rest / 2,
-        _ => first..first,
+fn stream_read(request: &Request<'_>) -> StreamRead {
+    let mut read = StreamRead {
+        blocks: false,
+        keys: 0..0,
+    };
+    let mut at = 1;
+    while at < request.argc() {
+        let option = request.arg(at);
+        if option.eq_ignore_ascii_case(b"STREAMS") {
+            let rest = request.argc() - at - 1;
+            if rest.is_multiple_of(2) {
+                read.keys = at + 1..at + 1 + rest / 2;
+            }
+            break;
+        }
+        read.blocks |= option.eq_ignore_ascii_case(b"BLOCK");
+        at += if option.eq_ignore_ascii_case(b"GROUP") {
+            3
+        } else if option.eq_ignore_ascii_case(b"NOACK") {
+            1
+        } else {
+            2 // COUNT and BLOCK, and what the server will refuse
+        };
     }
+    read
 }
 
 fn stored(request: &Request<'_>, from: usize, names: &[&[u8]], mut visit: impl FnMut(usize)) {
@@ -362,6 +398,8 @@ mod tests {
             ("xread count 1 streams a b 0 0", &[4, 5]),
             ("xread streams a b 0", &[]),
             ("xreadgroup group g c streams s >", &[5]),
+            ("xreadgroup group g streams block 0 noack streams s >", &[8]),
+            ("xreadgroup group block streams count 1 streams s >", &[7]),
             ("xgroup create s g $", &[2]),
             ("xgroup help", &[]),
             ("sort k by x store d", &[1, 5]),

@@ -9,6 +9,7 @@ use proto::{
     Topology, Version,
     credentials::{Credentials, Secret},
     settings::{self, ConfigFlags},
+    slot,
 };
 use serde::Deserialize;
 
@@ -68,6 +69,10 @@ pub struct Args {
     /// Bytes of replies that may wait for one client; then it is not read from until it takes them
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = settings::bytes)]
     pub max_output: usize,
+    /// Bytes of replies that may wait for one client at most; beyond them it is closed (replies to what
+    /// it asked before it was stopped still come)
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = settings::bytes)]
+    pub output_limit: usize,
     /// Bytes of requests that may wait for one server; then their clients are not read from
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = settings::bytes)]
     pub max_backlog: usize,
@@ -109,6 +114,9 @@ impl Args {
     }
 }
 
+/// Bytes of the clients' password at most: it is compared in a time that does not depend on it.
+pub(crate) const PASSWORD_MAX: usize = 512;
+
 /// Where the topology comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
@@ -129,6 +137,8 @@ pub struct Serving {
     pub max_inflight: u32,
     /// See [`Args::max_output`].
     pub max_output: usize,
+    /// See [`Args::output_limit`].
+    pub output_limit: usize,
     /// See [`Args::max_backlog`].
     pub max_backlog: usize,
     /// Of one request.
@@ -185,11 +195,35 @@ impl Config {
                 Source::Controllers(controllers.to_vec())
             }
         };
-        ensure!(args.databases > 0, "--databases: must be at least 1");
-        ensure!(args.max_inflight > 0, "--max-inflight: must be at least 1");
+        for (flag, value) in [
+            ("--databases", usize::from(args.databases)),
+            ("--max-clients", args.max_clients),
+            ("--max-inflight", args.max_inflight as usize),
+            ("--max-output", args.max_output),
+            ("--max-args", args.max_args as usize),
+            ("--max-arg-bytes", args.max_arg_bytes),
+            ("--max-request-bytes", args.max_request_bytes),
+        ] {
+            ensure!(value > 0, "{flag}: must be at least 1");
+        }
+        ensure!(
+            args.output_limit >= args.max_output,
+            "--output-limit: must be at least --max-output"
+        );
         ensure!(
             args.max_request_bytes <= u32::MAX as usize,
             "--max-request-bytes: must be below 4GiB"
+        );
+        let password = args
+            .requirepass_file
+            .as_deref()
+            .map(Secret::read)
+            .transpose()?;
+        ensure!(
+            password
+                .as_ref()
+                .is_none_or(|secret| secret.expose().len() <= PASSWORD_MAX),
+            "--requirepass-file: the password is longer than {PASSWORD_MAX} bytes"
         );
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
@@ -213,14 +247,11 @@ impl Config {
             drain_timeout: args.drain_timeout,
             ports_file: args.ports_file.clone(),
             serving: Serving {
-                password: args
-                    .requirepass_file
-                    .as_deref()
-                    .map(Secret::read)
-                    .transpose()?,
+                password,
                 databases: args.databases,
                 max_inflight: args.max_inflight,
                 max_output: args.max_output,
+                output_limit: args.output_limit,
                 max_backlog: args.max_backlog,
                 limits: Limits {
                     args: args.max_args,
@@ -296,6 +327,10 @@ fn parse_static(text: &str) -> anyhow::Result<Topology> {
             }
         }
     }
+    let unowned = slot::ranges(Slot::all().map(|slot| (slot, owners[slot.index()].is_none())));
+    if let Some((range, _)) = unowned.iter().find(|(_, unowned)| *unowned) {
+        bail!("slots {range} belong to no group: give each slot to one, or leave out all `slots`");
+    }
     Ok(Topology::new(
         ClusterId::new("static").expect("a label"),
         Version {
@@ -335,11 +370,12 @@ mod tests {
 
     #[test]
     fn slots_are_as_the_file_says() {
-        let text = "[[group]]\nid = \"g1\"\nprimary = \"h:1\"\nslots = \"0-9, 20\"\n";
-        let topology = parse_static(text).unwrap();
+        let text = "[[group]]\nid = \"g1\"\nprimary = \"h:1\"\nslots = \"0-9, 20\"\n".to_owned()
+            + "[[group]]\nid = \"g2\"\nprimary = \"h:2\"\nslots = \"10-19,21-1023\"\n";
+        let topology = parse_static(&text).unwrap();
         assert_eq!(
             [0, 9, 10, 20].map(|slot| owner(&topology, slot)),
-            ["g1", "g1", "-", "g1"]
+            ["g1", "g1", "g2", "g1"]
         );
     }
 

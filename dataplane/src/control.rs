@@ -63,8 +63,9 @@ impl Control {
             if since.elapsed() > SILENCE_MAX {
                 backoff.reset();
             }
-            if why != told {
-                tracing::warn!(controller = %endpoint, why, "no controller; serving goes on");
+            if why != told || since.elapsed() > SILENCE_MAX {
+                let serves = self.topology.borrow().is_some();
+                tracing::warn!(controller = %endpoint, why, serves, "not subscribed");
                 told = why;
             }
             tokio::time::sleep(backoff.next()).await;
@@ -82,6 +83,15 @@ impl Control {
             .connect()
             .await
             .map_err(|e| tonic::Status::unavailable(root_cause(&e)))?;
+        // The hello says what all workers route by; a worker may still be on its way there.
+        let newest = self
+            .topology
+            .borrow()
+            .as_ref()
+            .map(|topology| topology.version());
+        if let Some(newest) = newest {
+            self.wait_switched(newest).await?;
+        }
         // Answers and one set of counters; whoever sends waits while it is full.
         let (say, said) = mpsc::channel(4);
         send(&say, subscribe_request::Message::Hello(self.hello())).await?;
@@ -89,15 +99,16 @@ impl Control {
         let answer = timeout(CONNECT_MAX, client.subscribe(ReceiverStream::new(said)))
             .await
             .map_err(|_| tonic::Status::deadline_exceeded("it does not answer"))??;
-        tracing::info!(controller = %endpoint, "subscribed");
-        self.follow(answer.into_inner(), &say).await
+        self.follow(answer.into_inner(), &say, endpoint).await
     }
 
     async fn follow(
         &self,
         mut stream: Streaming<v1::SubscribeResponse>,
         say: &mpsc::Sender<v1::SubscribeRequest>,
+        endpoint: &str,
     ) -> Result<(), tonic::Status> {
+        let mut subscribed = false;
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -106,6 +117,10 @@ impl Control {
                 message = stream.message() => {
                     let Some(message) = message? else { return Ok(()) };
                     heard = Instant::now();
+                    // Only an answer shows that the hello was accepted.
+                    if !std::mem::replace(&mut subscribed, true) {
+                        tracing::info!(controller = %endpoint, "subscribed");
+                    }
                     if let Some(answer) = self.take(message).await? {
                         send(say, answer).await?;
                     }

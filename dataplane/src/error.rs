@@ -22,6 +22,12 @@ pub(crate) const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
 
+pub(crate) const NO_TRANSACTIONS: &str = "ERR MULTI is not supported by this proxy";
+pub(crate) const IN_REFUSED_TRANSACTION: &str =
+    "ERR not executed: it stands behind a refused MULTI; EXEC, DISCARD or RESET end that";
+pub(crate) const TRANSACTION_DISCARDED: &str =
+    "EXECABORT Transaction discarded because of previous errors.";
+
 /// The proxy has no topology yet.
 pub(crate) const NO_TOPOLOGY: &str =
     "CLUSTERDOWN the proxy has no topology yet: it waits for its controller";

@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use crate::{
     client::Client,
     command::{self, Command, Keys, Local, category, flag},
-    config::Serving,
+    config::{PASSWORD_MAX, Serving},
     error,
     metrics::Proxy,
     resp::{
@@ -125,18 +125,15 @@ fn log_in(context: &mut Context<'_>, username: &[u8], password: &[u8]) -> bool {
 
 /// Compares in a time that tells nothing of where the two differ, nor of how long the first is.
 fn same_secret(expected: &[u8], given: &[u8]) -> bool {
-    fn padded(secret: &[u8]) -> [u8; SECRET_MAX] {
-        let mut bytes = [0; SECRET_MAX];
-        let len = secret.len().min(SECRET_MAX);
+    fn padded(secret: &[u8]) -> [u8; PASSWORD_MAX] {
+        let mut bytes = [0; PASSWORD_MAX];
+        let len = secret.len().min(PASSWORD_MAX);
         bytes[..len].copy_from_slice(&secret[..len]);
         bytes
     }
     let same_len = (expected.len() as u64).ct_eq(&(given.len() as u64));
     bool::from(padded(expected)[..].ct_eq(&padded(given)[..]) & same_len)
 }
-
-/// Passwords longer than this are compared by their first bytes and their length.
-const SECRET_MAX: usize = 512;
 
 fn hello(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
     let protocol = match request.argc() {

@@ -3,12 +3,17 @@
 use std::{env, process::ExitCode};
 
 use dataplane::{App, Args, Config};
+use proto::settings::Parsed;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args: Args = match proto::settings::parse("SLUICE_PROXY", env::args_os()) {
-        Ok(args) => args,
+        Ok(Parsed::Run(args)) => args,
+        Ok(Parsed::Show(text)) => {
+            print(&text);
+            return ExitCode::SUCCESS;
+        }
         Err(e) => e.exit(),
     };
     let result = Config::new(&args).map(|config| (args, config));
@@ -22,12 +27,13 @@ fn main() -> ExitCode {
 }
 
 fn start(args: &Args, config: Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|e| anyhow::anyhow!("--log: {e}"))?;
     if args.only_checks() {
-        eprint("The settings are valid.\n");
+        print("OK\n");
         return Ok(());
     }
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&args.log)?)
+        .with_env_filter(filter)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
     match args.log_format.as_str() {
@@ -51,6 +57,7 @@ fn start(args: &Args, config: Config) -> anyhow::Result<()> {
 fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     tokio::spawn(async move {
         let mut stop = Some(stop);
@@ -58,6 +65,10 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => {
+                    tracing::warn!("SIGHUP: settings are not reloaded; restart to change them");
+                    continue;
+                }
             }
             match stop.take() {
                 Some(stop) => drop(stop),
@@ -66,6 +77,11 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
         }
     });
     Ok(async move { drop(stopped.await) })
+}
+
+#[allow(clippy::print_stdout)]
+fn print(text: &str) {
+    print!("{text}");
 }
 
 #[allow(clippy::print_stderr)]

@@ -235,6 +235,7 @@ impl Progress {
             self.at = end;
             missing -= 1;
         }
+        self.missing = Some(0); // asked again, it says the same again
         Ok(Scanned::Request(self.at))
     }
 }

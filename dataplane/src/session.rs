@@ -134,6 +134,8 @@ pub(crate) struct Clients {
     dirty: Vec<u32>,
     /// Sessions whose first request waits for a held slot.
     held: Vec<u32>,
+    /// Bytes of replies that may wait for one client; beyond them it is closed.
+    output_limit: usize,
     /// Error replies since they were last counted.
     errors: u64,
     /// Of the worker's flusher, which runs once all that is ready has been polled.
@@ -142,6 +144,13 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
+    pub(crate) fn new(output_limit: usize) -> Self {
+        Self {
+            output_limit,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn insert(&mut self, session: Session) -> u32 {
         self.sessions.insert(session) as u32
     }
@@ -186,6 +195,15 @@ impl Clients {
             return;
         }
         session.outbox.fill_with(number, write);
+        if session.outbox.buffered() > self.output_limit {
+            tracing::warn!(
+                client = session.client.id,
+                "closed: it does not take its replies"
+            );
+            session.phase = Phase::Broken;
+            session.outbox.discard();
+            session.wake();
+        }
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(id);
@@ -273,7 +291,6 @@ impl Worker {
                     };
                 }
                 Phase::Finishing => return Poll::Pending,
-                Phase::Serving if self.draining && session.is_idle() => return Poll::Ready(()),
                 Phase::Serving => {}
             }
             if session.stalled {
@@ -301,7 +318,12 @@ impl Worker {
             }
             self.scratch = scratch;
             if read.is_pending() {
-                return Poll::Pending;
+                let idle = self.clients.sessions[id as usize].is_idle();
+                return if self.draining && idle {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                };
             }
         }
     }
@@ -394,13 +416,15 @@ impl Worker {
                 Ok(Scanned::Inline(len)) => (len, self.dispatch_inline(id, &rest[..len])),
                 Err(e) => (rest.len(), self.refuse_bytes(id, &e.to_string())),
             };
+            if matches!(dispatched, Dispatched::Waits) {
+                return (taken, Stop::Stalled); // what the scan found is kept
+            }
             args.clear();
             self.clients.sessions[id as usize].progress = Progress::default();
-            match dispatched {
-                Dispatched::Done => taken += len,
-                Dispatched::Waits => return (taken, Stop::Stalled),
-                Dispatched::Last => return (bytes.len(), Stop::Finished),
+            if matches!(dispatched, Dispatched::Last) {
+                return (bytes.len(), Stop::Finished);
             }
+            taken += len;
         }
     }
 
@@ -427,6 +451,12 @@ impl Worker {
     /// Sends one request on its way.
     fn dispatch(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
         let name = request.arg(0);
+        if let Some(error) = self.clients.sessions[id as usize]
+            .client
+            .refuse_transaction(name)
+        {
+            return self.answer_error(id, error);
+        }
         let Some(command) = command::lookup(name) else {
             // A browser that was made to talk to a Redis port; Redis ends it the same way.
             if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
@@ -463,10 +493,7 @@ impl Worker {
         group: u16,
     ) -> Dispatched {
         let Self {
-            clients,
-            backends,
-            serving,
-            ..
+            clients, backends, ..
         } = self;
         let session = &mut clients.sessions[id as usize];
         let pipe = backends.pipe(group, session.client.protocol, session.client.database);
@@ -474,7 +501,7 @@ impl Worker {
             .waker
             .as_ref()
             .expect("set when the task was first polled");
-        match backends.admit(pipe, serving.max_backlog, waker) {
+        match backends.admit(pipe, waker) {
             Ok(()) => {}
             Err(Refusal::Full) => return Dispatched::Waits,
             Err(Refusal::Down(why)) => return self.answer_error(id, &why),
@@ -512,7 +539,6 @@ impl Worker {
             clients,
             backends,
             topology,
-            serving,
             ..
         } = self;
         let topology = topology.as_ref().expect("a route was made from it");
@@ -541,7 +567,7 @@ impl Worker {
         for &(group, _) in &parts {
             let pipe = backends.pipe(group, session.client.protocol, session.client.database);
             // Nothing has been sent yet: if one part cannot be, none is.
-            match backends.admit(pipe, serving.max_backlog, waker) {
+            match backends.admit(pipe, waker) {
                 Ok(()) => pipes.push(pipe),
                 Err(Refusal::Full) => return Dispatched::Waits,
                 Err(Refusal::Down(why)) => return self.answer_error(id, &why),
@@ -608,6 +634,10 @@ impl Worker {
         request: &Request<'_>,
     ) -> Dispatched {
         let session = &mut self.clients.sessions[id as usize];
+        // What follows takes another pipe, which could overtake what is under way on this one.
+        if local.changes_pipe() && session.outbox.in_flight() > 0 {
+            return Dispatched::Waits;
+        }
         let mut context = local::Context {
             client: &mut session.client,
             serving: &self.serving,

@@ -79,40 +79,50 @@ impl Worker {
     /// The size of the one read buffer.
     pub(crate) const SCRATCH: usize = 64 * 1024;
 
-    /// Starts the thread of worker `index`. It ends when it has drained.
+    /// Starts the thread of worker `index`; returns once it has a runtime. It ends when it has drained.
     pub(crate) fn start(
         index: usize,
         serving: Arc<Serving>,
         proxy: Arc<Proxy>,
         inlet: Inlet,
     ) -> io::Result<thread::JoinHandle<()>> {
-        thread::Builder::new()
+        let (report, reported) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
-                // A local runtime cannot be moved: it is made where it runs. Without descriptors for it
-                // there is no worker; the process then ends.
-                let runtime = Builder::new_current_thread()
+                // A local runtime cannot be moved: it is made where it runs.
+                let made = Builder::new_current_thread()
                     .enable_all()
                     .max_io_events_per_tick(1024)
-                    .build_local(LocalOptions::default())
-                    .expect("a runtime can be made");
-                runtime.block_on(async move {
-                    let worker = Self::new(index, serving, proxy);
-                    let flusher = spawn_local(run_flusher(Rc::clone(&worker)));
-                    let ticker = spawn_local(run_ticker(Rc::clone(&worker)));
-                    essential(listen(&worker, inlet)).await;
-                    flusher.abort();
-                    ticker.abort();
-                });
-            })
+                    .build_local(LocalOptions::default());
+                let (runtime, result) = match made {
+                    Ok(runtime) => (Some(runtime), Ok(())),
+                    Err(e) => (None, Err(e)),
+                };
+                let told = report.send(result);
+                if let (Some(runtime), Ok(())) = (runtime, told) {
+                    runtime.block_on(essential(Self::run(index, serving, proxy, inlet)));
+                }
+            })?;
+        reported.recv().map_err(io::Error::other)??;
+        Ok(thread)
+    }
+
+    async fn run(index: usize, serving: Arc<Serving>, proxy: Arc<Proxy>, inlet: Inlet) {
+        let worker = Self::new(index, serving, proxy);
+        let flusher = spawn_local(essential(run_flusher(Rc::clone(&worker))));
+        let ticker = spawn_local(essential(run_ticker(Rc::clone(&worker))));
+        listen(&worker, inlet).await;
+        flusher.abort();
+        ticker.abort();
     }
 
     fn new(index: usize, serving: Arc<Serving>, proxy: Arc<Proxy>) -> Rc<RefCell<Self>> {
         Rc::new_cyclic(|worker| {
             let name = format!("sluice:proxy:{}:{index}", proxy.incarnation);
             RefCell::new(Self {
-                clients: Clients::default(),
-                backends: Backends::new(worker.clone(), name),
+                clients: Clients::new(serving.output_limit),
+                backends: Backends::new(worker.clone(), name, serving.max_backlog),
                 topology: None,
                 serving,
                 stats: Arc::clone(&proxy.workers[index]),

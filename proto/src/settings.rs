@@ -23,14 +23,33 @@ pub struct ConfigFlags {
     pub print_default_config: bool,
 }
 
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed<T> {
+    /// To run with these settings.
+    Run(T),
+    /// To print this text, and to end well.
+    Show(String),
+}
+
+impl<T> Parsed<T> {
+    /// The settings, if it asks to run.
+    pub fn settings(self) -> Option<T> {
+        match self {
+            Self::Run(settings) => Some(settings),
+            Self::Show(_) => None,
+        }
+    }
+}
+
 /// Reads the settings of a process whose environment variables start with `env_prefix`.
 ///
 /// The error is ready to be shown: [`clap::Error::exit`] prints it and ends with 2 (or with 0, where
-/// it is the help or the default file that was asked for).
+/// it is the help that was asked for).
 pub fn parse<T: CommandFactory + FromArgMatches>(
     env_prefix: &str,
     argv: impl IntoIterator<Item = OsString>,
-) -> Result<T, clap::Error> {
+) -> Result<Parsed<T>, clap::Error> {
     let argv: Vec<OsString> = argv.into_iter().collect();
     let command = T::command().mut_args(|arg| {
         if arg.get_long().is_none() || is_meta(&arg) {
@@ -70,12 +89,9 @@ pub fn parse<T: CommandFactory + FromArgMatches>(
             _ => error,
         })?;
     if matches.get_flag("print_default_config") {
-        return Err(clap::Error::raw(
-            ErrorKind::DisplayHelp,
-            default_file(&known),
-        ));
+        return Ok(Parsed::Show(default_file(&known)));
     }
-    T::from_arg_matches(&matches)
+    T::from_arg_matches(&matches).map(Parsed::Run)
 }
 
 fn is_meta(arg: &Arg) -> bool {
@@ -105,6 +121,9 @@ fn with_file(mut command: Command, path: &std::path::Path) -> Result<Command, cl
         if !known || key == "config" {
             let message = format!("unknown setting `{key}` (--print-default-config shows all)");
             return Err(error(ErrorKind::UnknownArgument, message));
+        }
+        if value.as_str() == Some("") {
+            continue; // not set, as the default file shows it
         }
         let values = match value {
             toml::Value::Array(values) => values,
@@ -222,6 +241,10 @@ mod tests {
     }
 
     fn check(file: &str, args: &[&str]) -> Result<Probe, String> {
+        parse_file(file, args).map(|parsed| parsed.settings().unwrap())
+    }
+
+    fn parse_file(file: &str, args: &[&str]) -> Result<Parsed<Probe>, String> {
         let path = std::env::temp_dir().join(format!("sluice-settings-{:p}", file.as_ptr()));
         fs::write(&path, file).unwrap();
         let argv = ["probe", "--config", path.to_str().unwrap()];
@@ -266,7 +289,10 @@ mod tests {
 
     #[test]
     fn the_default_file_shows_every_setting() {
-        let text = check("number = 1\n", &["--print-default-config"]).unwrap_err();
+        let asked = parse_file("number = 1\n", &["--print-default-config"]).unwrap();
+        let Parsed::Show(text) = asked else {
+            panic!("{asked:?}")
+        };
         for line in [
             "# Where to listen",
             "# listen = \"127.0.0.1:1\"",
@@ -274,15 +300,15 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
-        let uncommented: String = text
-            .lines()
-            .filter(|l| l.contains(" = ") && !l.contains("not set"))
-            .map(|l| format!("{}\n", l.trim_start_matches("# ")))
-            .collect();
+        // As printed it sets nothing; uncommented, it sets everything to what it is anyhow.
         assert!(
-            toml::from_str::<toml::Table>(&uncommented).is_ok(),
-            "{uncommented}"
+            text.lines()
+                .all(|line| line.is_empty() || line.starts_with('#'))
         );
+        let settings = text.lines().filter(|line| line.contains(" = "));
+        let uncommented: String = settings.map(|line| format!("{}\n", &line[2..])).collect();
+        let probe = check(&uncommented, &["--number", "5"]).unwrap();
+        assert_eq!((probe.listen.as_str(), probe.number), ("127.0.0.1:1", 5));
     }
 
     #[test]

@@ -73,7 +73,12 @@ async fn a_hanging_server_is_given_up_and_the_outcome_is_told() {
     assert_eq!(writer.command("SET a 1").await, "+OK");
     cluster.groups[1][0].process.stop();
     let since = Instant::now();
-    let (wrote, read) = tokio::join!(writer.command("SET a 2"), reader.command("GET a"));
+    let mut splitter = cluster.proxies[0].raw().await;
+    let (wrote, read, split) = tokio::join!(
+        writer.command("SET a 2"),
+        reader.command("GET a"),
+        splitter.command("MSET a 3 123456789 3") // the other key is in slot 294, on g1
+    );
     assert!(wrote.starts_with("-UNKNOWNOUTCOME server "), "{wrote}");
     assert!(read.starts_with("-CLUSTERDOWN server "), "{read}");
     assert!(
@@ -81,12 +86,18 @@ async fn a_hanging_server_is_given_up_and_the_outcome_is_told() {
         "only after {:?}",
         since.elapsed()
     );
-    // A write over both groups, one of which took it: nobody may believe it was not executed.
-    let split = writer.command("MSET a 3 foo 3").await;
+    // One group took its part: nobody may believe that nothing was executed.
     assert!(
-        split.starts_with("-UNKNOWNOUTCOME") || split.starts_with("-CLUSTERDOWN"),
+        split.starts_with("-UNKNOWNOUTCOME some keys were written"),
         "{split}"
     );
+    let mut at_g1 = cluster.groups[0][0].connect().await;
+    let value: u32 = redis::cmd("GET")
+        .arg("123456789")
+        .query_async(&mut at_g1)
+        .await
+        .unwrap();
+    assert_eq!(value, 3);
     load.advance(5_000).await;
     cluster.groups[1][0].process.resume();
     eventually(|| async {
@@ -98,4 +109,41 @@ async fn a_hanging_server_is_given_up_and_the_outcome_is_told() {
     })
     .await;
     assert_eq!(load.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_server_that_dies_with_a_full_pipe_is_noticed_at_once() {
+    let mut cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let value = "x".repeat(100_000);
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = cluster.proxies[0].raw().await;
+        let set = ["SET", "a", &value].map(str::to_owned).to_vec();
+        client.pipeline(&vec![set; 50]).await;
+        clients.push(client);
+    }
+    // The socket to a hanging server fills up; then the server dies.
+    cluster.groups[1][0].process.stop();
+    for client in &mut clients {
+        let set = ["SET", "a", &value].map(str::to_owned).to_vec();
+        client.pipeline(&vec![set; 10]).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cluster.groups[1][0].process.kill();
+    let since = Instant::now();
+    for client in &mut clients {
+        for _ in 0..60 {
+            let reply = client.reply().await;
+            let known = ["+OK", "-UNKNOWNOUTCOME ", "-CLUSTERDOWN "];
+            assert!(
+                known.iter().any(|known| reply.starts_with(known)),
+                "{reply}"
+            );
+        }
+    }
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "only after {:?}",
+        since.elapsed()
+    );
 }

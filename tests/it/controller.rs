@@ -46,7 +46,7 @@ async fn redis_benchmark_sees_no_error_when_the_controller_is_killed() {
     let benchmark = std::thread::spawn(move || {
         Command::new("redis-benchmark")
             .args([
-                "-p", &port, "-n", "300000", "-r", "10000", "-t", "set,get", "-P", "4", "-e",
+                "-p", &port, "-n", "600000", "-r", "10000", "-t", "set,get", "-P", "4", "-e",
             ])
             .args(["--csv", "-c", "20"])
             .output()
@@ -54,6 +54,10 @@ async fn redis_benchmark_sees_no_error_when_the_controller_is_killed() {
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     cluster.controller.process.kill();
+    assert!(
+        !benchmark.is_finished(),
+        "it ended before the controller was killed"
+    );
     let output = benchmark.join().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");

@@ -67,6 +67,61 @@ async fn a_client_that_does_not_read_holds_up_nobody_and_loses_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_never_takes_its_replies_is_closed_in_the_end() {
+    let limit = ["--output-limit", "32MiB"];
+    let cluster = Cluster::builder()
+        .groups(1)
+        .proxies(1)
+        .proxy_args(&limit)
+        .start()
+        .await;
+    let mut greedy = cluster.proxies[0].raw().await;
+    let value = "x".repeat(4 << 20);
+    assert_eq!(greedy.command(&format!("SET big {value}")).await, "+OK");
+    let get = vec!["GET".to_owned(), "big".to_owned()];
+    greedy.pipeline(&vec![get; 250]).await;
+    tests::eventually(|| async {
+        let (_, metrics) = cluster.proxies[0].get("/metrics").await;
+        let closed = metrics
+            .lines()
+            .any(|line| line == "sluice_proxy_sessions 0");
+        if closed {
+            Ok(())
+        } else {
+            Err("it is still connected".to_owned())
+        }
+    })
+    .await;
+    let mut other = cluster.proxies[0].raw().await;
+    assert_eq!(other.command("PING").await, "+PONG");
+    let rss = rss_bytes(cluster.proxies[0].process.pid());
+    assert!(rss < 200 << 20, "the proxy holds {} MiB", rss >> 20);
+}
+
+#[tokio::test]
+async fn what_changes_the_connection_does_not_overtake() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let mut client = cluster.proxies[0].raw().await;
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for n in 0..200 {
+        let set = format!("SET k {n}");
+        let of_protocol = [&set, "HELLO 3", "GET k", "HELLO 2", "GET k"].map(words);
+        client.pipeline(&of_protocol).await;
+        assert_eq!(client.reply().await, "+OK");
+        client.reply().await;
+        let value = format!("${} {n}", n.to_string().len());
+        assert_eq!(client.reply().await, value, "behind HELLO 3");
+        client.reply().await;
+        assert_eq!(client.reply().await, value, "behind HELLO 2");
+        let of_database = ["SET m 1", "MOVE m 1", "SELECT 1", "GETDEL m", "SELECT 0"].map(words);
+        client.pipeline(&of_database).await;
+        for expected in ["+OK", ":1", "+OK", "$1 1", "+OK"] {
+            assert_eq!(client.reply().await, expected);
+        }
+    }
+}
+
 fn rss_bytes(pid: u32) -> u64 {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096

@@ -230,3 +230,46 @@ async fn each_session_has_its_own_database_and_protocol() {
     assert_eq!(two.command("RESET").await, "+RESET");
     assert_eq!(two.command("HGETALL h").await, "*2 $1 f $1 v");
 }
+
+#[tokio::test]
+async fn nothing_of_a_refused_transaction_is_executed() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let mut client = cluster.proxies[0].raw().await;
+    assert_eq!(client.command("SET n 0").await, "+OK");
+    for (command, reply) in [
+        ("MULTI", "-ERR MULTI is not supported by this proxy"),
+        ("INCRBY n 100", "-ERR not executed"),
+        ("PING", "-ERR not executed"),
+        ("EXEC", "-EXECABORT "),
+        ("GET n", "$1 0"),
+        ("MULTI", "-ERR MULTI is not supported"),
+        ("DISCARD", "-EXECABORT "),
+        ("INCR n", ":1"),
+        ("EXEC", "-ERR unknown command 'EXEC'"),
+    ] {
+        let got = client.command(command).await;
+        assert!(got.starts_with(reply), "{command}: {got}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_look_like_options_do_not_hide_a_blocking_read() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let mut client = cluster.proxies[0].raw().await;
+    assert_eq!(client.command("XADD a 1-1 f v").await, "$3 1-1");
+    assert_eq!(client.command("XGROUP CREATE a block 0").await, "+OK");
+    for (command, reply) in [
+        (
+            "XREADGROUP GROUP block streams BLOCK 0 STREAMS a >",
+            "-ERR BLOCK is not supported",
+        ),
+        (
+            "XREADGROUP GROUP block streams COUNT 1 STREAMS a >",
+            "*1 *2 $1 a",
+        ),
+        ("XREADGROUP GROUP block streams NOACK STREAMS a >", "*-1"),
+    ] {
+        let got = client.command(command).await;
+        assert!(got.starts_with(reply), "{command}: {got}");
+    }
+}

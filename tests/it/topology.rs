@@ -227,7 +227,7 @@ async fn clients_do_not_notice_that_the_topology_changes() {
         client.command("GET a").await,
         "-CLUSTERDOWN Hash slot not served"
     );
-    // A hundred changes: the upper half comes to g2 and g3, eight slots at a time.
+    // 64 changes: the upper half comes to g2 and g3, eight slots at a time.
     for step in 0..64 {
         let first = 512 + step * 8;
         assign(first, first + 7, if step % 2 == 0 { "g2" } else { "g3" }).await;

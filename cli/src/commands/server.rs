@@ -241,10 +241,7 @@ fn table(servers: &[v1::Server]) -> Table {
             "ADDRESS", "GROUP", "ROLE", "STATUS", "VERSION", "KEYS", "MEMORY", "LATENCY", "ZONE",
         ],
         servers.iter().map(|server| {
-            let seen = server.observed.as_ref().filter(|o| o.reachable);
-            let show = |text: fn(&v1::ServerObservation) -> String| {
-                or_dash(seen.map_or(String::new(), text))
-            };
+            let show = |text: fn(&v1::ServerObservation) -> String| answered(server, text);
             [
                 server.address.clone(),
                 server.group_id.clone(),
@@ -264,9 +261,10 @@ fn detail(server: &v1::Server) -> Table {
     let observed = server.observed.clone().unwrap_or_default();
     let link = match (server.role(), observed.primary_link_up) {
         (Role::Replica, true) => "up",
-        (Role::Replica, false) => "down",
-        (Role::Primary | Role::Unspecified, _) => "-",
+        (Role::Replica, false) if observed.reachable => "down",
+        (Role::Replica | Role::Primary | Role::Unspecified, _) => "-",
     };
+    let show = |text: fn(&v1::ServerObservation) -> String| answered(server, text);
     Table::fields([
         ("Address", server.address.clone()),
         ("Group", server.group_id.clone()),
@@ -279,12 +277,18 @@ fn detail(server: &v1::Server) -> Table {
         ("Says it is", role_name(observed.role()).to_owned()),
         ("Follows", or_dash(&observed.primary_address)),
         ("Link", link.to_owned()),
-        ("Software", or_dash(software(&observed))),
+        ("Software", show(software)),
         ("Run id", or_dash(&observed.run_id)),
-        ("Keys", thousands(observed.keys)),
-        ("Memory", output::bytes(observed.used_memory_bytes)),
-        ("Latency", latency(&observed)),
+        ("Keys", show(|o| thousands(o.keys))),
+        ("Memory", show(|o| output::bytes(o.used_memory_bytes))),
+        ("Latency", show(latency)),
     ])
+}
+
+/// What a server said of itself, `-` if it did not answer.
+fn answered(server: &v1::Server, text: fn(&v1::ServerObservation) -> String) -> String {
+    let observed = server.observed.as_ref().filter(|o| o.reachable);
+    or_dash(observed.map_or(String::new(), text))
 }
 
 fn software(observed: &v1::ServerObservation) -> String {
@@ -380,5 +384,8 @@ mod tests {
         Memory:       1.4 MiB
         Latency:      0.4ms
         ");
+        let unknown = detail(&servers[1]).render(None);
+        let dashes = ["Link:         -", "Keys:         -", "Latency:      -"];
+        assert!(dashes.iter().all(|d| unknown.contains(d)), "{unknown}");
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     args::ChangeFlags,
     client::{self, Admin, Client, request_id},
     error::Error,
-    output::{Table, plural},
+    output::{self, Table, plural},
 };
 
 /// What to do with slots.
@@ -62,6 +62,11 @@ pub(crate) struct AssignArgs {
 pub(crate) struct SlotRanges(Vec<SlotRange>);
 
 fn slot_ranges(text: &str) -> Result<SlotRanges, String> {
+    if text.starts_with(|c: char| c.is_ascii_lowercase()) && GroupId::new(text).is_ok() {
+        return Err(format!(
+            "the ranges come first: `sluice slot assign RANGES {text}`"
+        ));
+    }
     let mut named = vec![false; proto::SLOT_COUNT];
     let mut ranges = Vec::new();
     for part in text.split(',') {
@@ -85,9 +90,15 @@ pub(crate) async fn run(context: &mut Context, command: SlotCommand) -> Result<(
             context.output.show(&map, table(&map.assignments))
         }
         SlotCommand::Assign(args) => {
-            let what = match (&args.ranges, &args.group) {
-                (Some(ranges), Some(group)) => format!("{} to group {group}", ranges.describe()),
-                _ => "the slots that no group owned, evenly".to_owned(),
+            let (what, unchanged) = match (&args.ranges, &args.group) {
+                (Some(ranges), Some(group)) => (
+                    format!("{} to group {group}", ranges.describe()),
+                    format!("Group {group} owns them already; nothing was assigned"),
+                ),
+                _ => (
+                    "the slots that no group owned, evenly".to_owned(),
+                    "Every slot is owned already; nothing was assigned".to_owned(),
+                ),
             };
             let validate_only = args.change.validate_only();
             let request = v1::AssignSlotsRequest {
@@ -95,8 +106,12 @@ pub(crate) async fn run(context: &mut Context, command: SlotCommand) -> Result<(
                 expected_revision: args.change.expected_revision,
                 ..assign_request(assignment(args.ranges, args.group))
             };
-            let map = assign(&mut context.client, request).await?;
-            announce(validate_only, Verb::Assign, &what);
+            let (map, changed) = assign(&mut context.client, request).await?;
+            if changed {
+                announce(validate_only, Verb::Assign, &what);
+            } else {
+                output::note(&unchanged);
+            }
             context.output.show(&map, table(&map.assignments))
         }
     }
@@ -135,12 +150,18 @@ pub(crate) fn assign_request(assignment: Assignment) -> v1::AssignSlotsRequest {
     }
 }
 
-/// Assigns slots; `sluice dev` does the same.
+/// Assigns slots, and tells whether any was left to assign; `sluice dev` does the same.
 pub(crate) async fn assign(
     client: &mut Client,
     request: v1::AssignSlotsRequest,
-) -> Result<v1::SlotMap, client::Error> {
-    client.call(Admin::assign_slots, request).await
+) -> Result<(v1::SlotMap, bool), client::Error> {
+    let before = client
+        .call(Admin::get_slot_map, v1::GetSlotMapRequest {})
+        .await?;
+    let after = client.call(Admin::assign_slots, request).await?;
+    // Not by the revision: a dry run has none.
+    let changed = after.assignments != before.assignments;
+    Ok((after, changed))
 }
 
 /// A slot map, a range a line.
@@ -209,6 +230,10 @@ mod tests {
         check("512-599, 700,800-1023", Ok(&["512-599", "700", "800-1023"]));
         check("0-9,5", Err("slot 5 is named twice"));
         check("0-9,", Err("is not a slot"));
+        check(
+            "g2",
+            Err("the ranges come first: `sluice slot assign RANGES g2`"),
+        );
         check("0-1024", Err("slot 1024 does not exist"));
         check("9-0", Err("is empty"));
     }

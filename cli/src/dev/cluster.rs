@@ -4,10 +4,10 @@
 //! ends meanwhile fails it. Once all runs, [`DevCluster::run`] only watches: what the user kills is
 //! told, and stays dead until the user starts it again.
 
-use std::{env, time::Duration};
+use std::{collections::BTreeSet, env, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use proto::{ServerAddr, Version, reason::Reason, v1};
+use proto::{SLOT_COUNT, ServerAddr, Version, reason::Reason, v1};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -76,6 +76,7 @@ impl<'a> DevCluster<'a> {
     pub(crate) async fn run(&mut self) -> Result<(), Error> {
         self.screen.say("Starting a cluster on this machine");
         let controller_pid = self.start_controller().await?;
+        self.check_kept().await?;
         self.start_servers().await?;
         self.create_groups().await?;
         self.assign_slots().await?;
@@ -100,6 +101,18 @@ impl<'a> DevCluster<'a> {
         tokio::select! {
             () = self.fleet.stop() => {}
             () = hurry => self.fleet.kill().await,
+        }
+        // None of ours runs any more. Whoever listens was started by hand, with our command line,
+        // and has its store in our folder.
+        let at = (HOST, self.plan.controller);
+        if let Ok(Ok(_)) = timeout(LIVE_TIMEOUT, TcpStream::connect(at)).await {
+            self.folder.keep();
+            self.screen.say(&format!(
+                "A controller that was not started here still listens at {}: stop it yourself.\n\
+                 Its data stays in {}",
+                local(self.plan.controller),
+                self.folder.path().display()
+            ));
         }
     }
 
@@ -130,6 +143,15 @@ impl<'a> DevCluster<'a> {
             .await?;
         output::note_step(&format!("controller at {listen} (pid {pid})"));
         Ok(pid)
+    }
+
+    /// Refuses a plan of other groups than those that own slots from an earlier run.
+    async fn check_kept(&mut self) -> Result<(), Error> {
+        let there = self.client.list_groups(Default::default()).await?.groups;
+        match misfit(&there, &self.plan.groups) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     async fn start_servers(&mut self) -> Result<(), Error> {
@@ -207,8 +229,12 @@ impl<'a> DevCluster<'a> {
 
     async fn assign_slots(&mut self) -> Result<(), Error> {
         let request = slot::assign_request(Assignment::Even(Even {}));
-        slot::assign(&mut self.client, request).await?;
-        output::note_step("sluice slot assign --even");
+        let (_, changed) = slot::assign(&mut self.client, request).await?;
+        output::note_step(if changed {
+            "sluice slot assign --even"
+        } else {
+            "every slot is owned from an earlier run"
+        });
         Ok(())
     }
 
@@ -309,6 +335,36 @@ impl<'a> DevCluster<'a> {
     }
 }
 
+/// Why the groups of an earlier run are not those of the plan. A run that was cut short before it
+/// assigned the slots may be completed.
+fn misfit(there: &[v1::Group], planned: &[GroupPlan]) -> Option<Error> {
+    let owned: u32 = there.iter().map(|group| group.slot_count).sum();
+    let all_owned = owned as usize == SLOT_COUNT;
+    let kept: BTreeSet<&str> = there
+        .iter()
+        .filter(|group| group.slot_count > 0 || !all_owned)
+        .map(|group| group.id.as_str())
+        .collect();
+    let planned: BTreeSet<&str> = planned.iter().map(|group| group.id.as_str()).collect();
+    let fits = match all_owned {
+        true => kept == planned,
+        false => kept.is_subset(&planned),
+    };
+    if fits {
+        return None;
+    }
+    let join = |ids: BTreeSet<&str>| Vec::from_iter(ids).join(", ");
+    let count = kept.len();
+    let error = Error::failed(format!(
+        "the slots of an earlier run are for {}, not {}: slots that are owned cannot be moved yet",
+        join(kept),
+        join(planned)
+    ));
+    Some(error.hint(format!(
+        "give `--groups {count}` as in that run, or take another `--data-dir`"
+    )))
+}
+
 /// A group of an earlier run will do if its servers are those of this run.
 async fn check_same(client: &mut Client, plan: &GroupPlan) -> Result<(), Error> {
     let request = v1::GetGroupRequest {
@@ -389,4 +445,51 @@ async fn all_acked(client: &mut Client, planned: &[ProxyPlan]) -> anyhow::Result
         ensure!(proxy.connected && acked >= newest, "{} is behind", plan.id);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dev::ports::Shape;
+
+    #[test]
+    fn a_kept_cluster_must_fit_the_plan() {
+        fn check(there: &[(&str, u32)], groups: u16, expected: Option<&str>) {
+            let there: Vec<v1::Group> = there
+                .iter()
+                .map(|&(id, slot_count)| v1::Group {
+                    id: id.to_owned(),
+                    slot_count,
+                    ..Default::default()
+                })
+                .collect();
+            let plan = Plan::new(&Shape {
+                groups,
+                replicas: 0,
+                proxies: 1,
+                proxy_port: 19000,
+                controller_port: 18080,
+                redis_port: 7001,
+            })
+            .unwrap();
+            let hint = misfit(&there, &plan.groups).map(|error| match error {
+                Error::Failed { hints, .. } => hints.concat(),
+                other => panic!("{other:?}"),
+            });
+            match (hint, expected) {
+                (None, None) => {}
+                (Some(hint), Some(part)) => assert!(hint.contains(part), "{hint}"),
+                (hint, _) => panic!("{there:?}: {hint:?}"),
+            }
+        }
+        check(&[], 2, None);
+        check(&[("g1", 512), ("g2", 512)], 2, None);
+        check(&[("g1", 512), ("g2", 512)], 3, Some("--groups 2"));
+        check(&[("g1", 512), ("g2", 512)], 1, Some("--groups 2"));
+        // Cut short before the slots were assigned.
+        check(&[("g1", 0)], 3, None);
+        check(&[("g1", 0), ("g2", 0)], 1, Some("--groups 2"));
+        // A group that the user made, which owns nothing.
+        check(&[("g1", 1024), ("g9", 0)], 1, None);
+    }
 }

@@ -14,7 +14,7 @@ use crate::error::Error;
 pub(crate) struct Folder {
     path: PathBuf,
     /// Deletes the folder when dropped. `None`: the user's own, which stays.
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl Folder {
@@ -34,10 +34,7 @@ impl Folder {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
-        let folder = Self {
-            path,
-            _temporary: temporary,
-        };
+        let folder = Self { path, temporary };
         folder.create("logs")?;
         Ok(folder)
     }
@@ -49,6 +46,13 @@ impl Folder {
         Ok(path.display().to_string())
     }
 
+    /// Leaves it there, though it is a temporary one.
+    pub(crate) fn keep(&mut self) {
+        if let Some(temporary) = &mut self.temporary {
+            temporary.disable_cleanup(true);
+        }
+    }
+
     /// Where the processes log to.
     pub(crate) fn logs(&self) -> PathBuf {
         self.path.join("logs")
@@ -57,5 +61,26 @@ impl Folder {
     /// The folder itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_temporary_folder_stays_only_if_kept() {
+        for keep in [false, true] {
+            let mut folder = Folder::open(None).unwrap();
+            let path = folder.path().to_owned();
+            if keep {
+                folder.keep();
+            }
+            drop(folder);
+            assert_eq!(path.exists(), keep);
+            if keep {
+                fs::remove_dir_all(path).unwrap();
+            }
+        }
     }
 }

@@ -25,6 +25,8 @@ use crate::error::Error;
 
 const POLL_EVERY: Duration = Duration::from_millis(50);
 const TAIL_LINES: usize = 10;
+/// Of those, so many are told of a process that ran well before it ended.
+const NOTABLE_LINES: usize = 5;
 const TAIL_BYTES: u64 = 16 << 10;
 
 /// What a process is, in the order in which they are stopped.
@@ -239,12 +241,22 @@ fn quote(word: &str) -> String {
 }
 
 impl Ended {
-    /// What happened, with the end of the log.
-    pub(super) fn describe(&self) -> String {
+    /// Of the end of the log, what tells why it ended: its warnings and errors, else its last line.
+    pub(super) fn notable(&self) -> Vec<String> {
+        let lines = &self.log_tail;
+        let mut notable: Vec<String> = lines.iter().filter(|l| is_warning(l)).cloned().collect();
+        if notable.is_empty() {
+            notable.extend(lines.last().cloned());
+        }
+        notable.split_off(notable.len().saturating_sub(NOTABLE_LINES))
+    }
+
+    /// What happened, with these lines of the log.
+    pub(super) fn describe(&self, log: &[String]) -> String {
         let mut text = format!("{} (pid {}) ended: {}", self.name, self.pid, self.status);
-        if !self.log_tail.is_empty() {
+        if !log.is_empty() {
             text.push_str("; its log ends with");
-            for line in &self.log_tail {
+            for line in log {
                 text.push_str("\n    ");
                 text.push_str(line);
             }
@@ -253,8 +265,16 @@ impl Ended {
     }
 
     fn into_error(self) -> Error {
-        Error::failed(self.describe()).hint(format!("to see it alone: {}", self.command_line))
+        Error::failed(self.describe(&self.log_tail))
+            .hint(format!("to see it alone: {}", self.command_line))
     }
+}
+
+/// Whether a line of a log is a warning or worse. Redis writes those as `12:M 1 Mar … # why`.
+fn is_warning(line: &str) -> bool {
+    let head = line.split_whitespace().take(6);
+    head.into_iter()
+        .any(|word| matches!(word, "WARN" | "ERROR" | "#"))
 }
 
 /// The last lines of a log.
@@ -284,6 +304,31 @@ mod tests {
             program: "/bin/sh".into(),
             args: vec!["-c".to_owned(), script.to_owned()],
         }
+    }
+
+    #[test]
+    fn of_a_log_the_warnings_are_told() {
+        use std::os::unix::process::ExitStatusExt;
+        fn check(log: &[&str], expected: &[&str]) {
+            let ended = Ended {
+                kind: Kind::Proxy,
+                name: "p1".to_owned(),
+                pid: 1,
+                status: ExitStatus::from_raw(9),
+                log_tail: log.iter().map(|&line| line.to_owned()).collect(),
+                command_line: String::new(),
+            };
+            assert_eq!(ended.notable(), expected);
+        }
+        check(&[], &[]);
+        check(&["t  INFO a", "t  INFO b"], &["t  INFO b"]);
+        check(&["t  WARN a", "t  INFO b"], &["t  WARN a"]);
+        check(
+            &["1:M 1 Mar 2026 12:00:00.000 # full", "1:M 1 Mar * b"],
+            &["1:M 1 Mar 2026 12:00:00.000 # full"],
+        );
+        let many = ["t ERROR"; 7];
+        check(&many, &many[..NOTABLE_LINES]);
     }
 
     fn is_alive(pid: u32) -> bool {

@@ -3,7 +3,10 @@
 //! The steps go to stderr, the screen and the live line to stdout. The texts are made by functions
 //! from values to text; [`Screen`] draws them.
 
+use std::time::Duration;
+
 use proto::v1;
+use tokio::time::Instant;
 
 use super::{
     ports::{GroupPlan, HOST, Plan},
@@ -17,12 +20,18 @@ use crate::{
 
 const BAR_CELLS: u64 = 24;
 const DEFAULT_CONTROLLER_PORT: u16 = 18080;
+/// What a terminal has at least.
+const COLUMNS: usize = 80;
+/// Without a terminal, a live line that says nothing new is written this seldom.
+const PLAIN_REPEAT_EVERY: Duration = Duration::from_secs(30);
 
 /// Draws on the terminal, or writes lines where there is none.
 pub(super) struct Screen<'a> {
     output: &'a Output,
     /// Whether the cursor stands behind a live line.
     live: bool,
+    /// The newest plain line, and when it was written.
+    plain: Option<(String, Instant)>,
 }
 
 impl<'a> Screen<'a> {
@@ -31,6 +40,7 @@ impl<'a> Screen<'a> {
         Self {
             output,
             live: false,
+            plain: None,
         }
     }
 
@@ -54,7 +64,8 @@ impl<'a> Screen<'a> {
         self.output.text(text)
     }
 
-    /// Shows the newest live line: in the place of the last on a terminal, else below it.
+    /// Shows the newest live line: in the place of the last on a terminal, else below it if it says
+    /// something new.
     pub(super) fn draw(&mut self, line: &str) -> Result<(), Error> {
         match self.output.width() {
             Some(width) => {
@@ -64,9 +75,24 @@ impl<'a> Screen<'a> {
                 let line: String = line.chars().take(cells).collect();
                 self.output.raw(format!("\r{line}\x1b[K").as_bytes())
             }
-            None => self.output.text(line),
+            None => {
+                let last = self.plain.as_ref();
+                if !is_news(last.map(|(last, at)| (last.as_str(), at.elapsed())), line) {
+                    return Ok(());
+                }
+                self.plain = Some((line.to_owned(), Instant::now()));
+                self.output.text(line)
+            }
         }
     }
+}
+
+/// Whether a plain line is worth writing after the last one, written so long ago. That there is no
+/// controller is said once.
+fn is_news(last: Option<(&str, Duration)>, line: &str) -> bool {
+    last.is_none_or(|(last, age)| {
+        last != line || (line != NO_CONTROLLER && age >= PLAIN_REPEAT_EVERY)
+    })
 }
 
 /// How the sample's keys lie in the groups.
@@ -101,7 +127,6 @@ pub(super) struct Ready<'a> {
 /// Where everything listens, and what to try.
 pub(super) fn ready(ready: &Ready<'_>) -> String {
     let plan = ready.plan;
-    let listed = |ports: Vec<String>| ports.join("  ");
     let proxies = plan.proxies.iter();
     let port = plan.proxies.first().map_or(0, |proxy| proxy.port);
     let endpoint = match plan.controller {
@@ -112,57 +137,88 @@ pub(super) fn ready(ready: &Ready<'_>) -> String {
         0 => "SET greeting hello".to_owned(),
         keys => format!("GET user:{keys}"),
     };
-    let listens = Table::rows([
-        [
-            "  proxies".to_owned(),
-            listed(
-                proxies
-                    .clone()
-                    .map(|p| format!("{HOST}:{}", p.port))
-                    .collect(),
-            ),
-        ],
-        [
-            "  proxies' admin".to_owned(),
-            listed(
-                proxies
-                    .map(|p| format!("http://{HOST}:{}", p.admin))
-                    .collect(),
-            ),
-        ],
-        [
-            "  controller".to_owned(),
-            format!(
-                "{HOST}:{}  http://{HOST}:{}",
-                plan.controller, plan.controller_http
-            ),
-        ],
-        [
-            "  servers".to_owned(),
-            listed(plan.groups.iter().map(group_text).collect()),
-        ],
-        ["  data and logs".to_owned(), ready.folder.to_owned()],
-    ]);
-    let attempts = Table::rows([
-        [
-            format!("  redis-cli -p {port} {hello}"),
-            "any Redis client works".to_owned(),
-        ],
-        [
-            format!("  {}{endpoint} check", ready.sluice),
-            "what could be better".to_owned(),
-        ],
-        [
-            format!("  kill -9 {}", ready.controller_pid),
-            "the controller: proxies go on serving".to_owned(),
-        ],
-    ]);
+    let listens = [
+        (
+            "proxies",
+            proxies
+                .clone()
+                .map(|p| format!("{HOST}:{}", p.port))
+                .collect(),
+        ),
+        (
+            "proxies' admin",
+            proxies
+                .map(|p| format!("http://{HOST}:{}", p.admin))
+                .collect(),
+        ),
+        (
+            "controller",
+            vec![
+                format!("{HOST}:{}", plan.controller),
+                format!("http://{HOST}:{}", plan.controller_http),
+            ],
+        ),
+        ("servers", plan.groups.iter().map(group_text).collect()),
+        ("data and logs", vec![ready.folder.to_owned()]),
+    ];
+    let attempts = [
+        (
+            format!("redis-cli -p {port} {hello}"),
+            "any Redis client works",
+        ),
+        (
+            format!("{}{endpoint} check", ready.sluice),
+            "what could be better",
+        ),
+        (
+            format!("kill -9 {}", ready.controller_pid),
+            "the controller: proxies go on serving",
+        ),
+    ];
     format!(
         "\nA Sluice cluster runs on this machine. Ctrl-C stops all of it.\n\n{}\n\n\
          Try, in another terminal:\n{}\n",
-        listens.render(None),
-        attempts.render(None)
+        Table::rows(
+            listens
+                .into_iter()
+                .flat_map(|(name, all)| listed(name, all))
+        )
+        .render(None),
+        explained(&attempts)
     )
+}
+
+/// A name and what is listed under it, on as many lines as that takes.
+fn listed(name: &str, all: Vec<String>) -> Vec<[String; 2]> {
+    const WIDTH: usize = COLUMNS - 20; // what the names leave
+    let mut lines: Vec<String> = Vec::new();
+    for one in all {
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + one.len() <= WIDTH => {
+                line.push_str("  ");
+                line.push_str(&one);
+            }
+            _ => lines.push(one),
+        }
+    }
+    let names = std::iter::once(format!("  {name}")).chain(std::iter::repeat(String::new()));
+    names.zip(lines).map(|(name, line)| [name, line]).collect()
+}
+
+/// Commands, each with what it is for: beside it, or below where that would be too wide.
+fn explained(commands: &[(String, &str)]) -> String {
+    let rows = commands
+        .iter()
+        .map(|(command, why)| [format!("  {command}"), (*why).to_owned()]);
+    let table = Table::rows(rows).render(None);
+    if table.lines().all(|line| line.chars().count() <= COLUMNS) {
+        return table;
+    }
+    let lines: Vec<String> = commands
+        .iter()
+        .map(|(command, why)| format!("  {command}\n      {why}"))
+        .collect();
+    lines.join("\n")
 }
 
 fn group_text(group: &GroupPlan) -> String {
@@ -205,8 +261,8 @@ pub(super) fn obituary(ended: &Ended) -> String {
         Kind::Server => "Requests for its slots fail until it is back; the others never notice.",
     };
     format!(
-        "\n{}\n{meaning} This starts it again (and you stop it yourself then):\n  {}",
-        ended.describe(),
+        "\n{}\n{meaning}\nThis starts it again, and you stop it yourself then:\n  {}",
+        ended.describe(&ended.notable()),
         ended.command_line
     )
 }
@@ -272,6 +328,41 @@ mod tests {
     }
 
     #[test]
+    fn the_screen_fits_a_narrow_terminal() {
+        let text = ready(&Ready {
+            plan: &Plan::new(&Shape {
+                groups: 5,
+                replicas: 2,
+                proxies: 4,
+                proxy_port: 32000,
+                controller_port: 32100,
+                redis_port: 32200,
+            })
+            .unwrap(),
+            sluice: "/work/main/target/debug/sluice",
+            controller_pid: 4711,
+            folder: "/tmp/sluice-dev-x",
+            keys: 1000,
+        });
+        insta::assert_snapshot!(text, @"");
+        assert!(text.lines().all(|line| line.len() <= COLUMNS), "{text}");
+    }
+
+    #[test]
+    fn a_plain_line_is_not_repeated() {
+        fn check(last: Option<(&str, u64)>, line: &str, expected: bool) {
+            let last = last.map(|(last, secs)| (last, Duration::from_secs(secs)));
+            assert_eq!(is_news(last, line), expected, "{last:?} {line}");
+        }
+        check(None, "0 requests/s", true);
+        check(Some(("0 requests/s", 5)), "0 requests/s", false);
+        check(Some(("0 requests/s", 5)), "9 requests/s", true);
+        check(Some(("0 requests/s", 30)), "0 requests/s", true);
+        check(Some((NO_CONTROLLER, 300)), NO_CONTROLLER, false);
+        check(Some((NO_CONTROLLER, 5)), "0 requests/s", true);
+    }
+
+    #[test]
     fn keys_are_shown_as_bars() {
         let group = |id: &str, keys| {
             let group = v1::Group {
@@ -323,7 +414,8 @@ mod tests {
 
         controller (pid 4711) ended: signal: 9 (SIGKILL); its log ends with
             serving
-        The proxies go on serving by the topology they have. This starts it again (and you stop it yourself then):
+        The proxies go on serving by the topology they have.
+        This starts it again, and you stop it yourself then:
           sluice-controller --listen 127.0.0.1:18080
         ");
     }

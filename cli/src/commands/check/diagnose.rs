@@ -24,6 +24,10 @@ use crate::{
 
 /// A probe older than this says nothing about now; the controller probes every second or so.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(60);
+/// A probe older than this is told with its age.
+const PROBE_AGE_USUAL: Duration = Duration::from_secs(5);
+/// How the controller tells of a server that does not let it in.
+const LOGIN_REFUSED: &str = "refuses the credentials";
 /// A probe is one small round trip.
 const LATENCY_MAX: Duration = Duration::from_millis(100);
 /// A primary that holds this many times the mean is the one to run out of memory first …
@@ -202,10 +206,17 @@ fn groups(cluster: &Cluster) -> Vec<Finding> {
             ));
         }
         if group.slot_count == 0 {
+            let advice = if cluster.slots.iter().any(is_unowned) {
+                format!("`sluice slot assign RANGES {id}`, or `sluice group delete {id}`")
+            } else {
+                format!(
+                    "all slots are owned, and slots cannot be moved yet: `sluice group delete {id}`"
+                )
+            };
             faults.push(warning(
                 Category::Groups,
                 format!("group {id} owns no slots: it gets no requests"),
-                format!("`sluice slot assign RANGES {id}`, or `sluice group delete {id}`"),
+                advice,
             ));
         }
     }
@@ -220,8 +231,8 @@ fn groups(cluster: &Cluster) -> Vec<Finding> {
 
 fn slots(cluster: &Cluster) -> Vec<Finding> {
     let mut faults = Vec::new();
-    let unowned = |slot: &&v1::SlotAssignment| slot.group_id.is_empty();
-    if let Some(what) = some_slots(cluster.slots.iter().filter(unowned)) {
+    let unowned = cluster.slots.iter().filter(|slot| is_unowned(slot));
+    if let Some(what) = some_slots(unowned) {
         faults.push(error(
             Category::Slots,
             format!("no group owns {what}: requests for them fail with -CLUSTERDOWN"),
@@ -237,8 +248,29 @@ fn slots(cluster: &Cluster) -> Vec<Finding> {
         ));
     }
     or_right(faults, Category::Slots, || {
-        format!("all {SLOT_COUNT} slots are owned and served")
+        let served = if all_served(cluster) {
+            " and served"
+        } else {
+            ""
+        };
+        format!("all {SLOT_COUNT} slots are owned{served}")
     })
+}
+
+/// Whether the primary of each group that owns slots was well when it was looked at.
+fn all_served(cluster: &Cluster) -> bool {
+    let serving: BTreeSet<&str> = cluster
+        .servers
+        .iter()
+        .filter(|server| server.role() == Role::Primary && health(server) == Health::Up)
+        .map(|server| server.group_id.as_str())
+        .collect();
+    let mut owners = cluster.slots.iter().map(|slot| slot.group_id.as_str());
+    owners.all(|owner| serving.contains(owner))
+}
+
+fn is_unowned(slot: &v1::SlotAssignment) -> bool {
+    slot.group_id.is_empty()
 }
 
 /// `512 slots (0-511)`, or `None` for no slots.
@@ -262,7 +294,10 @@ fn servers(world: &World, cluster: &Cluster) -> Vec<Finding> {
     let mut faults = Vec::new();
     for server in &cluster.servers {
         let primary = primaries.get(server.group_id.as_str()).copied();
-        faults.extend(ailment(server, primary));
+        faults.extend(ailment(server, primary).map(|finding| Finding {
+            message: finding.message + &seen_ago(probe_age(world, server)),
+            ..finding
+        }));
         faults.extend(
             server
                 .observed
@@ -273,15 +308,37 @@ fn servers(world: &World, cluster: &Cluster) -> Vec<Finding> {
     faults.extend(mixed_servers(cluster));
     faults.extend(memory_skew(cluster));
     or_right(faults, Category::Servers, || {
+        if cluster.servers.is_empty() {
+            return "there are none yet".to_owned();
+        }
+        let oldest = cluster
+            .servers
+            .iter()
+            .filter_map(|s| probe_age(world, s))
+            .max();
         let sum = |field: fn(&v1::ServerObservation) -> u64| -> u64 {
             primaries_seen(cluster).map(|(_, o)| field(o)).sum()
         };
         format!(
-            "all answer: {} keys, {} of memory",
+            "all answer: {} keys, {} of memory{}",
             thousands(sum(|o| o.keys)),
-            output::bytes(sum(|o| o.used_memory_bytes))
+            output::bytes(sum(|o| o.used_memory_bytes)),
+            seen_ago(oldest)
         )
     })
+}
+
+/// How long ago the controller looked at a server.
+fn probe_age(world: &World, server: &v1::Server) -> Option<Duration> {
+    output::since(server.observed.as_ref()?.time.as_ref()?, world.now)
+}
+
+/// The age of what a finding rests on, where it is more than usual.
+fn seen_ago(age: Option<Duration>) -> String {
+    age.filter(|&age| age > PROBE_AGE_USUAL)
+        .map_or(String::new(), |age| {
+            format!(" (seen {} ago)", output::duration(age))
+        })
 }
 
 /// What makes a server useless as what it is meant to be.
@@ -313,6 +370,21 @@ fn ailment(server: &v1::Server, primary: Option<&str>) -> Option<Finding> {
             format!("the controller has not looked at {name} yet"),
             "check again in a few seconds",
         )),
+        (Health::Down, role) if observed.error.starts_with(LOGIN_REFUSED) => {
+            let judge = match role {
+                Role::Replica => warning,
+                Role::Primary | Role::Unspecified => error,
+            };
+            Some(judge(
+                category,
+                format!("{name} {}", observed.error),
+                format!(
+                    "give the controller and the proxies the login of group {}, in the file of \
+                     `--server-auth-file` or as SLUICE_SERVER_PASSWORD, and start them again",
+                    server.group_id
+                ),
+            ))
+        }
         (Health::Down, Role::Replica) => Some(warning(
             category,
             format!("{name} {}", observed.error),
@@ -344,7 +416,7 @@ fn ailment(server: &v1::Server, primary: Option<&str>) -> Option<Finding> {
 
 /// What a server that answers may suffer from; and an answer too old to go by.
 fn strain(world: &World, server: &v1::Server, observed: &v1::ServerObservation) -> Option<Finding> {
-    let age = output::since(observed.time.as_ref()?, world.now)?;
+    let age = probe_age(world, server)?;
     if age > PROBE_AGE_MAX {
         return Some(warning(
             Category::Servers,

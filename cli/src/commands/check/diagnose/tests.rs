@@ -152,6 +152,53 @@ fn a_healthy_cluster_says_what_is_right() {
     ");
 }
 
+/// What is said where nothing is wrong with it.
+fn right(spoil: impl FnOnce(&mut Cluster), category: Category) -> String {
+    let mut cluster = healthy();
+    spoil(&mut cluster);
+    let findings = diagnose(&world(Ok(cluster)));
+    let of = findings.iter().find(|f| f.category == category);
+    of.map(|f| f.message.clone()).unwrap_or_default()
+}
+
+#[test]
+fn slots_are_served_only_by_primaries_that_are_well() {
+    let spoilt = right(
+        |c| observed(&mut c.servers[0]).reachable = false,
+        Category::Slots,
+    );
+    assert_eq!(spoilt, "all 1024 slots are owned");
+    let replica = right(
+        |c| observed(&mut c.servers[1]).reachable = false,
+        Category::Slots,
+    );
+    assert_eq!(replica, "all 1024 slots are owned and served");
+}
+
+#[test]
+fn what_was_seen_long_ago_is_told_with_its_age() {
+    let old = Some(Timestamp {
+        seconds: NOW - 10,
+        nanos: 0,
+    });
+    let all = right(
+        |c| observed(&mut c.servers[0]).time = old,
+        Category::Servers,
+    );
+    assert_eq!(
+        all,
+        "all answer: 1,000 keys, 2.0 MiB of memory (seen 12s ago)"
+    );
+    warning(
+        |c| {
+            observed(&mut c.servers[1]).primary_link_up = false;
+            observed(&mut c.servers[1]).time = old;
+        },
+        "has lost its link to 10.0.0.1:6379 (seen 12s ago)",
+        "INFO replication",
+    );
+}
+
 #[test]
 fn an_empty_cluster_says_how_to_begin() {
     let cluster = Cluster {
@@ -173,7 +220,7 @@ fn an_empty_cluster_says_how_to_begin() {
     Ok 10.0.3.1:18080 leads cluster demo (term 1, revision 9) -> 
     Error there is no group -> make one of a Redis server that runs: `sluice group create g1 --server HOST:PORT`
     Error no group owns 1024 slots (0-1023): requests for them fail with -CLUSTERDOWN -> `sluice slot assign --even` shares them among the groups
-    Ok all answer: 0 keys, 0 B of memory -> 
+    Ok there are none yet -> 
     Error no proxy is connected: clients may have nothing to connect to -> `sluice-proxy --id p1 --controller 10.0.3.1:18080`
     ");
 }
@@ -212,7 +259,7 @@ fn groups() {
     warning(
         |c| c.groups[1].slot_count = 0,
         "group g2 owns no slots",
-        "sluice slot assign RANGES g2",
+        "slots cannot be moved yet: `sluice group delete g2`",
     );
 }
 
@@ -243,6 +290,22 @@ fn servers() {
         |c| c.servers[0].observed = down(),
         "primary 10.0.0.1:6379 of group g1 does not answer: connection refused",
         "redis-cli -h 10.0.0.1 -p 6379 PING",
+    );
+    let shut = || {
+        Some(v1::ServerObservation {
+            error: "refuses the credentials: NOAUTH".to_owned(),
+            ..down().unwrap_or_default()
+        })
+    };
+    error(
+        |c| c.servers[0].observed = shut(),
+        "primary 10.0.0.1:6379 of group g1 refuses the credentials",
+        "--server-auth-file",
+    );
+    warning(
+        |c| c.servers[1].observed = shut(),
+        "replica 10.0.1.1:6379 of group g1 refuses the credentials",
+        "SLUICE_SERVER_PASSWORD",
     );
     warning(
         |c| c.servers[1].observed = down(),
