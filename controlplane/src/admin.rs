@@ -59,6 +59,18 @@ struct Mode {
     request: Option<model::Request>,
 }
 
+/// The mode of a mutating request: each has the two fields, and no type in common.
+macro_rules! mode {
+    ($method:literal, $request:expr) => {
+        Mode::new(
+            $method,
+            &$request,
+            &$request.request_id,
+            $request.validate_only,
+        )
+    };
+}
+
 impl Mode {
     fn new<M: Message>(
         method: &str,
@@ -224,12 +236,7 @@ impl AdminService for Admin {
         let id = parse::group_id("id", &request.id)?;
         let description = parse::description("description", &request.description)?;
         let candidates = parse::candidates(&request.servers)?;
-        let mode = Mode::new(
-            "CreateGroup",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("CreateGroup", request)?;
         let now = self.store.snapshot();
         if mode.is_repetition(&now)? {
             return self.show_group(&now, &id);
@@ -250,12 +257,7 @@ impl AdminService for Admin {
         let id = parse::group_id("id", &request.id)?;
         let description = parse::description("description", &request.description)?;
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "UpdateGroup",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("UpdateGroup", request)?;
         let group = id.clone();
         let after = self
             .mutate(mode, move |now| {
@@ -272,12 +274,7 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let id = parse::group_id("id", &request.id)?;
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "DeleteGroup",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("DeleteGroup", request)?;
         let after = self
             .mutate(mode, move |now| change::delete_group(now, &id, expected))
             .await?;
@@ -333,12 +330,7 @@ impl AdminService for Admin {
             None => return Err(Refusal::field("server", "must be set").into()),
         };
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "CreateServer",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("CreateServer", request)?;
         let now = self.store.snapshot();
         if mode.is_repetition(&now)? {
             return self.show_server(&now, &candidate.address);
@@ -362,12 +354,7 @@ impl AdminService for Admin {
         let address = parse::address("address", &request.address)?;
         let zone = parse::zone("zone", &request.zone)?;
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "UpdateServer",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("UpdateServer", request)?;
         let server = address.clone();
         let after = self
             .mutate(mode, move |now| {
@@ -384,12 +371,7 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let address = parse::address("address", &request.address)?;
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "DeleteServer",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("DeleteServer", request)?;
         let after = self
             .mutate(mode, move |now| {
                 change::delete_server(now, &address, expected)
@@ -414,12 +396,7 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let wanted = parse::assignment(request.assignment.as_ref())?;
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "AssignSlots",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("AssignSlots", request)?;
         let after = self
             .mutate(mode, move |now| {
                 change::assign_slots(now, &wanted, expected)
@@ -470,12 +447,7 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let id = parse::proxy_id("id", &request.id)?;
         let expected = request.expected_revision;
-        let mode = Mode::new(
-            "DeleteProxy",
-            &request,
-            &request.request_id,
-            request.validate_only,
-        )?;
+        let mode = mode!("DeleteProxy", request)?;
         let validate_only = mode.validate_only;
         let (proxy, registry) = (id.clone(), self.registry.clone());
         // Asked on the writer: a proxy that connects later registers after this.

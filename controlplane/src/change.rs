@@ -469,14 +469,13 @@ pub fn same_process(new: &ServerAddr, known: &ServerAddr, group: &GroupId) -> Re
 }
 
 fn server_created(group: &GroupId, server: &Server) -> Draft {
-    let role = match server.role {
-        Role::Primary => "primary",
-        Role::Replica => "replica",
-    };
     Draft::new(
         format!("server/{}", server.address),
         Kind::ServerCreated,
-        format!("server {} joined group {group} as {role}", server.address),
+        format!(
+            "server {} joined group {group} as {}",
+            server.address, server.role
+        ),
     )
 }
 

@@ -116,6 +116,7 @@ mod tests {
             (["--http", "h:65536"], "must be host:port"),
             (["--cluster", "A B"], "must be 1 to 63"),
             (["--probe-interval", "0s"], "more than nothing"),
+            (["--probe-timeout", "0ms"], "more than nothing"),
             (["--log", "a=b=c"], "--log"),
         ] {
             let got = check(&args).unwrap_err();

@@ -35,6 +35,8 @@ pub enum Kind {
     ServerDeleted,
     ServerReachable,
     ServerUnreachable,
+    /// The role a server says it has is no longer the one it has in its group, or is so again.
+    ServerRoleChanged,
     SlotsAssigned,
     ProxyRegistered,
     ProxyConnected,

@@ -67,7 +67,7 @@ impl Feed {
         }
     }
 
-    /// All its workers route by this version. `false`: it has answered already, which counts.
+    /// All its workers route by this version. `false`: it had answered before.
     pub fn ack(&mut self, version: Version) -> Result<bool, NotAsked> {
         let counts = self.answer(version)?;
         if counts {
@@ -76,7 +76,7 @@ impl Feed {
         Ok(counts)
     }
 
-    /// It refuses this version: the next is sent whole. `false`: it has answered already, which counts.
+    /// It refuses this version: the next is sent whole. `false`: it had answered before.
     pub fn nack(&mut self, version: Version) -> Result<bool, NotAsked> {
         let counts = self.answer(version)?;
         if counts {

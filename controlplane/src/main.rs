@@ -15,7 +15,7 @@ use proto::{
     settings::{self, Parsed},
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -52,7 +52,20 @@ fn check(settings: &Settings) -> anyhow::Result<()> {
 
 #[tokio::main]
 async fn run(settings: Settings) -> anyhow::Result<()> {
+    outlive_hangups()?;
     App::build(settings).await?.run(asked_to_stop()?).await
+}
+
+/// SIGHUP asks many a daemon to read its settings again. Here it is only told that it is of no use.
+fn outlive_hangups() -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    // Owned by the runtime: it listens until the process ends.
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            warn!("SIGHUP: nothing is reloaded, restart the controller to change its settings");
+        }
+    });
+    Ok(())
 }
 
 /// Resolves with the first SIGTERM or SIGINT. The second ends the process at once.

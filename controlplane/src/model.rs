@@ -6,6 +6,8 @@
 //! Invariant: a group has exactly one primary, the first of its servers; the others follow sorted by
 //! address.
 
+use std::fmt;
+
 use proto::{
     ClusterId, GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, SlotState, slot,
     topology::assignment, v1,
@@ -46,6 +48,15 @@ pub enum Role {
     Primary,
     /// Follows the primary.
     Replica,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        })
+    }
 }
 
 /// One Redis or Valkey process.

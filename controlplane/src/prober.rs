@@ -1,7 +1,7 @@
 //! Watching the servers: each is asked again and again what it is.
 //!
-//! Writes down what it sees and tells of servers that stop or start to answer. It changes nothing:
-//! an observation is never a reason to touch a group.
+//! Writes down what it sees and tells of servers that stop or start to answer, or to have the role
+//! they have in their group. It changes nothing: an observation is never a reason to touch a group.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,12 +11,14 @@ use tokio::{
     sync::watch,
     time::{self, Instant, MissedTickBehavior},
 };
+use tracing::warn;
 
 use crate::{
     admission::Known,
     clock,
     events::{Draft, Kind},
     metrics::{Metrics, ProbeOutcome},
+    model::{Role, Server},
     probe::{Facts, Failure, Probe},
     snapshot::Snapshot,
     store::Store,
@@ -34,6 +36,8 @@ pub struct Observation {
     pub latency: Duration,
     /// What the server said.
     pub outcome: Result<Facts, Failure>,
+    /// The role it said it has, when it last did. `None`: not since this controller started.
+    pub role: Option<Role>,
 }
 
 /// The newest observation of each server; only the prober writes it.
@@ -102,50 +106,85 @@ impl Prober {
     }
 
     async fn round(&self, now: &Arc<Snapshot>, only_new: bool) {
-        let targets: Vec<(ServerAddr, GroupId)> = now
+        let targets: Vec<(Server, GroupId)> = now
             .servers()
             .filter(|(_, server)| {
                 !only_new || !self.observations.borrow().contains_key(&server.address)
             })
-            .map(|(group, server)| (server.address.clone(), group.id.clone()))
+            .map(|(group, server)| (server.clone(), group.id.clone()))
             .collect();
         stream::iter(targets)
-            .map(|(address, group)| self.observe(address, group))
+            .map(|(server, group)| self.observe(server, group))
             .buffer_unordered(AT_ONCE)
-            .for_each(async |(address, observation)| self.note(address, observation))
+            .for_each(async |(server, observation)| self.note(server, observation))
             .await;
     }
 
-    async fn observe(&self, address: ServerAddr, group: GroupId) -> (ServerAddr, Observation) {
+    async fn observe(&self, server: Server, group: GroupId) -> (Server, Observation) {
         let begun = Instant::now();
-        let outcome = self.probe.ask(&address, &group).await;
+        let outcome = self.probe.ask(&server.address, &group).await;
+        let seen = self.observations.borrow();
+        let said_before = seen.get(&server.address).and_then(|o| o.role);
         let observation = Observation {
             time_ms: clock::now_ms(),
             latency: begun.elapsed(),
+            role: outcome.as_ref().map(Facts::role).ok().or(said_before),
             outcome,
         };
-        (address, observation)
+        (server, observation)
     }
 
-    fn note(&self, address: ServerAddr, observation: Observation) {
+    fn note(&self, server: Server, observation: Observation) {
         self.metrics.probed(match &observation.outcome {
             Ok(_) => ProbeOutcome::Ok,
             Err(Failure::Unreachable(_)) => ProbeOutcome::Unreachable,
             Err(Failure::AuthFailed(_)) => ProbeOutcome::AuthFailed,
             Err(Failure::NotRedis(_) | Failure::Proxy(_)) => ProbeOutcome::NotRedis,
         });
-        let event = news(
-            &address,
-            self.observations.borrow().get(&address),
-            &observation,
-        );
+        let before = self.observations.borrow().get(&server.address).cloned();
+        if let Some(error) = new_login_failure(before.as_ref(), &observation) {
+            warn!(server = %server.address, error, "server refuses the login");
+        }
+        let events = [
+            news(&server.address, before.as_ref(), &observation),
+            role_news(&server, before.as_ref(), &observation),
+        ];
         self.observations.send_modify(|seen| {
-            seen.insert(address, observation);
+            seen.insert(server.address, observation);
         });
-        if let Some(event) = event {
+        for event in events.into_iter().flatten() {
             self.store.note(event);
         }
     }
+}
+
+/// What a server says that lets us in no longer.
+fn new_login_failure<'a>(before: Option<&Observation>, after: &'a Observation) -> Option<&'a str> {
+    let refused = |seen: &Observation| matches!(seen.outcome, Err(Failure::AuthFailed(_)));
+    match &after.outcome {
+        Err(Failure::AuthFailed(error)) if !before.is_some_and(refused) => Some(error),
+        _ => None,
+    }
+}
+
+/// Whether a server took another role than it has in its group, or has taken its own again. That a
+/// new server has its own is not told: it was admitted because it had.
+fn role_news(server: &Server, before: Option<&Observation>, after: &Observation) -> Option<Draft> {
+    let address = &server.address;
+    let was_right = before
+        .and_then(|seen| seen.role)
+        .is_none_or(|role| role == server.role);
+    let says = after.role?;
+    let message = match (was_right, says == server.role) {
+        (true, true) | (false, false) => return None,
+        (true, false) => format!(
+            "server {address} says it is a {says}, but is the {} of its group",
+            server.role
+        ),
+        (false, true) => format!("server {address} says it is a {says} again, as in its group"),
+    };
+    let kind = Kind::ServerRoleChanged;
+    Some(Draft::new(format!("server/{address}"), kind, message))
 }
 
 /// What is worth telling. That a new server answers is not: it was admitted because it did.
@@ -186,6 +225,7 @@ mod tests {
         Observation {
             time_ms: 0,
             latency: Duration::ZERO,
+            role: answers.then_some(Role::Primary),
             outcome: if answers { up } else { down },
         }
     }
@@ -204,6 +244,45 @@ mod tests {
         check(Some(true), false, Some(Kind::ServerUnreachable));
         check(Some(false), false, None);
         check(Some(false), true, Some(Kind::ServerReachable));
+    }
+
+    #[test]
+    fn a_role_is_told_when_it_turns() {
+        fn check(before: Option<Role>, after: Option<Role>, told: Option<&str>) {
+            let server = &group("g1", 7000, 0).servers[0];
+            let seen = |role| Observation {
+                role,
+                ..observation(true)
+            };
+            let event = role_news(server, Some(&seen(before)), &seen(after));
+            assert!(event.iter().all(|e| e.kind == Kind::ServerRoleChanged));
+            let message = event.map(|e| e.message);
+            assert_eq!(message.is_some(), told.is_some(), "{message:?}");
+            assert!(message.unwrap_or_default().contains(told.unwrap_or("")));
+        }
+        let (right, wrong) = (Some(Role::Primary), Some(Role::Replica));
+        let turned = Some("says it is a replica, but is the primary of its group");
+        check(None, None, None);
+        check(None, right, None);
+        check(None, wrong, turned);
+        check(right, right, None);
+        check(right, wrong, turned);
+        check(wrong, wrong, None);
+        check(wrong, right, Some("says it is a primary again"));
+    }
+
+    #[test]
+    fn a_refused_login_is_told_once() {
+        let refused = Observation {
+            outcome: Err(Failure::AuthFailed("WRONGPASS".to_owned())),
+            ..observation(false)
+        };
+        let told = Some("WRONGPASS");
+        assert_eq!(new_login_failure(None, &refused), told);
+        assert_eq!(new_login_failure(Some(&observation(true)), &refused), told);
+        assert_eq!(new_login_failure(Some(&observation(false)), &refused), told);
+        assert_eq!(new_login_failure(Some(&refused), &refused), None);
+        assert_eq!(new_login_failure(Some(&refused), &observation(true)), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::{
     ffi::OsString,
+    io::{BufRead, BufReader},
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
@@ -275,6 +276,22 @@ fn refused<T: std::fmt::Debug>(result: Result<T, Status>, reason: Reason) -> Str
     status.message().to_owned()
 }
 
+/// The address of something that answers to everything what a proxy answers to `INFO`.
+async fn info_says_proxy() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let info = "# Server\r\nredis_version:7.2.0\r\nrun_id:x\r\n# Replication\r\nrole:master\r\n\
+        # Sluice\r\nsluice_version:0.1.0\r\nproxy_id:p1\r\n";
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let answer = format!("${}\r\n{info}\r\n", info.len());
+        while stream.read(&mut [0; 512]).await.is_ok_and(|n| n > 0) {
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
 async fn eventually(mut check: impl AsyncFnMut() -> bool) {
     let checked = async {
         while !check().await {
@@ -299,7 +316,15 @@ async fn servers_are_admitted_by_what_they_are() {
     refused(nowhere, Reason::ServerUnreachable);
     let grpc = controller.http.clone(); // answers, but as HTTP
     let web = controller.create_group("g", &[spec(&grpc)]).await;
-    refused(web, Reason::ServerNotRedis);
+    let message = refused(web, Reason::ServerNotRedis);
+    assert!(!message.contains(['\r', '\n']), "{message}");
+    let proxy = spec(&info_says_proxy().await);
+    let looped = controller.create_group("g", &[proxy]).await;
+    let message = refused(looped, Reason::ServerNotRedis);
+    assert!(
+        message.contains("is a Sluice proxy (p1), not a server"),
+        "{message}"
+    );
     let denied = controller.create_group("g", &[locked.spec()]).await;
     let message = refused(denied, Reason::ServerAuthFailed);
     assert!(message.contains("SLUICE_SERVER_PASSWORD_G"), "{message}");
@@ -350,6 +375,24 @@ async fn servers_are_admitted_by_what_they_are() {
         seen.len() == 3 && seen.iter().all(|o| o.reachable && o.flavor == "redis")
     })
     .await;
+    let mut events = controller
+        .admin
+        .watch_events(v1::WatchEventsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    other.says("REPLICAOF NO ONE").await;
+    let turned = async {
+        loop {
+            let event = events.message().await.unwrap().unwrap().event.unwrap();
+            if event.reason == "ServerRoleChanged" {
+                return event;
+            }
+        }
+    };
+    let turned = time::timeout(DEADLINE, turned).await.unwrap();
+    assert_eq!(turned.subject, format!("server/{}", other.address()));
+    drop(events);
     let gone = replica.address();
     drop(replica);
     eventually(async || {
@@ -384,6 +427,7 @@ async fn a_proxy_follows_the_topology() {
     controller.create_group("g2", &[two.spec()]).await.unwrap();
     controller.assign(even()).await.unwrap();
     proxy.ack(delta.version).await;
+    proxy.nack(delta.version, "too late").await; // it has answered: ignored
     let third = second.apply(&proxy.hear_delta().await).unwrap();
     let now = controller.admin.get_topology(v1::GetTopologyRequest {});
     let now = now.await.unwrap().into_inner();
@@ -575,4 +619,55 @@ async fn a_restart_keeps_everything() {
         Reason::InvalidField,
     );
     controller.stop().await;
+}
+
+/// The process itself, with a log and a data folder of its own.
+fn process(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice-controller"));
+    command
+        .args(["--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--data-dir"])
+        .arg(dir.join("data"))
+        .args(args);
+    command
+}
+
+#[test]
+fn settings_are_checked() {
+    fn check(args: &[&str], code: i32, says: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let args = [&["--check-config"], args].concat();
+        let output = process(dir.path(), &args).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+    check(&[], 0, "OK");
+    check(&["--log=controlplane=loud"], 2, "--log");
+    check(&["--log=[["], 2, "--log");
+    check(&["--probe-timeout=0s"], 2, "--probe-timeout");
+    check(&["--probe-interval=0"], 2, "--probe-interval");
+}
+
+#[test]
+fn a_hangup_is_outlived() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = process(dir.path(), &["--log=info"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut logged = |part: &str| log.any(|line| line.unwrap().contains(part));
+    let signal = |name: &str| {
+        let id = child.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status().unwrap();
+        assert!(sent.success());
+    };
+    assert!(logged("listening"));
+    for _ in 0..2 {
+        signal("-HUP");
+        assert!(logged("SIGHUP: nothing is reloaded"));
+    }
+    signal("-TERM");
+    assert!(child.wait().unwrap().success());
 }
