@@ -344,7 +344,30 @@ mod tests {
             folder: "/tmp/sluice-dev-x",
             keys: 1000,
         });
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @"
+
+        A Sluice cluster runs on this machine. Ctrl-C stops all of it.
+
+          proxies          127.0.0.1:32000  127.0.0.1:32001  127.0.0.1:32002
+                           127.0.0.1:32003
+          proxies' admin   http://127.0.0.1:32080  http://127.0.0.1:32081
+                           http://127.0.0.1:32082  http://127.0.0.1:32083
+          controller       127.0.0.1:32100  http://127.0.0.1:32101
+          servers          g1 127.0.0.1:32200+32201+32202
+                           g2 127.0.0.1:32203+32204+32205
+                           g3 127.0.0.1:32206+32207+32208
+                           g4 127.0.0.1:32209+32210+32211
+                           g5 127.0.0.1:32212+32213+32214
+          data and logs    /tmp/sluice-dev-x
+
+        Try, in another terminal:
+          redis-cli -p 32000 GET user:1000
+              any Redis client works
+          /work/main/target/debug/sluice --endpoint 127.0.0.1:32100 check
+              what could be better
+          kill -9 4711
+              the controller: proxies go on serving
+        ");
         assert!(text.lines().all(|line| line.len() <= COLUMNS), "{text}");
     }
 
