@@ -66,7 +66,9 @@ impl Client {
     /// commands before it learns that; none of them may be executed.
     pub(crate) fn refuse_transaction(&mut self, command: &[u8]) -> Option<&'static str> {
         let is = |name: &[u8]| command.eq_ignore_ascii_case(name);
-        if is(b"MULTI") {
+        if !self.authenticated {
+            None // there is another reason not to execute anything
+        } else if is(b"MULTI") {
             self.refused_multi = true;
             Some(error::NO_TRANSACTIONS)
         } else if !self.refused_multi || is(b"RESET") || is(b"QUIT") {

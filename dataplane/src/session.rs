@@ -451,10 +451,8 @@ impl Worker {
     /// Sends one request on its way.
     fn dispatch(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
         let name = request.arg(0);
-        if let Some(error) = self.clients.sessions[id as usize]
-            .client
-            .refuse_transaction(name)
-        {
+        let client = &mut self.clients.sessions[id as usize].client;
+        if let Some(error) = client.refuse_transaction(name) {
             return self.answer_error(id, error);
         }
         let Some(command) = command::lookup(name) else {
