@@ -7,8 +7,8 @@
 //! 2. [`store`] runs the decision ([`change`], [`assign`]) on its one thread against the newest
 //!    [`snapshot`] of the records ([`model`]): refused, or a change.
 //! 3. The change goes to the disk ([`disk`]) in one batch with its events and is synced; then a file
-//!    beside it says so ([`witness`]). The revision is one higher. Only now the next snapshot is published, the events are told ([`events`]), and
-//!    the caller is answered.
+//!    beside it says so ([`witness`]). The revision is one higher. Only now the next snapshot is
+//!    published, the events are told ([`events`]), and the caller is answered.
 //! 4. [`topology`] compiles the snapshot, once for all proxies.
 //! 5. [`publish`] sends each proxy what it lacks, as its [`feed`] decides, and writes down in the
 //!    [`registry`] what it acknowledges.
