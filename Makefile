@@ -10,7 +10,7 @@ CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
 .PHONY: help deps build demo test clients lint bench
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what this machine lacks (Debian packages); nothing where all is there
 	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker
