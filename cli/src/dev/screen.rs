@@ -339,7 +339,7 @@ mod tests {
                 redis_port: 32200,
             })
             .unwrap(),
-            sluice: "/work/main/target/debug/sluice",
+            sluice: "/home/dev/sluice/target/sluice",
             controller_pid: 4711,
             folder: "/tmp/sluice-dev-x",
             keys: 1000,
@@ -363,7 +363,7 @@ mod tests {
         Try, in another terminal:
           redis-cli -p 32000 GET user:1000
               any Redis client works
-          /work/main/target/debug/sluice --endpoint 127.0.0.1:32100 check
+          /home/dev/sluice/target/sluice --endpoint 127.0.0.1:32100 check
               what could be better
           kill -9 4711
               the controller: proxies go on serving
