@@ -241,17 +241,28 @@ impl Progress {
 
     /// How long the request is at least, as far as it has declared itself.
     pub fn declared(&self) -> usize {
-        self.need
+        self.need.max(self.at)
     }
 
-    /// Of a request that waits for the rest of an argument: what is still to come behind the first
-    /// `received` bytes, fewer than [`Progress::declared`].
-    pub fn tail(&self, received: usize, limits: &Limits) -> Tail {
-        Tail {
-            body: (self.need - received) as u64,
-            missing: self.missing.unwrap_or(0).saturating_sub(1),
-            budget: limits.request_bytes.saturating_sub(self.need) as u64,
-        }
+    /// Of a request that is not whole after `received` bytes: how many of these can be passed on, and
+    /// what comes behind them.
+    pub fn tail(&self, received: usize, limits: &Limits) -> (usize, Tail) {
+        let missing = self.missing.unwrap_or(0);
+        let (passed, body, missing) = match self.need.checked_sub(received) {
+            Some(body) if body > 0 => (received, body, missing.saturating_sub(1)),
+            _ => (self.at, 0, missing), // it waits for the next argument's header
+        };
+        let tail = Tail {
+            body: body as u64,
+            missing,
+            budget: (limits.request_bytes - passed - body) as u64,
+        };
+        (passed, tail)
+    }
+
+    /// How many arguments the request has, `found` of them seen already.
+    pub fn argc(&self, found: usize) -> usize {
+        found + self.missing.unwrap_or(0) as usize
     }
 }
 
