@@ -37,4 +37,4 @@ lint: ## Check format, lints, docs and, where cargo-deny is installed, dependenc
 
 bench: deps ## Compare the proxy's cost per request with twemproxy's, in turns
 	$(MAKE) build PROFILE=release
-	$(CARGO) run --locked --release -p tests --example bench -- $(ARGS)
+	$(CARGO) run --locked --release -p tests --example bench -- speed $(ARGS)

@@ -1,0 +1,25 @@
+//! What the proxy costs, beside its peers and on bad days; see the two subcommands.
+//!
+//! `make bench` and `make bench-memory` run it and write `BENCHMARKS.md`; both take `ARGS="…"`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // fails by panicking
+
+mod peer;
+mod scenario;
+mod speed;
+mod table;
+mod usage;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "bench")]
+enum Args {
+    Speed(speed::Options),
+}
+
+fn main() {
+    match Args::parse() {
+        Args::Speed(options) => speed::run(&options),
+    }
+}
