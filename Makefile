@@ -7,7 +7,7 @@ BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test clients lint bench
+.PHONY: help deps build demo test clients lint bench fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,3 +38,6 @@ lint: ## Check format, lints, docs and, where cargo-deny is installed, dependenc
 bench: deps ## Compare the proxy's cost per request with twemproxy's, in turns
 	$(MAKE) build PROFILE=release
 	$(CARGO) run --locked --release -p tests --example bench -- speed $(ARGS)
+
+fuzz: ## Fuzz the parsers, routing and topologies (ARGS="inline keys", TIME=60 seconds each)
+	@TIME=$(or $(TIME),60) ./tests/fuzz/run $(ARGS)
