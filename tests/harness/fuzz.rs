@@ -11,7 +11,7 @@ mod request;
 mod topology;
 
 pub use inline::inline;
-pub use keys::keys;
+pub use keys::{command_for, keys};
 pub use reply::reply;
 pub use request::request;
 pub use topology::topology;

@@ -15,7 +15,7 @@ use proto::{ClusterId, Group, GroupId, ServerAddr, Slot, SlotState, Topology, Ve
 /// keys, computed here in another way.
 pub fn keys(bytes: &[u8]) {
     let words: Vec<&[u8]> = bytes.split(|&b| b == b'\n').collect();
-    let command = command(words[0]);
+    let command = command_for(words[0]);
     if !command.accepts(words.len()) {
         return;
     }
@@ -42,7 +42,7 @@ pub fn keys(bytes: &[u8]) {
 }
 
 /// The command of this name; where there is none, some command, so that every input is of use.
-fn command(name: &[u8]) -> &'static Command {
+pub fn command_for(name: &[u8]) -> &'static Command {
     let all = command::all();
     let found = all
         .iter()
