@@ -262,7 +262,7 @@ impl Backends {
 
     /// Sends what the pipes have, with one system call for each.
     pub(crate) fn flush(&mut self, stats: &WorkerStats) {
-        while let Some(id) = self.dirty.pop() {
+        for id in self.dirty.drain(..) {
             let pipe = &mut self.pipes[id as usize];
             pipe.dirty = false;
             if !pipe.blocked {

@@ -48,9 +48,15 @@ pub struct Args {
     /// The failure zone this proxy runs in
     #[arg(long, default_value = "")]
     pub zone: String,
-    /// Data threads; 0: as many as there are cores
+    /// Data threads; 0: half as many as there are cores, since servers and kernel need the rest
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub workers: usize,
+    /// Pin the workers to these CPUs, in turn; without it the system places them
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub cpus: Vec<usize>,
+    /// Connections of each worker to each server; a client's requests all use the same one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub server_connections: u16,
     /// Ask clients for the password in this file
     #[arg(long, value_name = "FILE")]
     pub requirepass_file: Option<PathBuf>,
@@ -129,6 +135,10 @@ pub enum Source {
 /// What a worker needs to know to serve clients.
 #[derive(Debug, Clone)]
 pub struct Serving {
+    /// See [`Args::cpus`].
+    pub cpus: Vec<usize>,
+    /// See [`Args::server_connections`].
+    pub server_connections: u16,
     /// What clients must say in AUTH. `None`: nothing is asked.
     pub password: Option<Secret>,
     /// See [`Args::databases`].
@@ -196,6 +206,7 @@ impl Config {
             }
         };
         for (flag, value) in [
+            ("--server-connections", usize::from(args.server_connections)),
             ("--databases", usize::from(args.databases)),
             ("--max-clients", args.max_clients),
             ("--max-inflight", args.max_inflight as usize),
@@ -239,7 +250,7 @@ impl Config {
             advertise: args.advertise.clone(),
             zone: args.zone.clone(),
             workers: if args.workers == 0 {
-                cores()
+                cores().div_ceil(2)
             } else {
                 args.workers
             },
@@ -247,6 +258,8 @@ impl Config {
             drain_timeout: args.drain_timeout,
             ports_file: args.ports_file.clone(),
             serving: Serving {
+                cpus: args.cpus.clone(),
+                server_connections: args.server_connections,
                 password,
                 databases: args.databases,
                 max_inflight: args.max_inflight,

@@ -35,6 +35,7 @@ pub mod resp;
 pub mod route;
 mod session;
 mod socket;
+mod thread;
 mod worker;
 
 pub use app::App;

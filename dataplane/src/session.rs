@@ -680,16 +680,28 @@ impl Worker {
         self.stats.requests.add(1);
     }
 
-    /// Once in a turn: everything that was written goes out, servers first.
-    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+    /// Ready once something was written that is to be flushed.
+    pub(crate) fn poll_flush_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.clients
             .flusher
             .get_or_insert_with(|| cx.waker().clone());
+        if self.clients.flush_scheduled {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Once in a turn: everything that was written goes out, servers first, each in the order in
+    /// which it was first written to.
+    pub(crate) fn flush(&mut self) {
         self.clients.flush_scheduled = false;
         self.backends.flush(&self.stats);
-        while let Some(id) = self.clients.dirty.pop() {
+        let mut dirty = std::mem::take(&mut self.clients.dirty);
+        for id in dirty.drain(..) {
             self.flush_session(id);
         }
+        self.clients.dirty = dirty;
         self.stats
             .errors
             .add(std::mem::take(&mut self.clients.errors));

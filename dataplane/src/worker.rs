@@ -19,7 +19,6 @@ use std::{
     panic::AssertUnwindSafe,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
     thread,
     time::Duration,
 };
@@ -90,6 +89,10 @@ impl Worker {
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
+                crate::thread::prefer_batches();
+                if let Some(&cpu) = serving.cpus.get(index % serving.cpus.len().max(1)) {
+                    crate::thread::pin(cpu);
+                }
                 // A local runtime cannot be moved: it is made where it runs.
                 let made = Builder::new_current_thread()
                     .enable_all()
@@ -241,12 +244,14 @@ impl Drop for Ending {
     }
 }
 
+/// Flushes once in a turn, behind all tasks that were ready. It lets the runtime look for new events
+/// once more before that: what has come meanwhile joins the same writes.
 async fn run_flusher(worker: Rc<RefCell<Worker>>) {
-    poll_fn(|cx| {
-        worker.borrow_mut().flush(cx);
-        Poll::<()>::Pending
-    })
-    .await;
+    loop {
+        poll_fn(|cx| worker.borrow_mut().poll_flush_wanted(cx)).await;
+        tokio::task::yield_now().await;
+        worker.borrow_mut().flush();
+    }
 }
 
 async fn run_ticker(worker: Rc<RefCell<Worker>>) {
