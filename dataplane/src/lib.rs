@@ -28,7 +28,9 @@ mod config;
 pub mod control;
 mod error;
 mod fanout;
+mod framer;
 mod local;
+mod memory;
 mod metrics;
 mod outbox;
 pub mod resp;
@@ -36,6 +38,7 @@ pub mod route;
 mod session;
 mod socket;
 mod thread;
+mod upload;
 mod worker;
 
 pub use app::App;
