@@ -5,6 +5,7 @@ CARGO   ?= cargo
 PROFILE ?= quick
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
+PEERS   := $(or $(CARGO_TARGET_DIR),target)/peers
 
 .DEFAULT_GOAL := help
 .PHONY: help deps build demo test clients lint bench
@@ -35,6 +36,8 @@ lint: ## Check format, lints, docs and, where cargo-deny is installed, dependenc
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
 	 else echo "cargo-deny is not installed: dependencies were not checked"; fi
 
-bench: deps ## Compare the proxy's cost per request with twemproxy's, in turns
+bench: deps ## Compare the proxy with its peers, in turns; writes BENCHMARKS.md (ARGS=--help)
+	@./.ci/deps linux-perf
 	$(MAKE) build PROFILE=release
-	$(CARGO) run --locked --release -p tests --example bench -- speed $(ARGS)
+	envoy=$$(./.ci/envoy $(PEERS)) || true; \
+	$(CARGO) run --locked --release -p tests --example bench -- speed $${envoy:+--envoy $$envoy} $(ARGS)

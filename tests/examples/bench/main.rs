@@ -4,9 +4,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // fails by panicking
 
+mod document;
+mod machine;
 mod peer;
+mod rounds;
 mod scenario;
 mod speed;
+mod syscalls;
 mod table;
 mod usage;
 

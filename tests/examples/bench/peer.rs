@@ -22,7 +22,7 @@ pub(crate) struct Peer {
 /// A `redis-server` that keeps nothing on disk.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    pub(crate) process: Process,
+    _process: Process,
 }
 
 /// A build of Sluice to be compared, with a name of its own: `LABEL=PATH`, or `LABEL=PATH ARGS`.
@@ -49,15 +49,19 @@ impl FromStr for Build {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (label, command) = text.split_once('=').ok_or("expected LABEL=PATH")?;
-        let mut words = command.split_whitespace();
+        let mut words = command.split_whitespace().map(str::to_owned);
         let program = PathBuf::from(words.next().ok_or("expected LABEL=PATH")?);
         if !program.exists() {
             return Err(format!("there is no {}", program.display()));
         }
+        let mut args: Vec<String> = words.collect();
+        if args.is_empty() {
+            args = ["--workers", "1"].map(str::to_owned).into();
+        }
         Ok(Self {
             label: label.to_owned(),
             program,
-            args: words.map(str::to_owned).collect(),
+            args,
         })
     }
 }
@@ -69,7 +73,10 @@ impl Server {
         let args = args.split(' ').chain(["--save", ""]);
         let process = Process::start(dir, &format!("server-{index}"), "redis-server", args, &[]);
         wait_for(port);
-        Self { port, process }
+        Self {
+            port,
+            _process: process,
+        }
     }
 }
 
@@ -98,6 +105,45 @@ impl Peer {
         let args = ["-c", config.to_str().unwrap(), "-s", &stats];
         let process = Process::start(dir, "twemproxy", twemproxy_program(), args, &[]);
         Self::started("twemproxy".to_owned(), port, process)
+    }
+
+    /// Envoy's redis_proxy with one worker and otherwise as it comes. (It could be told to let requests
+    /// wait for each other for some milliseconds; a client without a pipeline would feel that.)
+    pub(crate) fn envoy(dir: &Path, servers: [u16; 2], program: &Path) -> Self {
+        let port = free_port();
+        let config = dir.join("envoy.yml");
+        let address =
+            |port| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+        let endpoints = servers.map(|port| format!("{{endpoint: {{address: {}}}}}", address(port)));
+        let text = format!(
+            r#"
+static_resources:
+  listeners:
+  - address: {listen}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.redis_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy
+          stat_prefix: bench
+          settings: {{op_timeout: 5s}}
+          prefix_routes: {{catch_all_route: {{cluster: servers}}}}
+  clusters:
+  - name: servers
+    type: STATIC
+    lb_policy: MAGLEV
+    load_assignment: {{cluster_name: servers, endpoints: [{{lb_endpoints: [{endpoints}]}}]}}
+"#,
+            listen = address(port),
+            endpoints = endpoints.join(", "),
+        );
+        fs::write(&config, text).unwrap();
+        let args = ["-c", config.to_str().unwrap(), "--concurrency", "1"];
+        let args = args
+            .into_iter()
+            .chain(["--disable-hot-restart", "-l", "warn"]);
+        let process = Process::start(dir, "envoy", program, args, &[]);
+        Self::started("envoy".to_owned(), port, process)
     }
 
     /// A build of Sluice.

@@ -2,21 +2,22 @@
 
 use std::fmt;
 
-/// Rows of cells; the first row is the heading. All columns but the first are numbers: right-aligned.
+/// Rows of cells; the first row is the heading. All columns but the first are right-aligned.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(crate) fn new<const N: usize>(heading: [&str; N]) -> Self {
-        let mut table = Self { rows: Vec::new() };
-        table.row(heading.map(str::to_owned));
-        table
+    pub(crate) fn new<'a>(heading: impl IntoIterator<Item = &'a str>) -> Self {
+        Self {
+            rows: vec![heading.into_iter().map(str::to_owned).collect()],
+        }
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        assert!(self.rows.first().is_none_or(|first| first.len() == N));
-        self.rows.push(cells.into());
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let cells: Vec<String> = cells.into_iter().collect();
+        assert_eq!(cells.len(), self.rows[0].len());
+        self.rows.push(cells);
     }
 }
 
@@ -47,4 +48,18 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// A number as a cell; a dash where there is none.
+pub(crate) fn number(value: f64, digits: usize) -> String {
+    if value.is_nan() {
+        "–".to_owned()
+    } else {
+        format!("{value:.digits$}")
+    }
+}
+
+/// Whether a goal is met, as a cell.
+pub(crate) fn met(yes: bool) -> String {
+    if yes { "met" } else { "**not met**" }.to_owned()
 }
