@@ -1,30 +1,30 @@
 //! What a command is: its arity, where its keys are, whether it writes, and who answers it.
 //!
-//! The [`table`] is the single source; everything else asks [`lookup`]. Nothing here knows slots,
+//! The `table` is the single source; everything else asks [`lookup`]. Nothing here knows slots,
 //! groups or connections.
 
 use crate::resp::{Request, parse_int};
 
 mod table;
 
-/// What `COMMAND` says of a command.
-pub(crate) mod flag {
-    pub(crate) const WRITE: u32 = 1;
-    pub(crate) const READONLY: u32 = 1 << 1;
-    pub(crate) const DENYOOM: u32 = 1 << 2;
-    pub(crate) const FAST: u32 = 1 << 3;
-    pub(crate) const BLOCKING: u32 = 1 << 4;
-    pub(crate) const MOVABLEKEYS: u32 = 1 << 5;
-    pub(crate) const NOSCRIPT: u32 = 1 << 6;
-    pub(crate) const LOADING: u32 = 1 << 7;
-    pub(crate) const STALE: u32 = 1 << 8;
-    pub(crate) const NO_AUTH: u32 = 1 << 9;
-    pub(crate) const ALLOW_BUSY: u32 = 1 << 10;
-    pub(crate) const SKIP_MONITOR: u32 = 1 << 11;
-    pub(crate) const NO_MANDATORY_KEYS: u32 = 1 << 12;
+/// What `COMMAND` says of a command: the bits of [`Command::flags`].
+pub mod flag {
+    pub const WRITE: u32 = 1;
+    pub const READONLY: u32 = 1 << 1;
+    pub const DENYOOM: u32 = 1 << 2;
+    pub const FAST: u32 = 1 << 3;
+    pub const BLOCKING: u32 = 1 << 4;
+    pub const MOVABLEKEYS: u32 = 1 << 5;
+    pub const NOSCRIPT: u32 = 1 << 6;
+    pub const LOADING: u32 = 1 << 7;
+    pub const STALE: u32 = 1 << 8;
+    pub const NO_AUTH: u32 = 1 << 9;
+    pub const ALLOW_BUSY: u32 = 1 << 10;
+    pub const SKIP_MONITOR: u32 = 1 << 11;
+    pub const NO_MANDATORY_KEYS: u32 = 1 << 12;
 
     /// By bit, as Redis names them.
-    pub(crate) const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 13] = [
         "write",
         "readonly",
         "denyoom",
@@ -41,24 +41,24 @@ pub(crate) mod flag {
     ];
 }
 
-/// The ACL categories that do not follow from the flags.
-pub(crate) mod category {
-    pub(crate) const KEYSPACE: u32 = 1;
-    pub(crate) const STRING: u32 = 1 << 1;
-    pub(crate) const BITMAP: u32 = 1 << 2;
-    pub(crate) const LIST: u32 = 1 << 3;
-    pub(crate) const SET: u32 = 1 << 4;
-    pub(crate) const SORTEDSET: u32 = 1 << 5;
-    pub(crate) const HASH: u32 = 1 << 6;
-    pub(crate) const STREAM: u32 = 1 << 7;
-    pub(crate) const HYPERLOGLOG: u32 = 1 << 8;
-    pub(crate) const GEO: u32 = 1 << 9;
-    pub(crate) const SCRIPTING: u32 = 1 << 10;
-    pub(crate) const CONNECTION: u32 = 1 << 11;
-    pub(crate) const DANGEROUS: u32 = 1 << 12;
+/// The ACL categories that do not follow from the flags: the bits of [`Command::categories`].
+pub mod category {
+    pub const KEYSPACE: u32 = 1;
+    pub const STRING: u32 = 1 << 1;
+    pub const BITMAP: u32 = 1 << 2;
+    pub const LIST: u32 = 1 << 3;
+    pub const SET: u32 = 1 << 4;
+    pub const SORTEDSET: u32 = 1 << 5;
+    pub const HASH: u32 = 1 << 6;
+    pub const STREAM: u32 = 1 << 7;
+    pub const HYPERLOGLOG: u32 = 1 << 8;
+    pub const GEO: u32 = 1 << 9;
+    pub const SCRIPTING: u32 = 1 << 10;
+    pub const CONNECTION: u32 = 1 << 11;
+    pub const DANGEROUS: u32 = 1 << 12;
 
     /// By bit, as Redis names them.
-    pub(crate) const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 13] = [
         "@keyspace",
         "@string",
         "@bitmap",
@@ -77,7 +77,7 @@ pub(crate) mod category {
 
 /// Where a command's keys are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Keys {
+pub enum Keys {
     /// It has none.
     None,
     /// From `first` to `last`, every `step`-th argument; a negative `last` counts from the end.
@@ -98,7 +98,7 @@ pub(crate) enum Keys {
 
 /// Who answers a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Class {
+pub enum Class {
     /// The group that owns the one slot of all its keys.
     Forward,
     /// Each group that owns some of its keys answers for these; the replies are merged.
@@ -109,7 +109,7 @@ pub(crate) enum Class {
 
 /// How a command over many slots is split and merged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Split {
+pub enum Split {
     /// Keys; the merged reply has one value for each, in their order.
     Mget,
     /// Keys with values; done when all parts are.
@@ -120,7 +120,7 @@ pub(crate) enum Split {
 
 /// What the proxy answers itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Local {
+pub enum Local {
     Auth,
     Client,
     Command,
@@ -136,7 +136,7 @@ pub(crate) enum Local {
 
 impl Local {
     /// Whether requests behind it may need another connection to the servers than those before it.
-    pub(crate) fn changes_pipe(self) -> bool {
+    pub fn changes_pipe(self) -> bool {
         match self {
             Self::Hello | Self::Reset | Self::Select => true,
             Self::Auth
@@ -153,32 +153,32 @@ impl Local {
 
 /// A row of the table.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub struct Command {
     /// Its name, in lower case.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Arguments, its name among them; negative: at least so many.
-    pub(crate) arity: i8,
+    pub arity: i8,
     /// Of [`flag`].
-    pub(crate) flags: u32,
+    pub flags: u32,
     /// Of [`category`].
-    pub(crate) categories: u32,
+    pub categories: u32,
     /// Where its keys are.
-    pub(crate) keys: Keys,
+    pub keys: Keys,
     /// Who answers it.
-    pub(crate) class: Class,
+    pub class: Class,
 }
 
 impl Command {
     /// Whether sending it twice, or not knowing whether it was executed, could matter. A script counts
     /// as a write: nobody knows what it does.
     #[inline]
-    pub(crate) fn may_write(&self) -> bool {
+    pub fn may_write(&self) -> bool {
         self.flags & flag::READONLY == 0
     }
 
     /// Whether a request has as many arguments as it must.
     #[inline]
-    pub(crate) fn accepts(&self, argc: usize) -> bool {
+    pub fn accepts(&self, argc: usize) -> bool {
         match usize::try_from(self.arity) {
             Ok(exactly) => argc == exactly,
             Err(_) => argc >= usize::from(self.arity.unsigned_abs()),
@@ -188,7 +188,7 @@ impl Command {
     /// Calls `visit` with the index of each key of a request. Where the request is malformed (a count
     /// that is none) there are no keys: the server will say what is wrong.
     #[inline]
-    pub(crate) fn visit_keys(&self, request: &Request<'_>, mut visit: impl FnMut(usize)) {
+    pub fn visit_keys(&self, request: &Request<'_>, mut visit: impl FnMut(usize)) {
         let argc = request.argc();
         match self.keys {
             Keys::None => {}
@@ -223,7 +223,7 @@ impl Command {
     }
 
     /// Whether this request would make its connection wait at the server.
-    pub(crate) fn blocks(&self, request: &Request<'_>) -> bool {
+    pub fn blocks(&self, request: &Request<'_>) -> bool {
         self.flags & flag::BLOCKING != 0 && stream_read(request).blocks
     }
 }
@@ -286,13 +286,13 @@ fn stored(request: &Request<'_>, from: usize, names: &[&[u8]], mut visit: impl F
 }
 
 /// Every command there is, sorted by name.
-pub(crate) fn all() -> &'static [Command] {
+pub fn all() -> &'static [Command] {
     table::TABLE
 }
 
 /// The command of this name, in any case.
 #[inline]
-pub(crate) fn lookup(name: &[u8]) -> Option<&'static Command> {
+pub fn lookup(name: &[u8]) -> Option<&'static Command> {
     let mut at = hash(name);
     loop {
         let command = table::TABLE.get(usize::from(INDEX[at]))?;

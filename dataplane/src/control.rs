@@ -240,7 +240,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// Why a topology is not applied.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+pub enum Refused {
     #[error(transparent)]
     Invalid(#[from] InvalidTopology),
     #[error("version {new} is not newer than {have}")]
@@ -251,7 +251,11 @@ enum Refused {
     NoBase,
 }
 
-fn accept_snapshot(have: Option<&Topology>, snapshot: &v1::Topology) -> Result<Topology, Refused> {
+/// The topology of a snapshot, if it is to replace the one there is. `have` stays as it is.
+pub fn accept_snapshot(
+    have: Option<&Topology>,
+    snapshot: &v1::Topology,
+) -> Result<Topology, Refused> {
     let new = Topology::try_from(snapshot)?;
     if let Some(have) = have {
         if new.cluster_id() != have.cluster_id() {
@@ -265,7 +269,11 @@ fn accept_snapshot(have: Option<&Topology>, snapshot: &v1::Topology) -> Result<T
     Ok(new)
 }
 
-fn accept_delta(have: Option<&Topology>, delta: &v1::TopologyDelta) -> Result<Topology, Refused> {
+/// The topology that a delta leads to, if it is to replace the one there is. `have` stays as it is.
+pub fn accept_delta(
+    have: Option<&Topology>,
+    delta: &v1::TopologyDelta,
+) -> Result<Topology, Refused> {
     let have = have.ok_or(Refused::NoBase)?;
     let new = have.apply(delta)?;
     check_newer(have, &new)?;

@@ -238,6 +238,87 @@ impl Progress {
         self.missing = Some(0); // asked again, it says the same again
         Ok(Scanned::Request(self.at))
     }
+
+    /// How long the request is at least, as far as it has declared itself.
+    pub fn declared(&self) -> usize {
+        self.need.max(self.at)
+    }
+
+    /// Of a request that is not whole after `received` bytes: how many of these can be passed on, and
+    /// what comes behind them.
+    pub fn tail(&self, received: usize, limits: &Limits) -> (usize, Tail) {
+        let missing = self.missing.unwrap_or(0);
+        let (passed, body, missing) = match self.need.checked_sub(received) {
+            Some(body) if body > 0 => (received, body, missing.saturating_sub(1)),
+            _ => (self.at, 0, missing), // it waits for the next argument's header
+        };
+        let tail = Tail {
+            body: body as u64,
+            missing,
+            budget: (limits.request_bytes - passed - body) as u64,
+        };
+        (passed, tail)
+    }
+
+    /// How many arguments the request has, `found` of them seen already.
+    pub fn argc(&self, found: usize) -> usize {
+        found + self.missing.unwrap_or(0) as usize
+    }
+}
+
+/// The rest of a request that is too large to be kept: walked over as it comes, and passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// Bytes still to come of the argument that has begun, its line end included.
+    body: u64,
+    /// Arguments that have not begun.
+    missing: u32,
+    /// What the request may still grow by.
+    budget: u64,
+}
+
+impl Tail {
+    /// Walks on: how many of `bytes` belong to the request. What stands behind them is the start of
+    /// a header that is not whole yet, to be given again with more, or the next request
+    /// ([`Tail::is_done`]).
+    pub fn walk(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, ProtocolError> {
+        let mut at = 0;
+        loop {
+            let body = usize::try_from(self.body)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len() - at);
+            self.body -= body as u64;
+            at += body;
+            if self.body > 0 || self.missing == 0 {
+                return Ok(at);
+            }
+            let Some(&kind) = bytes.get(at) else {
+                return Ok(at);
+            };
+            if kind != b'$' {
+                return Err(ProtocolError::ExpectedBulk(kind));
+            }
+            let Some((len, end)) = header(bytes, at + 1, ProtocolError::LongBulkHeader)? else {
+                return Ok(at);
+            };
+            let len = match len {
+                Some(len) if len >= 0 && len as u64 <= limits.arg_bytes as u64 => len as u64,
+                _ => return Err(ProtocolError::BulkLength),
+            };
+            self.body = len + 2;
+            self.missing -= 1;
+            self.budget = self
+                .budget
+                .checked_sub((end - at) as u64 + self.body)
+                .ok_or(ProtocolError::RequestTooLarge)?;
+            at = end;
+        }
+    }
+
+    /// Whether the request is whole.
+    pub fn is_done(&self) -> bool {
+        self.body == 0 && self.missing == 0
+    }
 }
 
 /// Reads the number that starts at `at` up to its end of line: (the number, where the line ends).
@@ -248,18 +329,46 @@ fn header(
     at: usize,
     too_long: ProtocolError,
 ) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
-    // By far most lengths have one or two digits.
-    if let [d, b'\r', b'\n', ..] = bytes[at.min(bytes.len())..]
-        && d.is_ascii_digit()
-    {
-        return Ok(Some((Some(i64::from(d - b'0')), at + 3)));
+    let rest = bytes.get(at..).unwrap_or_default();
+    if let Some((number, len)) = short_line(rest) {
+        return Ok(Some((Some(number), at + len)));
     }
-    let rest = &bytes[at.min(bytes.len())..];
     match rest.iter().take(HEADER_MAX).position(|&b| b == b'\r') {
         Some(cr) if rest.len() > cr + 1 => Ok(Some((parse_int(&rest[..cr]), at + cr + 2))),
         Some(_) => Ok(None),
         None if rest.len() >= HEADER_MAX => Err(too_long),
         None => Ok(None),
+    }
+}
+
+/// A line that is a number of up to four digits, as by far most are: (the number, bytes of the line).
+#[inline]
+fn short_line(rest: &[u8]) -> Option<(i64, usize)> {
+    let digit = |b: u8| i64::from(b - b'0');
+    match *rest {
+        [a @ b'0'..=b'9', b'\r', b'\n', ..] => Some((digit(a), 3)),
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', ..] => Some((digit(a) * 10 + digit(b), 4)),
+        [
+            a @ b'1'..=b'9',
+            b @ b'0'..=b'9',
+            c @ b'0'..=b'9',
+            b'\r',
+            b'\n',
+            ..,
+        ] => Some((digit(a) * 100 + digit(b) * 10 + digit(c), 5)),
+        [
+            a @ b'1'..=b'9',
+            b @ b'0'..=b'9',
+            c @ b'0'..=b'9',
+            d @ b'0'..=b'9',
+            b'\r',
+            b'\n',
+            ..,
+        ] => Some((
+            digit(a) * 1000 + digit(b) * 100 + digit(c) * 10 + digit(d),
+            6,
+        )),
+        _ => None,
     }
 }
 
@@ -430,13 +539,12 @@ impl ReplyProgress {
                         Some(-1) => 0,
                         other => usize::try_from(count(other)?).map_err(|_| BadReply)? + 2,
                     };
-                    let end = end.checked_add(body).ok_or(BadReply)?;
-                    if bytes.len() < end {
-                        self.need = end;
+                    self.missing -= 1;
+                    self.at = end.checked_add(body).ok_or(BadReply)?;
+                    if bytes.len() < self.at {
+                        self.need = self.at;
                         return Ok(None);
                     }
-                    self.missing -= 1;
-                    self.at = end;
                     continue;
                 }
                 b'*' | b'~' | b'>' => self.missing = self.add(count(number)?)? - 1,
@@ -458,6 +566,15 @@ impl ReplyProgress {
         Ok(Some(len))
     }
 
+    /// Of a reply that is not whole yet, and of which `available` bytes were scanned: how many of them
+    /// can be passed on and forgotten. The scan then goes on with what stands behind them.
+    pub fn pass(&mut self, available: usize) -> usize {
+        let passed = self.at.min(available);
+        self.at -= passed;
+        self.need = self.need.saturating_sub(passed);
+        passed
+    }
+
     fn add(&self, values: u64) -> Result<u64, BadReply> {
         self.missing.checked_add(values).ok_or(BadReply)
     }
@@ -466,11 +583,9 @@ impl ReplyProgress {
 /// The rest of a reply's line as a number (`None` where it is none), and where the line ends.
 #[inline]
 fn reply_line(bytes: &[u8], at: usize) -> Result<Option<(Option<i64>, usize)>, BadReply> {
-    let rest = &bytes[at..];
-    if let [d, b'\r', b'\n', ..] = rest
-        && d.is_ascii_digit()
-    {
-        return Ok(Some((Some(i64::from(d - b'0')), at + 3)));
+    let rest = bytes.get(at..).unwrap_or_default();
+    if let Some((number, len)) = short_line(rest) {
+        return Ok(Some((Some(number), at + len)));
     }
     let Some(cr) = rest.iter().position(|&b| b == b'\r') else {
         return Ok(None);

@@ -14,7 +14,7 @@ use crate::{
 
 /// What is to be done with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Route {
+pub enum Route {
     /// The proxy answers it.
     Local(Local),
     /// One group answers it; its index in the topology.
@@ -29,7 +29,7 @@ pub(crate) enum Route {
 
 /// Why a request goes nowhere. None of these was executed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rejection {
+pub enum Rejection {
     /// Its keys lie in several slots, and it is not one that is split.
     CrossSlot,
     /// No group owns the slot.
@@ -40,7 +40,7 @@ pub(crate) enum Rejection {
 
 /// Decides. The request has been checked to have as many arguments as the command must.
 #[inline]
-pub(crate) fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
+pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
     match command.class {
         Class::Local(local) => Route::Local(local),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),

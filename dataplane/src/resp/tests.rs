@@ -253,3 +253,72 @@ fn broken_replies() {
         );
     }
 }
+
+/// However it is cut, walking over the rest of a request ends where scanning it does.
+#[test]
+fn the_rest_of_a_large_request_is_walked_over() {
+    let mut bytes = b"*4\r\n$3\r\nSET\r\n$1\r\na\r\n".to_vec();
+    let head = bytes.len();
+    bytes.extend_from_slice(b"$20\r\n01234\r\n$9\r\n012345678\r\n$2\r\nxx\r\n");
+    let end = bytes.len();
+    bytes.extend_from_slice(b"*1\r\n$4\r\nPING\r\n");
+    for received in head..end {
+        let (mut progress, mut args) = (Progress::default(), Vec::new());
+        let scanned = progress.scan(&bytes[..received], &mut args, &LIMITS, true);
+        assert_eq!(scanned, Ok(Scanned::Incomplete));
+        assert_eq!(progress.argc(args.len()), 4);
+        for cut in received..=bytes.len() {
+            let (passed, mut tail) = progress.tail(received, &LIMITS);
+            let first = passed + tail.walk(&bytes[passed..cut], &LIMITS).unwrap();
+            let all = first + tail.walk(&bytes[first..], &LIMITS).unwrap();
+            assert_eq!((all, tail.is_done()), (end, true), "{received} {cut}");
+        }
+    }
+}
+
+#[test]
+fn the_rest_of_a_large_request_has_the_same_limits() {
+    let check = |rest: &[u8], expected| {
+        let (mut progress, mut args) = (Progress::default(), Vec::new());
+        let head = b"*4\r\n$3\r\nSET\r\n$1\r\na\r\n$20\r\n0123456789";
+        progress.scan(head, &mut args, &LIMITS, true).unwrap();
+        let (_, mut tail) = progress.tail(head.len(), &LIMITS);
+        let bytes = [b"0123456789\r\n", rest].concat();
+        assert_eq!(tail.walk(&bytes, &LIMITS), Err(expected), "{rest:?}");
+    };
+    check(b"*1\r\n", ProtocolError::ExpectedBulk(b'*'));
+    check(b"$-1\r\n", ProtocolError::BulkLength);
+    check(b"$x\r\n", ProtocolError::BulkLength);
+    check(b"$1048577\r\n", ProtocolError::BulkLength);
+    let (mut progress, mut args) = (Progress::default(), Vec::new());
+    let head = b"*5\r\n$1\r\na\r\n$1048576\r\n";
+    progress.scan(head, &mut args, &LIMITS, true).unwrap();
+    let (_, mut tail) = progress.tail(head.len(), &LIMITS);
+    let mut bytes = vec![b'x'; (1 << 20) + 2];
+    bytes.extend_from_slice(b"$1048576\r\n");
+    assert_eq!(
+        tail.walk(&bytes, &LIMITS),
+        Err(ProtocolError::RequestTooLarge)
+    );
+}
+
+/// However much of a reply is passed on before it is whole, it ends where it ends.
+#[test]
+fn a_reply_can_be_passed_on_before_it_is_whole() {
+    let reply = b"*3\r\n$20\r\n01234567890123456789\r\n:1234\r\n$5\r\nabcde\r\n";
+    let mut bytes = reply.to_vec();
+    bytes.extend_from_slice(b"+next\r\n");
+    for cut in 1..reply.len() {
+        for second in cut..reply.len() {
+            let mut progress = ReplyProgress::default();
+            let mut passed = 0;
+            for end in [cut, second] {
+                assert_eq!(progress.scan(&bytes[passed..end]), Ok(None));
+                passed += progress.pass(end - passed);
+            }
+            let rest = progress.scan(&bytes[passed..]).unwrap().unwrap();
+            assert_eq!(passed + rest, reply.len(), "{cut} {second}");
+            assert_eq!(progress.scan(&bytes[passed + rest..]), Ok(Some(7)));
+        }
+    }
+}
