@@ -6,6 +6,7 @@
 
 mod document;
 mod machine;
+mod memory;
 mod peer;
 mod rounds;
 mod scenario;
@@ -20,10 +21,12 @@ use clap::Parser;
 #[command(name = "bench")]
 enum Args {
     Speed(speed::Options),
+    Memory(memory::Options),
 }
 
 fn main() {
     match Args::parse() {
         Args::Speed(options) => speed::run(&options),
+        Args::Memory(options) => memory::run(&options),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Peer {
 /// A `redis-server` that keeps nothing on disk.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    _process: Process,
+    pub(crate) process: Process,
 }
 
 /// A build of Sluice to be compared, with a name of its own: `LABEL=PATH`, or `LABEL=PATH ARGS`.
@@ -73,10 +73,7 @@ impl Server {
         let args = args.split(' ').chain(["--save", ""]);
         let process = Process::start(dir, &format!("server-{index}"), "redis-server", args, &[]);
         wait_for(port);
-        Self {
-            port,
-            _process: process,
-        }
+        Self { port, process }
     }
 }
 
@@ -146,8 +143,8 @@ static_resources:
         Self::started("envoy".to_owned(), port, process)
     }
 
-    /// A build of Sluice.
-    pub(crate) fn sluice(dir: &Path, servers: [u16; 2], build: &Build) -> Self {
+    /// A build of Sluice, with its admin HTTP on the port given; 0: on any.
+    pub(crate) fn sluice(dir: &Path, servers: [u16; 2], build: &Build, admin: u16) -> Self {
         let port = free_port();
         let config = dir.join("static.toml");
         let group = |(index, port)| {
@@ -155,8 +152,8 @@ static_resources:
         };
         let text: String = (1..).zip(servers).map(group).collect();
         fs::write(&config, text).unwrap();
-        let listen = format!("127.0.0.1:{port}");
-        let mut args = vec!["--listen", &listen, "--admin", "127.0.0.1:0"];
+        let [listen, admin] = [port, admin].map(|port| format!("127.0.0.1:{port}"));
+        let mut args = vec!["--listen", &listen, "--admin", &admin];
         args.extend(["--static", config.to_str().unwrap()]);
         args.extend(build.args.iter().map(String::as_str));
         let process = Process::start(dir, &build.label, &build.program, args, &[]);

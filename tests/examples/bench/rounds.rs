@@ -33,7 +33,7 @@ pub(crate) struct Rounds {
     pub(crate) left_out: usize,
 }
 
-/// A median, and between what it lies.
+/// A median, and between what it lies; see [`spread`].
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) least: f64,
@@ -138,7 +138,7 @@ fn steal(runs: &[Run]) -> f64 {
     runs.iter().map(|run| run.steal).fold(0.0, f64::max)
 }
 
-fn spread(values: impl Iterator<Item = f64>) -> Spread {
+pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = |rank: usize| values[rank / 2];

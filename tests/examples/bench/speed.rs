@@ -123,7 +123,7 @@ impl Options {
 
 fn start(name: &str, dir: &Path, servers: &[Server; 2], options: &Options) -> Peer {
     let ports = [servers[0].port, servers[1].port];
-    let own = |workers| Peer::sluice(dir, ports, &Build::own(name, &["--workers", workers]));
+    let own = |workers| Peer::sluice(dir, ports, &Build::own(name, &["--workers", workers]), 0);
     match (name, &options.envoy) {
         ("direct", _) => Peer::direct(&servers[0]),
         ("twemproxy", _) => Peer::twemproxy(dir, ports),
@@ -133,7 +133,7 @@ fn start(name: &str, dir: &Path, servers: &[Server; 2], options: &Options) -> Pe
         (label, _) => {
             let build = options.sluice_bin.iter().find(|build| build.label == label);
             let build = build.unwrap_or_else(|| panic!("--peers: there is no {label}"));
-            Peer::sluice(dir, ports, build)
+            Peer::sluice(dir, ports, build, 0)
         }
     }
 }
@@ -148,7 +148,7 @@ impl Measured {
     /// All of it, as a piece of Markdown.
     fn show(&self, peers: &[Peer], base: usize) -> String {
         let name = &peers[base].name;
-        let mut table = Table::new([
+        let mut table = Table::of_numbers([
             self.scenario.name,
             "requests/s",
             "p50 ms",
@@ -213,7 +213,7 @@ impl Measured {
     /// Of all peers to one, with how far the rounds differ.
     fn ratios(&self, peers: &[Peer], base: usize) -> Table {
         let heading = format!("{} / {}", self.scenario.name, peers[base].name);
-        let mut table = Table::new([heading.as_str(), "CPU", "requests/s", "p50", "p99"]);
+        let mut table = Table::of_numbers([heading.as_str(), "CPU", "requests/s", "p50", "p99"]);
         for (index, peer) in peers.iter().enumerate() {
             let values: [fn(&Run) -> f64; 4] = [
                 |run| run.cpu_us,
@@ -235,7 +235,7 @@ fn goals(all: &[Measured], peers: &[Peer], base: usize) -> Option<Table> {
     if peers[base].name != "twemproxy" {
         return None;
     }
-    let mut table = Table::new([
+    let mut table = Table::of_numbers([
         "sluice-1 / twemproxy",
         "CPU",
         "again",
