@@ -9,13 +9,13 @@ PEERS   := $(or $(CARGO_TARGET_DIR),target)/peers
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test clients lint bench bench-memory
+.PHONY: help deps build demo test clients lint bench bench-memory hotpath fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what this machine lacks (Debian packages); nothing where all is there
-	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker
+	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind
 
 build: ## Build the three programs (PROFILE=release for the fastest)
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins
@@ -25,6 +25,7 @@ demo: deps build ## Run a cluster on this machine: two groups, two proxies, a co
 
 test: deps build ## Run every test, with real servers
 	$(CARGO) test --locked --profile $(PROFILE) --workspace
+	$(MAKE) hotpath
 
 clients: build ## Run the scripts of real clients (redis-py, ioredis) against a proxy
 	@./.ci/deps python3-venv nodejs npm redis-server
@@ -46,3 +47,10 @@ bench: deps ## Compare a request's cost with other proxies'; writes BENCHMARKS.m
 bench-memory: deps ## Measure memory, and what bad days do to clients; writes BENCHMARKS.md
 	$(MAKE) build PROFILE=release
 	$(BENCH) memory $(ARGS)
+
+hotpath: ## Count the instructions of a request; fails if they are not those recorded (ARGS=--update)
+	@./.ci/deps valgrind
+	$(CARGO) run --locked --profile quick -p tests --example hotpath -- $(ARGS)
+
+fuzz: ## Fuzz the parsers, routing and topologies (ARGS="inline keys", TIME=60 seconds each)
+	@TIME=$(or $(TIME),60) ./tests/fuzz/run $(ARGS)

@@ -409,7 +409,7 @@ pub fn parse_int(text: &[u8]) -> Option<i64> {
 
 fn inline_end(bytes: &[u8]) -> Result<Scanned, ProtocolError> {
     match bytes.iter().take(INLINE_MAX).position(|&b| b == b'\n') {
-        Some(newline) if bytes[..newline].iter().all(u8::is_ascii_whitespace) => {
+        Some(newline) if bytes[..newline].iter().copied().all(is_space) => {
             Ok(Scanned::Nothing(newline + 1))
         }
         Some(newline) => Ok(Scanned::Inline(newline + 1)),
@@ -418,16 +418,17 @@ fn inline_end(bytes: &[u8]) -> Result<Scanned, ProtocolError> {
     }
 }
 
+/// A blank as C's `isspace` has it, by which Redis splits.
+fn is_space(b: u8) -> bool {
+    matches!(b, b' ' | b'\t'..=b'\r')
+}
+
 /// Turns an inline request into the same request in RESP, by Redis's quoting rules.
 pub fn split_inline(line: &[u8]) -> Result<Vec<u8>, ProtocolError> {
     let mut args: Vec<Vec<u8>> = Vec::new();
     let mut rest = line;
-    loop {
-        rest = rest.trim_ascii_start();
-        if rest.is_empty() {
-            break;
-        }
-        let (arg, tail) = inline_arg(rest).ok_or(ProtocolError::UnbalancedQuotes)?;
+    while let Some(start) = rest.iter().position(|&b| !is_space(b)) {
+        let (arg, tail) = inline_arg(&rest[start..]).ok_or(ProtocolError::UnbalancedQuotes)?;
         args.push(arg);
         rest = tail;
     }
@@ -453,7 +454,8 @@ fn inline_arg(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
         let rest = &line[i..];
         match (&quote, rest) {
             (Quote::Outside, []) => return Some((arg, rest)),
-            (Quote::Outside, [b, ..]) if b.is_ascii_whitespace() || *b == 0 => {
+            // A vertical tab or a form feed is a blank before an argument, and a part of one within.
+            (Quote::Outside, [b' ' | b'\t' | b'\r' | b'\n' | 0, ..]) => {
                 return Some((arg, &rest[1..]));
             }
             (Quote::Outside, [b'"', ..]) => quote = Quote::Double,
@@ -485,7 +487,7 @@ fn inline_arg(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
                 // A closing quote ends the argument: only a space may follow.
                 return match tail {
                     [] => Some((arg, tail)),
-                    [b, after @ ..] if b.is_ascii_whitespace() || *b == 0 => Some((arg, after)),
+                    [b, after @ ..] if is_space(*b) || *b == 0 => Some((arg, after)),
                     _ => None,
                 };
             }

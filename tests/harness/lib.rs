@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test fails by panicking
 
 pub mod cluster;
+pub mod fuzz;
 pub mod load;
 pub mod process;
 pub mod raw;

@@ -5,6 +5,7 @@
 mod auth;
 mod backend;
 mod controller;
+mod corpus;
 mod dev;
 mod drain;
 mod hostile;

@@ -85,6 +85,10 @@ fn inline_requests() {
     check(b"set 'it\\'s' \"\\xzz\"\n", Ok(&["set|it's|xzz"]));
     check(b"get \"\"\n", Ok(&["get|"]));
     check(
+        b"\x0b\x0cget a\x0bb \"c\"\x0b\n\x0b\n",
+        Ok(&["get|a\x0bb|c"]),
+    );
+    check(
         b"get \"a\n",
         Err("Protocol error: unbalanced quotes in request"),
     );

@@ -1,0 +1,182 @@
+//! `keys`: what a request asks for, and of whom.
+
+use std::sync::LazyLock;
+
+use dataplane::{
+    command::{self, Class, Command, Keys},
+    resp::{Limits, Progress, Request, Scanned, put_bulk, put_header},
+    route::{Rejection, Route, route},
+};
+use proto::{ClusterId, Group, GroupId, ServerAddr, Slot, SlotState, Topology, Version};
+
+/// Input: the words of a request, a line each. A first word that names no command stands for one.
+///
+/// Every key is an argument behind the name. Where the request goes follows from the slots of its
+/// keys, computed here in another way.
+pub fn keys(bytes: &[u8]) {
+    let words: Vec<&[u8]> = bytes.split(|&b| b == b'\n').collect();
+    let command = command_for(words[0]);
+    if !command.accepts(words.len()) {
+        return;
+    }
+    let mut raw = Vec::new();
+    put_header(&mut raw, b'*', words.len());
+    words.iter().for_each(|word| put_bulk(&mut raw, word));
+    let limits = Limits {
+        args: u32::MAX,
+        arg_bytes: raw.len(),
+        request_bytes: raw.len(),
+    };
+    let mut args = Vec::new();
+    let scanned = Progress::default().scan(&raw, &mut args, &limits, true);
+    assert_eq!(scanned, Ok(Scanned::Request(raw.len())));
+    let request = Request::new(&raw, &args);
+    assert!(request.args_from(0).eq(words.iter().copied()));
+
+    let mut keys = Vec::new();
+    command.visit_keys(&request, |index| keys.push(index));
+    assert!(keys.iter().all(|key| (1..words.len()).contains(key)));
+    check_keys(command, &words, &keys);
+    let slots: Vec<Slot> = keys.iter().map(|&key| slot(words[key])).collect();
+    check_route(command, &request, &slots);
+}
+
+/// The command of this name; where there is none, some command, so that every input is of use.
+pub fn command_for(name: &[u8]) -> &'static Command {
+    let all = command::all();
+    let found = all
+        .iter()
+        .find(|command| name.eq_ignore_ascii_case(command.name.as_bytes()));
+    let looked_up = command::lookup(name);
+    assert_eq!(
+        found.map(|command| command.name),
+        looked_up.map(|command| command.name)
+    );
+    looked_up.unwrap_or_else(|| {
+        let sum = name.iter().fold(0, |sum, &b| sum + usize::from(b));
+        &all[sum % all.len()]
+    })
+}
+
+/// What follows from where a command's keys are said to be.
+fn check_keys(command: &Command, words: &[&[u8]], keys: &[usize]) {
+    let number = |at: usize| std::str::from_utf8(words[at]).ok()?.parse::<usize>().ok();
+    match command.keys {
+        Keys::None => assert!(keys.is_empty()),
+        Keys::Range { first, step, .. } => {
+            assert_eq!(keys.first(), Some(&(first as usize)));
+            assert!(
+                keys.windows(2)
+                    .all(|pair| pair[1] - pair[0] == usize::from(step))
+            );
+        }
+        Keys::AfterSubcommand => assert!(keys == [2] || (keys.is_empty() && words.len() == 2)),
+        Keys::Counted { at } if !keys.is_empty() => {
+            let count = number(at.into());
+            assert_eq!(Some(keys.len()), count);
+            assert!(
+                keys.iter()
+                    .copied()
+                    .eq((usize::from(at) + 1..).take(keys.len()))
+            );
+        }
+        Keys::StoredCounted if !keys.is_empty() => {
+            assert_eq!(Some(keys.len() - 1), number(2));
+            assert_eq!(keys[0], 1);
+            assert!(keys[1..].iter().copied().eq((3..).take(keys.len() - 1)));
+        }
+        Keys::Counted { .. } | Keys::StoredCounted => {}
+        Keys::Streams => {
+            if let Some(&first) = keys.first() {
+                assert!(words[first - 1].eq_ignore_ascii_case(b"STREAMS"));
+                assert_eq!(words.len() - first, 2 * keys.len());
+            }
+        }
+        Keys::Sort | Keys::GeoRadius => {
+            assert_eq!(keys[0], 1);
+            for &key in &keys[1..] {
+                let option = words[key - 1].to_ascii_uppercase();
+                assert!(option == b"STORE" || option == b"STOREDIST");
+            }
+        }
+    }
+}
+
+/// The one right answer for keys in these slots.
+fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
+    let keyless = [Slot::new(0).expect("0 is a slot")];
+    let slots = if slots.is_empty() { &keyless } else { slots };
+    let owners: Vec<Option<usize>> = slots.iter().map(|slot| owner(slot.number())).collect();
+    let is_held = slots.iter().any(|slot| is_held(slot.number()));
+    let got = route(command, request, &TOPOLOGY);
+    let expected = match command.class {
+        Class::Local(local) => Route::Local(local),
+        Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
+        Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
+            Route::Reject(Rejection::CrossSlot)
+        }
+        Class::Forward | Class::Split(_) if owners.contains(&None) => {
+            let first = owners
+                .iter()
+                .position(Option::is_none)
+                .expect("it is there");
+            Route::Reject(Rejection::NotServed(slots[first]))
+        }
+        Class::Forward | Class::Split(_) if is_held => Route::Hold,
+        Class::Split(split) if owners.iter().any(|owner| *owner != owners[0]) => {
+            Route::Split(split)
+        }
+        Class::Forward | Class::Split(_) => Route::Forward(owners[0].expect("all have one") as u16),
+    };
+    assert_eq!(got, expected, "{} of slots {slots:?}", command.name);
+}
+
+/// Three groups own every third slot each; every 16th slot is nobody's, every 16th held.
+static TOPOLOGY: LazyLock<Topology> = LazyLock::new(|| {
+    let group = |n: usize| GroupId::new(format!("g{n}")).expect("a group id");
+    let groups = (0..3).map(|n| Group {
+        id: group(n),
+        primary: ServerAddr::new(format!("127.0.0.1:{}", n + 1)).expect("an address"),
+        replicas: Vec::new(),
+    });
+    let version = Version {
+        leader_term: 1,
+        epoch: 1,
+    };
+    let id = ClusterId::new("c").expect("a cluster id");
+    Topology::new(id, version, groups, |slot| {
+        let state = if is_held(slot.number()) {
+            SlotState::Held
+        } else {
+            SlotState::Serving
+        };
+        (owner(slot.number()).map(group), state)
+    })
+    .expect("a topology")
+});
+
+fn owner(slot: u32) -> Option<usize> {
+    (slot % 16 != 5).then_some(slot as usize % 3)
+}
+
+fn is_held(slot: u32) -> bool {
+    slot % 16 == 9
+}
+
+/// Codis's rule, a bit at a time: CRC-32 of what stands between the first `{` and the `}` after it.
+fn slot(key: &[u8]) -> Slot {
+    let mut tag = key;
+    if let Some(open) = key.iter().position(|&b| b == b'{')
+        && let Some(len) = key[open..].iter().position(|&b| b == b'}')
+    {
+        tag = &key[open + 1..open + len];
+    }
+    let mut crc = u32::MAX;
+    for byte in tag {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+        }
+    }
+    Slot::new(!crc % 1024).expect("a slot")
+}
