@@ -5,12 +5,14 @@ CARGO   ?= cargo
 PROFILE ?= quick
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
+PEERS   := $(or $(CARGO_TARGET_DIR),target)/peers
+BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test clients lint bench hotpath fuzz
+.PHONY: help deps build demo test clients lint bench bench-memory hotpath fuzz
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what this machine lacks (Debian packages); nothing where all is there
 	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind
@@ -36,9 +38,15 @@ lint: ## Check format, lints, docs and, where cargo-deny is installed, dependenc
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
 	 else echo "cargo-deny is not installed: dependencies were not checked"; fi
 
-bench: deps ## Compare the proxy's cost per request with twemproxy's, in turns
+bench: deps ## Compare a request's cost with other proxies'; writes BENCHMARKS.md (ARGS=--help)
+	@./.ci/deps linux-perf || echo "there is no perf: system calls are not counted"
 	$(MAKE) build PROFILE=release
-	$(CARGO) run --locked --release -p tests --example bench -- speed $(ARGS)
+	envoy=$$(./.ci/envoy $(PEERS)) || true; \
+	$(BENCH) speed $${envoy:+--envoy $$envoy} $(ARGS)
+
+bench-memory: deps ## Measure memory, and what bad days do to clients; writes BENCHMARKS.md
+	$(MAKE) build PROFILE=release
+	$(BENCH) memory $(ARGS)
 
 hotpath: ## Count the instructions of a request; fails if they are not those recorded (ARGS=--update)
 	@./.ci/deps valgrind

@@ -4,10 +4,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread::JoinHandle,
     time::Duration,
 };
@@ -24,7 +21,9 @@ use crate::{
     config::{Config, Source},
     control::Control,
     error,
+    memory::{Memory, Pressure},
     metrics::{Proxy, registry},
+    socket::Listener,
     worker::{Inlet, Worker},
 };
 
@@ -73,7 +72,8 @@ impl App {
             .id
             .clone()
             .unwrap_or_else(|| default_id(self.client_addr));
-        let proxy = Arc::new(Proxy::new(id, config.max_clients, config.workers));
+        let memory = Memory::new(config.max_memory);
+        let proxy = Arc::new(Proxy::new(id, config.max_clients, config.workers, memory));
         let (topology_in, topology) = watch::channel(None);
         let (drain_in, drain) = watch::channel(None);
         let (switched_in, switched) = watch::channel(None);
@@ -135,7 +135,8 @@ impl App {
             .iter()
             .map(|worker| worker.connections.clone())
             .collect();
-        let acceptor = tokio::spawn(accept(self.clients, Arc::clone(&proxy), doors));
+        let rate = config.accept_rate;
+        let acceptor = tokio::spawn(accept(self.clients, Arc::clone(&proxy), rate, doors));
 
         tracing::info!(
             id = %proxy.id,
@@ -196,19 +197,32 @@ async fn join(threads: Vec<JoinHandle<()>>, patience: Duration) -> anyhow::Resul
 async fn accept(
     listener: TcpListener,
     proxy: Arc<Proxy>,
+    rate: u32,
     doors: Vec<mpsc::Sender<(TcpStream, SocketAddr)>>,
 ) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
+    let listener = match Listener::new(listener) {
         Ok(listener) => listener,
         Err(e) => return tracing::error!(error = %e, "cannot accept clients"),
     };
-    let turn = AtomicUsize::new(0);
+    let mut allowance = Allowance::new(rate, Instant::now());
+    let mut full = false;
+    let mut turn = 0;
     loop {
+        // Whoever is not accepted waits in the kernel's backlog.
+        if proxy.memory.pressure() != Pressure::None {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        }
+        if let Some(wait) = allowance.take(Instant::now()) {
+            tokio::time::sleep(wait).await;
+            continue;
+        }
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let Ok(stream) = prepare(stream) else {
-                    continue;
-                };
+                full = false;
+                if prepare(&stream).is_err() {
+                    continue; // gone already
+                }
                 let sessions: Vec<u64> = proxy
                     .workers
                     .iter()
@@ -219,7 +233,8 @@ async fn accept(
                     refuse(&stream);
                     continue;
                 }
-                let chosen = fewest(&sessions, turn.fetch_add(1, Relaxed));
+                turn += 1;
+                let chosen = fewest(&sessions, turn);
                 proxy.workers[chosen].sessions.fetch_add(1, Relaxed);
                 if doors[chosen].send((stream, peer)).await.is_err() {
                     return; // the worker has ended: the proxy stops
@@ -227,10 +242,48 @@ async fn accept(
             }
             Err(e) => {
                 // Out of descriptors, mostly: whoever waits is accepted once there are some.
-                tracing::warn!(error = %e, "cannot accept a client");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                if !std::mem::replace(&mut full, true) {
+                    tracing::warn!(error = %e, "cannot accept clients for now");
+                }
+                tokio::time::sleep(BREATH).await;
             }
         }
+    }
+}
+
+/// How long the acceptor pauses when there is no room for a client.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// How many connections may be accepted now: a second's worth at once, refilled steadily.
+struct Allowance {
+    rate: f64,
+    tokens: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(rate: u32, now: Instant) -> Self {
+        let rate = f64::from(rate);
+        Self {
+            rate,
+            tokens: rate,
+            at: now,
+        }
+    }
+
+    /// Takes one, or says how long to wait until there are some.
+    fn take(&mut self, now: Instant) -> Option<Duration> {
+        let refill = now.duration_since(self.at).as_secs_f64() * self.rate;
+        self.tokens = (self.tokens + refill).min(self.rate);
+        self.at = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return None;
+        }
+        // A few at once: waking up for each one would cost more than it does.
+        Some(Duration::from_secs_f64(
+            (self.rate / 100.0).max(1.0) / self.rate,
+        ))
     }
 }
 
@@ -243,12 +296,11 @@ fn fewest(sessions: &[u64], turn: usize) -> usize {
         .unwrap_or(0)
 }
 
-fn prepare(stream: tokio::net::TcpStream) -> io::Result<TcpStream> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?; // or Nagle and delayed acks halt pipelines
-    let stream = stream.into_std()?;
     let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(300));
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(stream)
+    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
 fn refuse(stream: &TcpStream) {
@@ -346,6 +398,23 @@ mod tests {
         assert_eq!(affordable(10_000, 1024).unwrap(), 896);
         assert_eq!(affordable(100, u64::MAX).unwrap(), 100);
         assert!(affordable(100, 64).is_err());
+    }
+
+    #[test]
+    fn a_second_s_worth_is_accepted_at_once_and_then_steadily() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(1000, start);
+        let mut taken = |millis| {
+            let now = start + Duration::from_millis(millis);
+            (0..5000)
+                .take_while(|_| allowance.take(now).is_none())
+                .count()
+        };
+        assert_eq!(
+            [0, 0, 10, 510, 5000].map(&mut taken),
+            [1000, 0, 10, 500, 1000]
+        );
+        assert_eq!(allowance.take(start).unwrap(), Duration::from_millis(10));
     }
 
     #[test]

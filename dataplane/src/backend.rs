@@ -19,6 +19,7 @@ use std::{
     io,
     net::TcpStream,
     rc::{Rc, Weak},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -34,10 +35,13 @@ use tokio::{
 use crate::{
     backoff::Backoff,
     buffer,
+    command::Kind,
     config::Serving,
     error,
     fanout::{Outcome, Part},
-    metrics::WorkerStats,
+    framer::{Framer, Piece},
+    memory::Account,
+    metrics::{Proxy, ServerStats, WorkerStats},
     resp::{BadReply, Protocol, ReplyProgress, put_bulk, put_header},
     socket::Socket,
     worker::{Worker, essential},
@@ -56,8 +60,30 @@ pub(crate) enum Recipient {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Pending {
     pub(crate) to: Recipient,
+    /// What it counts as.
+    pub(crate) kind: Kind,
     /// Whether it matters if it was executed.
     pub(crate) may_write: bool,
+    /// When it was taken, by the worker's clock.
+    pub(crate) since: u32,
+    /// What its reply will weigh, probably; see [`crate::memory`].
+    pub(crate) weight: u32,
+}
+
+// There is one for each request under way.
+const _: () = assert!(size_of::<Pending>() <= 24);
+
+#[cfg(test)]
+impl Pending {
+    pub(crate) fn new(to: Recipient, kind: Kind) -> Self {
+        Self {
+            to,
+            kind,
+            may_write: false,
+            since: 0,
+            weight: 0,
+        }
+    }
 }
 
 /// A pipe takes no request for now.
@@ -87,17 +113,47 @@ pub(crate) struct Backends {
     name: String,
     /// Of one pipe; see [`crate::config::Args::max_backlog`].
     max_backlog: usize,
+    /// Pipes of one kind to one server.
+    lanes: u32,
+    proxy: Arc<Proxy>,
 }
 
 struct Server {
     addr: ServerAddr,
     login: Option<Login>,
+    stats: Arc<ServerStats>,
     /// By [`pipe_index`].
     pipes: Vec<Option<u32>>,
 }
 
-fn pipe_index(protocol: Protocol, database: u16) -> usize {
-    usize::from(database) * 2 + usize::from(protocol == Protocol::Resp3)
+/// Which of a server's pipes a request takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Way {
+    pub(crate) protocol: Protocol,
+    pub(crate) database: u16,
+    /// Of several pipes of the same kind, the one that all requests of a session take.
+    pub(crate) lane: u32,
+}
+
+impl Way {
+    /// The one that nearly everybody takes.
+    const USUAL: Self = Self {
+        protocol: Protocol::Resp2,
+        database: 0,
+        lane: 0,
+    };
+}
+
+/// How a connection to a server is opened.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) addr: ServerAddr,
+    login: Option<Login>,
+    protocol: Protocol,
+    database: u16,
+    timeout: Duration,
+    /// What the connection is called at the server.
+    name: String,
 }
 
 struct Pipe {
@@ -105,6 +161,7 @@ struct Pipe {
     login: Option<Login>,
     protocol: Protocol,
     database: u16,
+    stats: Arc<ServerStats>,
     state: State,
     /// Its server has left the topology: it ends once nothing is under way.
     retired: bool,
@@ -121,15 +178,25 @@ struct Pipe {
     pending: VecDeque<Pending>,
     /// How many of `pending`, from the back, have no byte on the wire.
     unsent: usize,
-    /// A reply that is not whole yet.
-    partial: Vec<u8>,
-    progress: ReplyProgress,
+    framer: Framer,
+    /// A client takes its replies so slowly that no more are read, for now.
+    stopped: Option<Stopped>,
+    /// Something was written since the last tick.
+    used: bool,
+    /// Bytes it was last counted with.
+    counted: usize,
     /// When the server last did something, or was first asked to.
     alive: Instant,
     /// Of the pipe's task.
     waker: Option<Waker>,
     /// Of the sessions that wait for its output to shrink.
     waiting: Vec<Waker>,
+}
+
+/// A pipe is not read from: of what it has brought, one session has more than it may.
+struct Stopped {
+    session: u32,
+    since: Instant,
 }
 
 enum State {
@@ -141,7 +208,12 @@ enum State {
 }
 
 impl Backends {
-    pub(crate) fn new(worker: Weak<RefCell<Worker>>, name: String, max_backlog: usize) -> Self {
+    pub(crate) fn new(
+        worker: Weak<RefCell<Worker>>,
+        name: String,
+        serving: &Serving,
+        proxy: Arc<Proxy>,
+    ) -> Self {
         Self {
             worker,
             servers: Slab::new(),
@@ -152,7 +224,9 @@ impl Backends {
             now: Instant::now(),
             connections: 0,
             name,
-            max_backlog,
+            max_backlog: serving.max_backlog,
+            lanes: serving.server_connections.into(),
+            proxy,
         }
     }
 
@@ -172,6 +246,7 @@ impl Backends {
                     other.into_iter().for_each(|server| self.retire(server));
                     let addr = group.primary.clone();
                     self.servers.insert(Server {
+                        stats: self.proxy.meet(&addr),
                         addr,
                         login,
                         pipes: Vec::new(),
@@ -181,19 +256,15 @@ impl Backends {
             self.by_addr.insert(group.primary.clone(), server);
             self.primaries.push(server);
             // The pipe that nearly everybody uses is opened before somebody needs it.
-            self.pipe_of(server, Protocol::Resp2, 0);
+            self.pipe_of(server, Way::USUAL);
         }
         left.into_values().for_each(|server| self.retire(server));
     }
 
     fn retire(&mut self, server: u32) {
-        for pipe in self
-            .servers
-            .remove(server as usize)
-            .pipes
-            .into_iter()
-            .flatten()
-        {
+        let server = self.servers.remove(server as usize);
+        self.proxy.leave(&server.addr, &server.stats);
+        for pipe in server.pipes.into_iter().flatten() {
             let pipe = &mut self.pipes[pipe as usize];
             pipe.retired = true;
             pipe.wake();
@@ -202,19 +273,23 @@ impl Backends {
 
     /// The pipe to a group's primary.
     #[inline]
-    pub(crate) fn pipe(&mut self, group: u16, protocol: Protocol, database: u16) -> u32 {
-        self.pipe_of(self.primaries[usize::from(group)], protocol, database)
+    pub(crate) fn pipe(&mut self, group: u16, way: Way) -> u32 {
+        self.pipe_of(self.primaries[usize::from(group)], way)
     }
 
-    fn pipe_of(&mut self, server: u32, protocol: Protocol, database: u16) -> u32 {
-        let index = pipe_index(protocol, database);
+    fn pipe_of(&mut self, server: u32, way: Way) -> u32 {
+        let lane = if self.lanes == 1 {
+            0
+        } else {
+            way.lane % self.lanes
+        };
+        let protocol = u32::from(way.protocol == Protocol::Resp3);
+        let index = ((u32::from(way.database) * 2 + protocol) * self.lanes + lane) as usize;
         let server = &mut self.servers[server as usize];
         if let Some(Some(pipe)) = server.pipes.get(index) {
             return *pipe;
         }
-        let pipe =
-            self.pipes
-                .insert(Pipe::new(server, protocol, database, self.max_backlog)) as u32;
+        let pipe = self.pipes.insert(Pipe::new(server, way, self.max_backlog)) as u32;
         if server.pipes.len() <= index {
             server.pipes.resize(index + 1, None);
         }
@@ -223,6 +298,25 @@ impl Backends {
             spawn_local(essential(run(worker, pipe)));
         }
         pipe
+    }
+
+    /// How to open a connection of one's own to a group's primary.
+    pub(crate) fn door(&mut self, group: u16, way: Way, timeout: Duration) -> Door {
+        let name = self.next_name();
+        let server = &self.servers[self.primaries[usize::from(group)] as usize];
+        Door {
+            addr: server.addr.clone(),
+            login: server.login.clone(),
+            protocol: way.protocol,
+            database: way.database,
+            timeout,
+            name,
+        }
+    }
+
+    /// What time it was at the last tick.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Whether a pipe takes a request now; if it is full, `waker` is woken once it is not.
@@ -261,13 +355,14 @@ impl Backends {
     }
 
     /// Sends what the pipes have, with one system call for each.
-    pub(crate) fn flush(&mut self, stats: &WorkerStats) {
-        while let Some(id) = self.dirty.pop() {
+    pub(crate) fn flush(&mut self, stats: &WorkerStats, account: &mut Account) {
+        for id in self.dirty.drain(..) {
             let pipe = &mut self.pipes[id as usize];
             pipe.dirty = false;
             if !pipe.blocked {
                 pipe.flush(self.now, stats);
             }
+            pipe.recount(account);
         }
     }
 
@@ -277,12 +372,16 @@ impl Backends {
     }
 
     /// Tells what time it is, and wakes the tasks of pipes whose server has been silent for too long
-    /// with requests under way; they break the connection.
-    pub(crate) fn tick(&mut self, now: Instant, most: Duration) {
+    /// with requests under way, or that wait for a slow client; they see to it.
+    pub(crate) fn tick(&mut self, now: Instant, most: Duration, account: &mut Account) {
         self.now = now;
-        for (_, pipe) in &self.pipes {
-            if pipe.is_overdue(now, most) {
+        for (_, pipe) in &mut self.pipes {
+            if pipe.is_overdue(now, most) || pipe.stopped.is_some() {
                 pipe.wake();
+            }
+            if !std::mem::take(&mut pipe.used) && pipe.out.is_empty() {
+                buffer::give(&mut pipe.out); // one that is in use keeps its memory between turns
+                pipe.recount(account);
             }
         }
     }
@@ -302,12 +401,13 @@ impl Backends {
 }
 
 impl Pipe {
-    fn new(server: &Server, protocol: Protocol, database: u16, max_backlog: usize) -> Self {
+    fn new(server: &Server, way: Way, max_backlog: usize) -> Self {
         Self {
             addr: server.addr.clone(),
             login: server.login.clone(),
-            protocol,
-            database,
+            protocol: way.protocol,
+            database: way.database,
+            stats: Arc::clone(&server.stats),
             state: State::Opening,
             retired: false,
             out: Vec::new(),
@@ -318,8 +418,10 @@ impl Pipe {
             lost: None,
             pending: VecDeque::new(),
             unsent: 0,
-            partial: Vec::new(),
-            progress: ReplyProgress::default(),
+            framer: Framer::default(),
+            stopped: None,
+            used: false,
+            counted: 0,
             alive: Instant::now(),
             waker: None,
             waiting: Vec::new(),
@@ -327,7 +429,7 @@ impl Pipe {
     }
 
     fn is_overdue(&self, now: Instant, most: Duration) -> bool {
-        !self.pending.is_empty() && now.duration_since(self.alive) > most
+        !self.pending.is_empty() && self.stopped.is_none() && now.duration_since(self.alive) > most
     }
 
     fn wake(&self) {
@@ -358,9 +460,13 @@ impl Pipe {
                 }
             }
         }
+        self.used = true;
         if self.sent == self.out.len() {
             self.sent = 0;
-            buffer::give(&mut self.out);
+            self.out.clear();
+            if self.out.capacity() > KEEP_OUTPUT {
+                buffer::give(&mut self.out);
+            }
         } else if self.sent > buffer::KEEP_CAPACITY && self.sent > self.out.len() / 2 {
             self.out.drain(..self.sent);
             self.sent = 0;
@@ -375,74 +481,68 @@ impl Pipe {
         self.out.len() - self.sent > self.max_backlog
     }
 
-    /// Takes bytes from the server: each whole reply goes to its recipient.
+    /// Takes bytes that the server sent by `micros`: each reply, or piece of one, goes to its recipient.
     fn receive(
         &mut self,
         bytes: &[u8],
-        deliver: &mut impl FnMut(Pending, &[u8]),
+        micros: u32,
+        deliver: &mut impl FnMut(Pending, Piece<'_>),
     ) -> Result<(), BadReply> {
-        if self.partial.is_empty() {
-            let taken = self.split_replies(bytes, deliver)?;
-            if taken < bytes.len() {
-                buffer::ensure(&mut self.partial).extend_from_slice(&bytes[taken..]);
-            }
-            return Ok(());
-        }
-        let mut partial = std::mem::take(&mut self.partial);
-        partial.extend_from_slice(bytes);
-        let taken = self.split_replies(&partial, deliver)?;
-        if taken == partial.len() {
-            buffer::give(&mut partial);
-        } else if taken > 0 {
-            partial.drain(..taken);
-        }
-        self.partial = partial;
-        Ok(())
-    }
-
-    fn split_replies(
-        &mut self,
-        bytes: &[u8],
-        deliver: &mut impl FnMut(Pending, &[u8]),
-    ) -> Result<usize, BadReply> {
-        let mut taken = 0;
-        while taken < bytes.len() {
-            let Some(len) = self.progress.scan(&bytes[taken..])? else {
-                break;
-            };
-            let reply = &bytes[taken..taken + len];
-            taken += len;
-            if reply[0] == b'>' {
-                continue; // a push message answers no request
-            }
+        let Self {
+            framer,
+            pending,
+            unsent,
+            stats,
+            ..
+        } = self;
+        framer.receive(bytes, |piece| {
             // A reply to what was never sent: the two sides no longer agree on what is under way.
-            if self.pending.len() <= self.unsent {
+            if pending.len() <= *unsent {
                 return Err(BadReply);
             }
-            let pending = self.pending.pop_front().ok_or(BadReply)?;
-            deliver(pending, reply);
-        }
-        Ok(taken)
+            let to = if piece.last {
+                pending.pop_front()
+            } else {
+                pending.front().copied()
+            };
+            let to = to.ok_or(BadReply)?;
+            if piece.last {
+                stats.latency.record(micros.wrapping_sub(to.since));
+            }
+            deliver(to, piece);
+            Ok(())
+        })
+    }
+
+    fn recount(&mut self, account: &mut Account) {
+        let now = self.out.capacity()
+            + self.framer.memory()
+            + self.pending.capacity() * size_of::<Pending>();
+        account.recount(&mut self.counted, now);
     }
 
     /// Answers all that is under way; the connection is gone.
-    fn fail(&mut self, why: &str, deliver: &mut impl FnMut(Pending, &[u8], Outcome)) {
+    /// `deliver` is told whether pieces of another reply were delivered before.
+    fn fail(&mut self, why: &str, deliver: &mut impl FnMut(Pending, &[u8], Outcome, bool)) {
         let sent = self.pending.len() - self.unsent;
+        // Of a reply that has begun there will be no more, and its client cannot be told.
+        let mut cut = self.framer.is_passing();
         let down = error_frame(&error::server_down(self.addr.as_str(), why));
         let lost = error_frame(&error::unknown_outcome(self.addr.as_str(), why));
         for (index, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             // Whether a read was executed makes no difference to anybody.
-            if index < sent && pending.may_write {
-                deliver(pending, &lost, Outcome::Unknown);
+            let (frame, outcome) = if index < sent && pending.may_write {
+                (&lost, Outcome::Unknown)
             } else {
-                deliver(pending, &down, Outcome::NotExecuted);
-            }
+                (&down, Outcome::NotExecuted)
+            };
+            deliver(pending, frame, outcome, std::mem::take(&mut cut));
         }
         self.unsent = 0;
         self.sent = 0;
         self.out = Vec::new();
-        self.partial = Vec::new();
-        self.progress = ReplyProgress::default();
+        self.framer = Framer::default();
+        self.stopped = None;
         self.blocked = false;
         self.lost = None;
         self.waiting.drain(..).for_each(Waker::wake);
@@ -460,6 +560,11 @@ enum End {
     Retired,
     Broken(String),
 }
+
+/// A pipe reads so often in one turn at most: then the sessions have their turn.
+const READS: usize = 16;
+/// What a pipe's output may keep allocated between turns.
+const KEEP_OUTPUT: usize = 1 << 20;
 
 /// A connection that lived shorter than this is not dialled again at once.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -490,79 +595,88 @@ async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
     }
 }
 
-/// Dials, introduces itself, and waits until the server has agreed to all of it.
+/// Opens a pipe's connection.
 async fn open(worker: &RefCell<Worker>, id: u32) -> Result<TcpStream, String> {
-    let (addr, hello, replies, deadline) = {
+    let door = {
         let worker = &mut *worker.borrow_mut();
         let name = worker.backends.next_name();
         let pipe = &worker.backends.pipes[id as usize];
-        let (hello, replies) = greeting(pipe, &name);
-        (
-            pipe.addr.clone(),
-            hello,
-            replies,
-            worker.serving.connect_timeout,
-        )
-    };
-    let dial = async {
-        let mut stream = tokio::net::TcpStream::connect(addr.as_str()).await?;
-        stream.set_nodelay(true)?;
-        stream.write_all(&hello).await?;
-        let (mut bytes, mut taken) = (Vec::new(), 0);
-        let mut progress = ReplyProgress::default();
-        for _ in 0..replies {
-            let len = loop {
-                match progress.scan(&bytes[taken..]).map_err(io::Error::other)? {
-                    Some(len) => break len,
-                    None if stream.read_buf(&mut bytes).await? == 0 => {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
-                    }
-                    None => {}
-                }
-            };
-            let reply = &bytes[taken..taken + len];
-            if reply[0] == b'-' {
-                let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-                return Err(io::Error::other(text));
-            }
-            taken += len;
+        Door {
+            addr: pipe.addr.clone(),
+            login: pipe.login.clone(),
+            protocol: pipe.protocol,
+            database: pipe.database,
+            timeout: worker.serving.connect_timeout,
+            name,
         }
-        if taken < bytes.len() {
-            return Err(io::Error::other("it said more than it was asked"));
-        }
-        stream.into_std()
     };
-    match timeout(deadline, dial).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err(format!("no answer to the login within {deadline:?}")),
-    }
+    door.open().await
 }
 
-/// What is said first on a new connection, and how many replies it has. Nothing else is sent until all
-/// are there: behind a refused SELECT a request would land in another database.
-fn greeting(pipe: &Pipe, name: &str) -> (Vec<u8>, usize) {
-    fn command(out: &mut Vec<u8>, words: &[&[u8]]) -> usize {
-        put_header(out, b'*', words.len());
-        words.iter().for_each(|word| put_bulk(out, word));
-        1
+impl Door {
+    /// Dials, introduces itself, and waits until the server has agreed to all of it.
+    pub(crate) async fn open(&self) -> Result<TcpStream, String> {
+        let (hello, replies) = self.greeting();
+        let dial = async {
+            let mut stream = tokio::net::TcpStream::connect(self.addr.as_str()).await?;
+            stream.set_nodelay(true)?;
+            stream.write_all(&hello).await?;
+            let (mut bytes, mut taken) = (Vec::new(), 0);
+            let mut progress = ReplyProgress::default();
+            for _ in 0..replies {
+                let len = loop {
+                    match progress.scan(&bytes[taken..]).map_err(io::Error::other)? {
+                        Some(len) => break len,
+                        None if stream.read_buf(&mut bytes).await? == 0 => {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                        None => {}
+                    }
+                };
+                let reply = &bytes[taken..taken + len];
+                if reply[0] == b'-' {
+                    let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
+                    return Err(io::Error::other(text));
+                }
+                taken += len;
+            }
+            if taken < bytes.len() {
+                return Err(io::Error::other("it said more than it was asked"));
+            }
+            stream.into_std()
+        };
+        match timeout(self.timeout, dial).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err(format!("no answer to the login within {:?}", self.timeout)),
+        }
     }
-    let mut out = Vec::new();
-    let mut replies = 0;
-    if let Some(Login { username, password }) = &pipe.login {
-        let mut words: Vec<&[u8]> = vec![b"AUTH"];
-        words.extend(username.iter().map(String::as_bytes));
-        words.push(password.expose().as_bytes());
-        replies += command(&mut out, &words);
+
+    /// What is said first on a new connection, and how many replies it has. Nothing else is sent until
+    /// all are there: behind a refused SELECT a request would land in another database.
+    fn greeting(&self) -> (Vec<u8>, usize) {
+        fn command(out: &mut Vec<u8>, words: &[&[u8]]) -> usize {
+            put_header(out, b'*', words.len());
+            words.iter().for_each(|word| put_bulk(out, word));
+            1
+        }
+        let mut out = Vec::new();
+        let mut replies = 0;
+        if let Some(Login { username, password }) = &self.login {
+            let mut words: Vec<&[u8]> = vec![b"AUTH"];
+            words.extend(username.iter().map(String::as_bytes));
+            words.push(password.expose().as_bytes());
+            replies += command(&mut out, &words);
+        }
+        if self.protocol == Protocol::Resp3 {
+            replies += command(&mut out, &[b"HELLO", b"3"]);
+        }
+        replies += command(&mut out, &[b"CLIENT", b"SETNAME", self.name.as_bytes()]);
+        if self.database != 0 {
+            replies += command(&mut out, &[b"SELECT", self.database.to_string().as_bytes()]);
+        }
+        (out, replies)
     }
-    if pipe.protocol == Protocol::Resp3 {
-        replies += command(&mut out, &[b"HELLO", b"3"]);
-    }
-    replies += command(&mut out, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
-    if pipe.database != 0 {
-        replies += command(&mut out, &[b"SELECT", pipe.database.to_string().as_bytes()]);
-    }
-    (out, replies)
 }
 
 /// What a worker does for its pipes: their tasks call these.
@@ -588,24 +702,27 @@ impl Worker {
             scratch,
             stats,
             serving,
+            clock,
             ..
         } = self;
+        let now = backends.now;
         let pipe = &mut backends.pipes[id as usize];
         let State::Ready(socket) = &pipe.state else {
             unreachable!("only a ready pipe is polled")
         };
         let socket = Rc::clone(socket);
         pipe.waker.get_or_insert_with(|| cx.waker().clone());
-        loop {
+        for _ in 0..READS {
             if pipe.retired && pipe.pending.is_empty() {
                 return Poll::Ready(End::Retired);
             }
             if pipe.blocked {
                 let unblocked = socket.poll_writable(cx, || {
                     pipe.blocked = false;
-                    pipe.flush(backends.now, stats);
+                    pipe.flush(now, stats);
                     !pipe.blocked
                 });
+                pipe.recount(&mut clients.account);
                 if let Poll::Ready(Err(e)) = unblocked {
                     return Poll::Ready(End::Broken(e.to_string()));
                 }
@@ -613,18 +730,39 @@ impl Worker {
             if let Some(why) = pipe.lost.take() {
                 return Poll::Ready(End::Broken(why));
             }
+            if let Some(stopped) = &pipe.stopped {
+                let waited = now.saturating_duration_since(stopped.since);
+                if clients.stops_pipes(stopped.session, waited, cx.waker()) {
+                    return Poll::Pending;
+                }
+                pipe.stopped = None;
+                pipe.alive = now;
+            }
             scratch.resize(Self::SCRATCH, 0); // a session that panicked may have taken it along
             match socket.poll_read(cx, scratch) {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    return if pipe.is_overdue(now, serving.server_timeout) {
+                        let why = format!("no reply for {:?}", serving.server_timeout);
+                        Poll::Ready(End::Broken(why))
+                    } else {
+                        Poll::Pending
+                    };
+                }
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(End::Broken("it closed the connection".to_owned()));
                 }
                 Poll::Ready(Ok(len)) => {
                     stats.server_bytes_in.add(len as u64);
-                    pipe.alive = backends.now;
-                    let taken = pipe.receive(&scratch[..len], &mut |pending, reply| {
-                        clients.deliver(pending, reply, Outcome::Answered);
+                    pipe.alive = now;
+                    let micros = clock.micros();
+                    let taken = pipe.receive(&scratch[..len], micros, &mut |pending, piece| {
+                        clients.deliver(pending, piece, Outcome::Answered, stats, micros);
                     });
+                    pipe.stopped = clients.take_overfull().map(|session| Stopped {
+                        session,
+                        since: now,
+                    });
+                    pipe.recount(&mut clients.account);
                     clients.schedule_flush();
                     if let Err(e) = taken {
                         return Poll::Ready(End::Broken(e.to_string()));
@@ -633,10 +771,7 @@ impl Worker {
                 Poll::Ready(Err(e)) => return Poll::Ready(End::Broken(e.to_string())),
             }
         }
-        if pipe.is_overdue(backends.now, serving.server_timeout) {
-            let why = format!("no reply for {:?}", serving.server_timeout);
-            return Poll::Ready(End::Broken(why));
-        }
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
@@ -646,6 +781,7 @@ impl Worker {
             backends,
             clients,
             stats,
+            clock,
             ..
         } = self;
         let pipe = &mut backends.pipes[id as usize];
@@ -656,13 +792,19 @@ impl Worker {
         };
         if was_ready {
             stats.server_connections_lost.add(1);
+            pipe.stats.connections_lost.add(1);
         }
         if was_ready || matches!(pipe.state, State::Opening) {
             tracing::warn!(server = %pipe.addr, why, "lost server");
         }
-        pipe.fail(&why, &mut |pending, reply, outcome| {
-            clients.deliver(pending, reply, outcome);
+        let micros = clock.micros();
+        pipe.fail(&why, &mut |pending, reply, outcome, cut| {
+            if cut {
+                clients.cut_off(pending);
+            }
+            clients.deliver(pending, Piece::whole(reply), outcome, stats, micros);
         });
+        pipe.recount(&mut clients.account);
         clients.schedule_flush();
         // After a connection that held, requests may wait for the first attempt to dial again.
         pipe.state = if was_ready && since.elapsed() >= SETTLED {
@@ -685,23 +827,20 @@ mod tests {
     use super::*;
 
     fn pipe() -> Pipe {
-        let addr = ServerAddr::new("h:1").unwrap();
-        Pipe::new(
-            &Server {
-                addr,
-                login: None,
-                pipes: Vec::new(),
-            },
-            Protocol::Resp2,
-            0,
-            1000,
-        )
+        let server = Server {
+            addr: ServerAddr::new("h:1").unwrap(),
+            login: None,
+            stats: Arc::default(),
+            pipes: Vec::new(),
+        };
+        Pipe::new(&server, Way::USUAL, 1000)
     }
 
     fn pending(number: u32, may_write: bool) -> Pending {
+        let to = Recipient::Session { session: 0, number };
         Pending {
-            to: Recipient::Session { session: 0, number },
             may_write,
+            ..Pending::new(to, Kind::Read)
         }
     }
 
@@ -714,8 +853,10 @@ mod tests {
                 .extend((0..3).map(|number| pending(number, false)));
             let mut got = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
-                pipe.receive(part, &mut |to, reply| got.push((to, reply.to_vec())))
-                    .unwrap();
+                pipe.receive(part, 0, &mut |to, piece| {
+                    got.push((to, piece.bytes.to_vec()));
+                })
+                .unwrap();
             }
             let expected: [&[u8]; 3] = [b"+OK\r\n", b"$3\r\nabc\r\n", b"*2\r\n:1\r\n:2\r\n"];
             for (number, reply) in expected.iter().enumerate() {
@@ -725,13 +866,13 @@ mod tests {
                     "{cut}"
                 );
             }
-            assert!(pipe.pending.is_empty() && pipe.partial.is_empty());
+            assert!(pipe.pending.is_empty());
         }
     }
 
     #[test]
     fn a_reply_that_nobody_asked_for_breaks_the_pipe() {
-        assert_eq!(pipe().receive(b"+OK\r\n", &mut |_, _| {}), Err(BadReply));
+        assert_eq!(pipe().receive(b"+OK\r\n", 0, &mut |_, _| {}), Err(BadReply));
     }
 
     #[test]
@@ -740,7 +881,7 @@ mod tests {
         pipe.pending.extend([pending(0, false), pending(1, false)]);
         pipe.unsent = 1;
         let mut got = Vec::new();
-        let result = pipe.receive(b"+OK\r\n+WRONG\r\n", &mut |to, _| got.push(to));
+        let result = pipe.receive(b"+OK\r\n+WRONG\r\n", 0, &mut |to, _| got.push(to));
         assert_eq!((result, got), (Err(BadReply), vec![pending(0, false)]));
     }
 
@@ -752,7 +893,7 @@ mod tests {
             .extend([pending(0, true), pending(1, false), pending(2, true)]);
         pipe.unsent = 1;
         let mut outcomes = Vec::new();
-        pipe.fail("gone", &mut |to, reply, outcome| {
+        pipe.fail("gone", &mut |to, reply, outcome, _| {
             let Recipient::Session { number, .. } = to.to else {
                 panic!()
             };

@@ -7,21 +7,35 @@ use std::cell::RefCell;
 
 /// A buffer that grew beyond this is given back to the system, not kept.
 pub(crate) const KEEP_CAPACITY: usize = 64 * 1024;
-/// At most so many are kept; with their capacity, 16 MiB a worker.
-const KEEP_COUNT: usize = 256;
+/// At most so many bytes are kept, by capacity.
+const KEEP_TOTAL: usize = 4 << 20;
 const FIRST_CAPACITY: usize = 4 * 1024;
 
+#[derive(Default)]
+struct Spare {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
 thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spare> = const {
+        RefCell::new(Spare {
+            buffers: Vec::new(),
+            bytes: 0,
+        })
+    };
 }
 
 /// Makes sure that a buffer has memory, before something is written to it.
 #[inline]
 pub(crate) fn ensure(buffer: &mut Vec<u8>) -> &mut Vec<u8> {
     if buffer.capacity() == 0 {
-        *buffer = SPARE
-            .with_borrow_mut(Vec::pop)
-            .unwrap_or_else(|| Vec::with_capacity(FIRST_CAPACITY));
+        let kept = SPARE.with_borrow_mut(|spare| {
+            let kept = spare.buffers.pop()?;
+            spare.bytes -= kept.capacity();
+            Some(kept)
+        });
+        *buffer = kept.unwrap_or_else(|| Vec::with_capacity(FIRST_CAPACITY));
     }
     buffer
 }
@@ -35,8 +49,14 @@ pub(crate) fn give(buffer: &mut Vec<u8>) {
     }
     taken.clear();
     SPARE.with_borrow_mut(|spare| {
-        if spare.len() < KEEP_COUNT {
-            spare.push(taken);
+        if spare.bytes + taken.capacity() <= KEEP_TOTAL {
+            spare.bytes += taken.capacity();
+            spare.buffers.push(taken);
         }
     });
+}
+
+/// Gives all that is kept back to the system.
+pub(crate) fn shrink() {
+    SPARE.set(Spare::default());
 }

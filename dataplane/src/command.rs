@@ -151,6 +151,24 @@ impl Local {
     }
 }
 
+/// How requests are told apart where they are counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Changes nothing.
+    Read,
+    /// May change something.
+    Write,
+    /// A script or function: nobody knows what it does.
+    Script,
+    /// Split over several groups.
+    Split,
+}
+
+impl Kind {
+    /// All, in the order of their numbers, with their names.
+    pub const NAMES: [&str; 4] = ["read", "write", "script", "split"];
+}
+
 /// A row of the table.
 #[derive(Debug)]
 pub struct Command {
@@ -174,6 +192,31 @@ impl Command {
     #[inline]
     pub fn may_write(&self) -> bool {
         self.flags & flag::READONLY == 0
+    }
+
+    /// Whether one group answers it, by its first argument, whatever the others are.
+    pub fn has_one_key(&self) -> bool {
+        let one = matches!(
+            self.keys,
+            Keys::Range {
+                first: 1,
+                last: 1,
+                ..
+            }
+        );
+        one && self.class == Class::Forward
+    }
+
+    /// What it counts as when one group answers it.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        if self.categories & category::SCRIPTING != 0 {
+            Kind::Script
+        } else if self.flags & flag::READONLY != 0 {
+            Kind::Read
+        } else {
+            Kind::Write
+        }
     }
 
     /// Whether a request has as many arguments as it must.

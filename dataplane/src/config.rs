@@ -13,7 +13,7 @@ use proto::{
 };
 use serde::Deserialize;
 
-use crate::resp::Limits;
+use crate::{memory::Memory, resp::Limits};
 
 /// Route Redis clients to the groups of a cluster
 ///
@@ -48,9 +48,15 @@ pub struct Args {
     /// The failure zone this proxy runs in
     #[arg(long, default_value = "")]
     pub zone: String,
-    /// Data threads; 0: as many as there are cores
+    /// Data threads; 0: half as many as there are cores, since servers and kernel need the rest
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub workers: usize,
+    /// Pin the workers to these CPUs, in turn; without it the system places them
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub cpus: Vec<usize>,
+    /// Connections of each worker to each server; a client's requests all use the same one
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub server_connections: u16,
     /// Ask clients for the password in this file
     #[arg(long, value_name = "FILE")]
     pub requirepass_file: Option<PathBuf>,
@@ -66,13 +72,31 @@ pub struct Args {
     /// Requests of one client under way at most; then it is not read from until replies come
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_inflight: u32,
-    /// Bytes of replies that may wait for one client; then it is not read from until it takes them
+    /// New client connections a second at most, a second's worth at once; further ones wait
+    #[arg(long, value_name = "N", default_value_t = 4000)]
+    pub accept_rate: u32,
+    /// Memory of the process at most. Near it no client is accepted, then those with large replies
+    /// wait, then those that hold most are closed
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = settings::bytes)]
+    pub max_memory: usize,
+    /// Bytes of replies that may wait for one client, or are likely to come; then it is not read from
+    /// until it takes them
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = settings::bytes)]
     pub max_output: usize,
-    /// Bytes of replies that may wait for one client at most; beyond them it is closed (replies to what
-    /// it asked before it was stopped still come)
-    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = settings::bytes)]
+    /// Bytes of replies that may wait for one client at most; beyond them the server that brings more
+    /// is not read from either, for --reply-patience (0: a quarter of --max-memory)
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = settings::bytes)]
     pub output_limit: usize,
+    /// How long all clients of a server may wait because one takes a large reply slowly; then that one
+    /// is closed
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
+    pub reply_patience: Duration,
+    /// How long a client may leave a request half sent, or its replies untaken; then it is closed
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = settings::duration)]
+    pub stall_timeout: Duration,
+    /// How long a client may be idle; then it is closed (0: for ever, as in Redis)
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = settings::duration)]
+    pub client_timeout: Duration,
     /// Bytes of requests that may wait for one server; then their clients are not read from
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = settings::bytes)]
     pub max_backlog: usize,
@@ -82,8 +106,9 @@ pub struct Args {
     /// Bytes of one argument at most (Redis: proto-max-bulk-len)
     #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = settings::bytes)]
     pub max_arg_bytes: usize,
-    /// Bytes of one request at most
-    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = settings::bytes)]
+    /// Bytes of one request that has to be held whole, at most (0: a quarter of --max-memory). What
+    /// has one key and goes to one server streams through, however large it is
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = settings::bytes)]
     pub max_request_bytes: usize,
     /// How long a server may take to accept a connection and the login
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
@@ -114,6 +139,9 @@ impl Args {
     }
 }
 
+/// Lengths within a request or a client's output are kept in 32 bits.
+const LENGTH_MAX: usize = 3 << 30;
+
 /// Bytes of the clients' password at most: it is compared in a time that does not depend on it.
 pub(crate) const PASSWORD_MAX: usize = 512;
 
@@ -129,6 +157,10 @@ pub enum Source {
 /// What a worker needs to know to serve clients.
 #[derive(Debug, Clone)]
 pub struct Serving {
+    /// See [`Args::cpus`].
+    pub cpus: Vec<usize>,
+    /// See [`Args::server_connections`].
+    pub server_connections: u16,
     /// What clients must say in AUTH. `None`: nothing is asked.
     pub password: Option<Secret>,
     /// See [`Args::databases`].
@@ -139,6 +171,14 @@ pub struct Serving {
     pub max_output: usize,
     /// See [`Args::output_limit`].
     pub output_limit: usize,
+    /// See [`Args::max_request_bytes`].
+    pub max_request_bytes: usize,
+    /// See [`Args::reply_patience`].
+    pub reply_patience: Duration,
+    /// See [`Args::stall_timeout`].
+    pub stall_timeout: Duration,
+    /// See [`Args::client_timeout`]. `None`: for ever.
+    pub client_timeout: Option<Duration>,
     /// See [`Args::max_backlog`].
     pub max_backlog: usize,
     /// Of one request.
@@ -170,6 +210,10 @@ pub struct Config {
     pub workers: usize,
     /// Client connections at most.
     pub max_clients: usize,
+    /// See [`Args::accept_rate`].
+    pub accept_rate: u32,
+    /// See [`Args::max_memory`].
+    pub max_memory: usize,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Where to write the bound addresses.
@@ -196,24 +240,35 @@ impl Config {
             }
         };
         for (flag, value) in [
+            ("--server-connections", usize::from(args.server_connections)),
             ("--databases", usize::from(args.databases)),
             ("--max-clients", args.max_clients),
             ("--max-inflight", args.max_inflight as usize),
             ("--max-output", args.max_output),
             ("--max-args", args.max_args as usize),
             ("--max-arg-bytes", args.max_arg_bytes),
-            ("--max-request-bytes", args.max_request_bytes),
+            ("--accept-rate", args.accept_rate as usize),
         ] {
             ensure!(value > 0, "{flag}: must be at least 1");
         }
         ensure!(
-            args.output_limit >= args.max_output,
-            "--output-limit: must be at least --max-output"
+            args.max_memory >= Memory::MIN_LIMIT,
+            "--max-memory: must be at least {} MiB",
+            Memory::MIN_LIMIT >> 20
         );
-        ensure!(
-            args.max_request_bytes <= u32::MAX as usize,
-            "--max-request-bytes: must be below 4GiB"
-        );
+        let of_memory = |bytes| match bytes {
+            0 => args.max_memory / 4,
+            bytes => bytes,
+        };
+        let output_limit = of_memory(args.output_limit).max(args.max_output);
+        let max_request_bytes = of_memory(args.max_request_bytes);
+        for (flag, bytes) in [
+            ("--output-limit", output_limit),
+            ("--max-request-bytes", max_request_bytes),
+            ("--max-arg-bytes", args.max_arg_bytes),
+        ] {
+            ensure!(bytes < LENGTH_MAX, "{flag}: must be below 3GiB");
+        }
         let password = args
             .requirepass_file
             .as_deref()
@@ -239,24 +294,32 @@ impl Config {
             advertise: args.advertise.clone(),
             zone: args.zone.clone(),
             workers: if args.workers == 0 {
-                cores()
+                cores().div_ceil(2)
             } else {
                 args.workers
             },
             max_clients: args.max_clients,
+            accept_rate: args.accept_rate,
+            max_memory: args.max_memory,
             drain_timeout: args.drain_timeout,
             ports_file: args.ports_file.clone(),
             serving: Serving {
+                cpus: args.cpus.clone(),
+                server_connections: args.server_connections,
                 password,
                 databases: args.databases,
                 max_inflight: args.max_inflight,
                 max_output: args.max_output,
-                output_limit: args.output_limit,
+                output_limit,
+                max_request_bytes,
+                reply_patience: args.reply_patience,
+                stall_timeout: args.stall_timeout,
+                client_timeout: Some(args.client_timeout).filter(|time| !time.is_zero()),
                 max_backlog: args.max_backlog,
                 limits: Limits {
                     args: args.max_args,
                     arg_bytes: args.max_arg_bytes,
-                    request_bytes: args.max_request_bytes,
+                    request_bytes: u32::MAX as usize,
                 },
                 connect_timeout: args.connect_timeout,
                 server_timeout: args.server_timeout,

@@ -35,6 +35,10 @@ pub(crate) const NO_TOPOLOGY: &str =
 pub(crate) const HELD_TOO_LONG: &str =
     "TRYAGAIN the slot is being moved and was not released in time";
 
+/// The whole of it would have to be in memory at once.
+pub(crate) const TOO_LARGE_TO_HOLD: &str =
+    "ERR the request is larger than this proxy may hold (--max-request-bytes); it was not executed";
+
 /// Arguments of an unknown command are shown up to so many bytes, as in Redis.
 const SHOWN: usize = 128;
 

@@ -6,7 +6,9 @@
 use slab::Slab;
 
 use crate::{
+    backend::Pending,
     command::Split,
+    framer::Piece,
     resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
 };
 
@@ -30,12 +32,11 @@ pub(crate) enum Outcome {
 
 /// A request that was split and whose parts are under way.
 pub(crate) struct Fanout {
-    /// Where the merged reply goes.
-    pub(crate) session: u32,
-    pub(crate) number: u32,
+    /// What it was before it was split: where the merged reply goes.
+    pub(crate) whole: Pending,
+    /// Bytes of replies that have come.
+    pub(crate) bytes: usize,
     split: Split,
-    /// Whether it may have changed something.
-    may_write: bool,
     /// For [`Split::Mget`]: of each key, in order, the part that brings its value.
     part_of_key: Vec<u16>,
     parts: Vec<Reply>,
@@ -52,42 +53,93 @@ struct Reply {
 
 /// All fan-outs of a worker that are under way.
 #[derive(Default)]
-pub(crate) struct Fanouts(Slab<Fanout>);
+pub(crate) struct Fanouts {
+    fanouts: Slab<Fanout>,
+    /// Ended ones, for their memory.
+    spare: Vec<Fanout>,
+}
+
+/// So many ended ones are kept, if no part of theirs has grown beyond [`SPARE_BYTES`].
+const SPARE: usize = 64;
+const SPARE_BYTES: usize = 4 * 1024;
 
 impl Fanouts {
     /// Starts one of so many parts (at least 1); its name in [`Part`].
     pub(crate) fn start(
         &mut self,
-        session: u32,
-        number: u32,
+        whole: Pending,
         split: Split,
-        may_write: bool,
-        part_of_key: Vec<u16>,
+        part_of_key: &[u16],
         parts: u16,
     ) -> u32 {
-        self.0.insert(Fanout {
-            session,
-            number,
+        let mut fanout = self.spare.pop().unwrap_or_else(|| Fanout {
+            whole,
+            bytes: 0,
             split,
-            may_write,
-            part_of_key,
-            parts: (0..parts).map(|_| Reply::default()).collect(),
-            missing: parts,
-        }) as u32
+            part_of_key: Vec::new(),
+            parts: Vec::new(),
+            missing: 0,
+        });
+        (fanout.whole, fanout.split, fanout.missing) = (whole, split, parts);
+        fanout.part_of_key.extend_from_slice(part_of_key);
+        fanout.parts.resize_with(parts.into(), Reply::default);
+        self.fanouts.insert(fanout) as u32
     }
 
-    /// Takes the reply of a part. The fan-out, once this was its last.
-    pub(crate) fn fill(&mut self, part: Part, reply: &[u8], outcome: Outcome) -> Option<Fanout> {
-        let fanout = &mut self.0[part.fanout as usize];
-        let failed = outcome != Outcome::Answered || reply.first() == Some(&b'-');
-        fanout.parts[usize::from(part.index)] = Reply {
-            bytes: reply.to_vec(),
-            failed,
-            executed: !failed,
-            unknown: outcome == Outcome::Unknown,
-        };
+    /// Takes a piece of the reply of a part. The fan-out, once that was the last of all, to be merged
+    /// and given back to [`Fanouts::end`].
+    pub(crate) fn fill(
+        &mut self,
+        part: Part,
+        piece: Piece<'_>,
+        outcome: Outcome,
+    ) -> Option<Fanout> {
+        let fanout = &mut self.fanouts[part.fanout as usize];
+        let reply = &mut fanout.parts[usize::from(part.index)];
+        if piece.first {
+            reply.failed = piece.bytes.first() == Some(&b'-');
+        }
+        reply.bytes.extend_from_slice(piece.bytes);
+        fanout.bytes += piece.bytes.len();
+        if !piece.last {
+            return None;
+        }
+        reply.failed |= outcome != Outcome::Answered;
+        reply.executed = !reply.failed;
+        reply.unknown = outcome == Outcome::Unknown;
         fanout.missing -= 1;
-        (fanout.missing == 0).then(|| self.0.remove(part.fanout as usize))
+        (fanout.missing == 0).then(|| self.fanouts.remove(part.fanout as usize))
+    }
+
+    /// A part that was being received is lost with its server: what has come of it is no reply. How
+    /// many bytes that were.
+    pub(crate) fn forget(&mut self, part: Part) -> usize {
+        let fanout = &mut self.fanouts[part.fanout as usize];
+        let reply = &mut fanout.parts[usize::from(part.index)];
+        let bytes = std::mem::take(&mut reply.bytes).len();
+        fanout.bytes -= bytes;
+        bytes
+    }
+
+    /// The whole that a part belongs to.
+    pub(crate) fn whole(&self, part: Part) -> Pending {
+        self.fanouts[part.fanout as usize].whole
+    }
+
+    /// Takes back what [`Fanouts::fill`] gave.
+    pub(crate) fn end(&mut self, mut fanout: Fanout) {
+        let small = |reply: &Reply| reply.bytes.capacity() <= SPARE_BYTES;
+        if self.spare.len() < SPARE
+            && fanout.parts.iter().all(small)
+            && fanout.part_of_key.len() < SPARE_BYTES
+        {
+            fanout.part_of_key.clear();
+            fanout.bytes = 0;
+            for reply in &mut fanout.parts {
+                reply.bytes.clear();
+            }
+            self.spare.push(fanout);
+        }
     }
 }
 
@@ -115,7 +167,7 @@ impl Fanout {
     /// been executed. A read has no outcome to be in doubt of.
     fn merge_failure(&self, failed: &Reply, out: &mut Vec<u8>) {
         let in_doubt = self.parts.iter().any(|part| part.executed || part.unknown);
-        if !self.may_write || !in_doubt {
+        if !self.whole.may_write || !in_doubt {
             return out.extend_from_slice(&failed.bytes);
         }
         let text = String::from_utf8_lossy(&failed.bytes);
@@ -163,17 +215,19 @@ fn number(reply: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{backend::Recipient, command::Kind};
 
     fn check(split: Split, order: &[u16], replies: &[(&str, Outcome)], expected: &str) {
         let mut fanouts = Fanouts::default();
-        let fanout = fanouts.start(
-            7,
-            9,
-            split,
-            split != Split::Mget,
-            order.to_vec(),
-            replies.len() as u16,
-        );
+        let to = Recipient::Session {
+            session: 7,
+            number: 9,
+        };
+        let whole = Pending {
+            may_write: split != Split::Mget,
+            ..Pending::new(to, Kind::Split)
+        };
+        let fanout = fanouts.start(whole, split, order, replies.len() as u16);
         let mut last = None;
         // The last part answers first: the order of arrival must not matter.
         for (index, (reply, outcome)) in replies.iter().enumerate().rev() {
@@ -182,13 +236,21 @@ mod tests {
                 fanout,
                 index: index as u16,
             };
-            last = fanouts.fill(part, reply.as_bytes(), *outcome);
+            let (head, tail) = reply.as_bytes().split_at(1);
+            let piece = |bytes, first, last| Piece { bytes, first, last };
+            assert!(
+                fanouts
+                    .fill(part, piece(head, true, false), *outcome)
+                    .is_none()
+            );
+            last = fanouts.fill(part, piece(tail, false, true), *outcome);
         }
         let fanout = last.unwrap();
-        assert_eq!((fanout.session, fanout.number), (7, 9));
+        assert_eq!(fanout.whole, whole);
         let mut out = Vec::new();
         fanout.merge(&mut out);
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+        fanouts.end(fanout);
     }
 
     use Outcome::{Answered, NotExecuted, Unknown};

@@ -28,13 +28,17 @@ mod config;
 pub mod control;
 mod error;
 mod fanout;
+mod framer;
 mod local;
+mod memory;
 mod metrics;
 mod outbox;
 pub mod resp;
 pub mod route;
 mod session;
 mod socket;
+mod thread;
+mod upload;
 mod worker;
 
 pub use app::App;

@@ -4,8 +4,9 @@
 //! store, and whoever reads adds the workers up. Nothing here is ever waited for.
 
 use std::{
+    collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
@@ -13,12 +14,14 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
-use proto::{ProxyId, Version};
+use proto::{ProxyId, ServerAddr, Version};
 use tokio::sync::watch;
+
+use crate::{command::Kind, memory::Memory};
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -34,6 +37,72 @@ impl Counter {
     fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
+}
+
+/// How long requests took, by powers of two.
+#[derive(Debug, Default)]
+pub(crate) struct Latency {
+    buckets: [Counter; Self::BOUNDS + 1],
+    sum_us: Counter,
+}
+
+impl Latency {
+    /// Bounds there are: 64 µs, 128 µs … 8.4 s.
+    const BOUNDS: usize = 18;
+    /// The first bound is 2 to the power of this, in microseconds.
+    const FIRST: u32 = 6;
+
+    /// Counts a request. As [`Counter::add`], for one thread only.
+    #[inline]
+    pub(crate) fn record(&self, micros: u32) {
+        let bucket = u32::BITS - (micros >> Self::FIRST).leading_zeros();
+        self.buckets[(bucket as usize).min(Self::BOUNDS)].add(1);
+        self.sum_us.add(micros.into());
+    }
+}
+
+/// Several [`Latency`] added up, as Prometheus wants them.
+#[derive(Default)]
+struct Histogram {
+    buckets: [u64; Latency::BOUNDS + 1],
+    sum_us: u64,
+}
+
+impl Histogram {
+    fn add(&mut self, latency: &Latency) {
+        for (sum, counter) in self.buckets.iter_mut().zip(&latency.buckets) {
+            *sum += counter.get();
+        }
+        self.sum_us += latency.sum_us.get();
+    }
+
+    fn encode(
+        &self,
+        encoder: &mut MetricEncoder<'_>,
+        labels: &[(&str, &str)],
+    ) -> Result<(), std::fmt::Error> {
+        let bound = |index: usize| match index {
+            Latency::BOUNDS => f64::MAX,
+            _ => (1u64 << (Latency::FIRST as usize + index)) as f64 / 1e6,
+        };
+        let buckets: Vec<(f64, u64)> = (0..)
+            .zip(self.buckets)
+            .map(|(index, count)| (bound(index), count))
+            .collect();
+        let count = self.buckets.iter().sum();
+        let sum = self.sum_us as f64 / 1e6;
+        encoder
+            .encode_family(&labels)?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+/// What one worker counts of one server.
+#[derive(Debug, Default)]
+pub(crate) struct ServerStats {
+    /// From when a request was taken to its reply, over all kinds.
+    pub(crate) latency: Latency,
+    pub(crate) connections_lost: Counter,
 }
 
 /// What one worker counts.
@@ -58,26 +127,29 @@ pub(crate) struct WorkerStats {
     pub(crate) server_bytes_in: Counter,
     pub(crate) server_bytes_out: Counter,
     pub(crate) server_connections_lost: Counter,
+    /// Requests too large to be held, that went to their server as they came.
+    pub(crate) uploads: Counter,
+    /// Clients closed because of memory, of replies not taken, or of silence.
+    pub(crate) sessions_closed_memory: Counter,
+    pub(crate) sessions_closed_stalled: Counter,
+    pub(crate) sessions_closed_idle: Counter,
+    /// Sessions that ended by a panic.
+    pub(crate) panics: Counter,
+    /// By [`crate::command::Kind`]: from when a request was taken to its reply.
+    pub(crate) latency: [Latency; Kind::NAMES.len()],
     /// Pipes that are ready, as of the last tick.
     pub(crate) server_connections: AtomicU64,
 }
 
-/// All workers together.
+/// All workers together: what the controller is told, and `INFO` says.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Totals {
     pub(crate) sessions: u64,
     pub(crate) sessions_opened: u64,
     pub(crate) requests: u64,
-    pub(crate) requests_local: u64,
-    pub(crate) requests_split: u64,
-    pub(crate) requests_held: u64,
     pub(crate) errors: u64,
-    pub(crate) protocol_errors: u64,
     pub(crate) client_bytes_in: u64,
     pub(crate) client_bytes_out: u64,
-    pub(crate) server_bytes_in: u64,
-    pub(crate) server_bytes_out: u64,
-    pub(crate) server_connections_lost: u64,
     pub(crate) server_connections: u64,
 }
 
@@ -90,19 +162,25 @@ pub(crate) struct Proxy {
     pub(crate) started: Instant,
     pub(crate) max_clients: usize,
     pub(crate) workers: Vec<Arc<WorkerStats>>,
+    /// Of each server in the topology, what each worker counts. Locked when a topology is applied and
+    /// when the counts are read, never for a request.
+    servers: Mutex<BTreeMap<ServerAddr, Vec<Arc<ServerStats>>>>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) sessions_rejected: AtomicU64,
     /// The id of the client that connected last.
     pub(crate) last_client: AtomicU64,
 }
 
 impl Proxy {
-    pub(crate) fn new(id: ProxyId, max_clients: usize, workers: usize) -> Self {
+    pub(crate) fn new(id: ProxyId, max_clients: usize, workers: usize, memory: Memory) -> Self {
         Self {
             id,
             incarnation: format!("{:032x}", fastrand::u128(..)),
             started: Instant::now(),
             max_clients,
             workers: (0..workers).map(|_| Arc::default()).collect(),
+            servers: Mutex::default(),
+            memory: Arc::new(memory),
             sessions_rejected: AtomicU64::new(0),
             last_client: AtomicU64::new(0),
         }
@@ -112,28 +190,85 @@ impl Proxy {
         self.sessions_rejected.load(Relaxed)
     }
 
+    /// A worker has a new server; what it counts of it goes there, until [`Proxy::leave`].
+    pub(crate) fn meet(&self, server: &ServerAddr) -> Arc<ServerStats> {
+        let stats = Arc::new(ServerStats::default());
+        let mut servers = self.servers();
+        let of_workers = servers.entry(server.clone()).or_default();
+        of_workers.push(Arc::clone(&stats));
+        stats
+    }
+
+    /// A worker's server has left the topology: it is no longer shown.
+    pub(crate) fn leave(&self, server: &ServerAddr, stats: &Arc<ServerStats>) {
+        let mut servers = self.servers();
+        if let Some(of_workers) = servers.get_mut(server) {
+            of_workers.retain(|other| !Arc::ptr_eq(other, stats));
+            if of_workers.is_empty() {
+                servers.remove(server);
+            }
+        }
+    }
+
+    fn servers(&self) -> MutexGuard<'_, BTreeMap<ServerAddr, Vec<Arc<ServerStats>>>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sum(&self, counter: impl Fn(&WorkerStats) -> &Counter) -> u64 {
+        self.workers
+            .iter()
+            .map(|worker| counter(worker).get())
+            .sum()
+    }
+
     /// The sums over all workers.
     pub(crate) fn totals(&self) -> Totals {
-        let mut total = Totals::default();
-        for worker in &self.workers {
-            total.sessions += worker.sessions.load(Relaxed);
-            total.sessions_opened += worker.sessions_opened.get();
-            total.requests += worker.requests.get();
-            total.requests_local += worker.requests_local.get();
-            total.requests_split += worker.requests_split.get();
-            total.requests_held += worker.requests_held.get();
-            total.errors += worker.errors.get();
-            total.protocol_errors += worker.protocol_errors.get();
-            total.client_bytes_in += worker.client_bytes_in.get();
-            total.client_bytes_out += worker.client_bytes_out.get();
-            total.server_bytes_in += worker.server_bytes_in.get();
-            total.server_bytes_out += worker.server_bytes_out.get();
-            total.server_connections_lost += worker.server_connections_lost.get();
-            total.server_connections += worker.server_connections.load(Relaxed);
+        let gauge = |of: fn(&WorkerStats) -> &AtomicU64| {
+            self.workers
+                .iter()
+                .map(|worker| of(worker).load(Relaxed))
+                .sum()
+        };
+        Totals {
+            sessions: gauge(|worker| &worker.sessions),
+            sessions_opened: self.sum(|worker| &worker.sessions_opened),
+            requests: self.sum(|worker| &worker.requests),
+            errors: self.sum(|worker| &worker.errors),
+            client_bytes_in: self.sum(|worker| &worker.client_bytes_in),
+            client_bytes_out: self.sum(|worker| &worker.client_bytes_out),
+            server_connections: gauge(|worker| &worker.server_connections),
         }
-        total
     }
 }
+
+/// A counter of a worker: its name, what it counts, in what unit, and where it is.
+type Row = (
+    &'static str,
+    &'static str,
+    Option<Unit>,
+    fn(&WorkerStats) -> &Counter,
+);
+
+#[rustfmt::skip]
+const COUNTERS: &[Row] = &[
+    ("sessions_opened", "Client connections accepted", None, |w| &w.sessions_opened),
+    ("sessions_closed_memory", "Clients closed because the proxy was near --max-memory", None, |w| &w.sessions_closed_memory),
+    ("sessions_closed_stalled", "Clients closed for --stall-timeout or --reply-patience", None, |w| &w.sessions_closed_stalled),
+    ("sessions_closed_idle", "Clients closed for --client-timeout", None, |w| &w.sessions_closed_idle),
+    ("requests", "Requests taken from clients", None, |w| &w.requests),
+    ("requests_local", "Requests the proxy answered itself", None, |w| &w.requests_local),
+    ("requests_split", "Requests split over several groups", None, |w| &w.requests_split),
+    ("requests_held", "Times a request waited for a held slot", None, |w| &w.requests_held),
+    ("uploads", "Requests too large to be held, sent to their server as they came", None, |w| &w.uploads),
+    ("errors", "Error replies sent to clients", None, |w| &w.errors),
+    ("protocol_errors", "Clients that did not speak RESP", None, |w| &w.protocol_errors),
+    ("panics", "Sessions that ended by a fault of the proxy", None, |w| &w.panics),
+    ("client_in", "Received from clients", Some(Unit::Bytes), |w| &w.client_bytes_in),
+    ("client_out", "Sent to clients", Some(Unit::Bytes), |w| &w.client_bytes_out),
+    ("server_in", "Received from servers", Some(Unit::Bytes), |w| &w.server_bytes_in),
+    ("server_out", "Sent to servers", Some(Unit::Bytes), |w| &w.server_bytes_out),
+    ("server_connections_lost", "Connections to servers that broke", None, |w| &w.server_connections_lost),
+];
 
 /// Reads all counts when they are asked for.
 #[derive(Debug)]
@@ -144,106 +279,115 @@ struct Counts {
 
 impl Collector for Counts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let t = self.proxy.totals();
-        let version = *self.applied.borrow();
         let rejected = self.proxy.sessions_rejected();
-        for (name, help, unit, value) in [
-            (
-                "sessions_opened",
-                "Client connections accepted",
-                None,
-                t.sessions_opened,
-            ),
-            (
-                "sessions_rejected",
-                "Client connections refused for --max-clients",
-                None,
-                rejected,
-            ),
-            ("requests", "Requests taken from clients", None, t.requests),
-            (
-                "requests_local",
-                "Requests the proxy answered itself",
-                None,
-                t.requests_local,
-            ),
-            (
-                "requests_split",
-                "Requests split over several groups",
-                None,
-                t.requests_split,
-            ),
-            (
-                "requests_held",
-                "Times a request waited for a held slot",
-                None,
-                t.requests_held,
-            ),
-            ("errors", "Error replies sent to clients", None, t.errors),
-            (
-                "protocol_errors",
-                "Clients that did not speak RESP",
-                None,
-                t.protocol_errors,
-            ),
-            (
-                "client_in",
-                "Received from clients",
-                Some(Unit::Bytes),
-                t.client_bytes_in,
-            ),
-            (
-                "client_out",
-                "Sent to clients",
-                Some(Unit::Bytes),
-                t.client_bytes_out,
-            ),
-            (
-                "server_in",
-                "Received from servers",
-                Some(Unit::Bytes),
-                t.server_bytes_in,
-            ),
-            (
-                "server_out",
-                "Sent to servers",
-                Some(Unit::Bytes),
-                t.server_bytes_out,
-            ),
-            (
-                "server_connections_lost",
-                "Connections to servers that broke",
-                None,
-                t.server_connections_lost,
-            ),
-        ] {
+        let rows = COUNTERS.iter().map(|(name, help, unit, counter)| {
+            (*name, *help, unit.as_ref(), self.proxy.sum(counter))
+        });
+        let help = "Client connections refused for --max-clients";
+        for (name, help, unit, value) in rows.chain([("sessions_rejected", help, None, rejected)]) {
             let counter = ConstCounter::new(value);
-            let metric =
-                encoder.encode_descriptor(name, help, unit.as_ref(), counter.metric_type())?;
+            let metric = encoder.encode_descriptor(name, help, unit, counter.metric_type())?;
             counter.encode(metric)?;
         }
-        for (name, help, value) in [
-            ("sessions", "Client connections open", t.sessions),
+        self.encode_gauges(&mut encoder)?;
+        self.encode_latencies(&mut encoder)?;
+        self.encode_servers(&mut encoder)
+    }
+}
+
+impl Counts {
+    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let t = self.proxy.totals();
+        let version = *self.applied.borrow();
+        let (term, epoch) = version.map_or((0, 0), |v| (v.leader_term, v.epoch));
+        let memory = &self.proxy.memory;
+        let bytes = Some(Unit::Bytes);
+        for (name, help, unit, value) in [
+            ("sessions", "Client connections open", None, t.sessions),
             (
                 "server_connections",
                 "Connections to servers that are ready",
+                None,
                 t.server_connections,
             ),
-            ("workers", "Data threads", self.proxy.workers.len() as u64),
+            (
+                "workers",
+                "Data threads",
+                None,
+                self.proxy.workers.len() as u64,
+            ),
+            (
+                "memory_held",
+                "Memory counted against --max-memory",
+                bytes.as_ref(),
+                memory.held() as u64,
+            ),
+            (
+                "memory_limit",
+                "What --max-memory says",
+                bytes.as_ref(),
+                memory.limit() as u64,
+            ),
             (
                 "topology_term",
                 "Leader term routed by; 0: none",
-                version.map_or(0, |v| v.leader_term),
+                None,
+                term,
             ),
-            (
-                "topology_epoch",
-                "Epoch routed by; 0: none",
-                version.map_or(0, |v| v.epoch),
-            ),
+            ("topology_epoch", "Epoch routed by; 0: none", None, epoch),
         ] {
             let gauge = ConstGauge::new(value);
-            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            let metric = encoder.encode_descriptor(name, help, unit, gauge.metric_type())?;
             gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+
+    fn encode_latencies(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut metric = encoder.encode_descriptor(
+            "request_duration",
+            "From when a request was taken to its reply, by class of command",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (index, name) in Kind::NAMES.iter().enumerate() {
+            let mut histogram = Histogram::default();
+            for worker in &self.proxy.workers {
+                histogram.add(&worker.latency[index]);
+            }
+            histogram.encode(&mut metric, &[("class", *name)])?;
+        }
+        Ok(())
+    }
+
+    fn encode_servers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let servers = self.proxy.servers().clone();
+        let mut metric = encoder.encode_descriptor(
+            "server_request_duration",
+            "From when a request was taken to the reply of its server",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (addr, of_workers) in &servers {
+            let mut histogram = Histogram::default();
+            for stats in of_workers {
+                histogram.add(&stats.latency);
+            }
+            histogram.encode(&mut metric, &[("server", addr.as_str())])?;
+        }
+        let mut metric = encoder.encode_descriptor(
+            "server_connections_broken",
+            "Connections to this server that broke",
+            None,
+            MetricType::Counter,
+        )?;
+        for (addr, of_workers) in &servers {
+            let lost = of_workers
+                .iter()
+                .map(|stats| stats.connections_lost.get())
+                .sum();
+            let labels = [("server", addr.as_str())];
+            ConstCounter::<u64>::new(lost).encode(metric.encode_family(&labels)?)?;
         }
         Ok(())
     }

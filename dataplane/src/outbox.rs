@@ -1,14 +1,16 @@
 //! A session's replies, put into the order of its requests.
 //!
-//! A request takes a number ([`Outbox::reserve`]); its reply comes with that number
-//! ([`Outbox::fill_with`]), in whatever order the backends answer. What is next in order goes straight
-//! into the output; what comes early is parked until its turn. Owns no socket and knows no reply.
+//! A request takes a number ([`Outbox::reserve`]); its reply comes with that number, whole
+//! ([`Outbox::fill_with`]) or in pieces ([`Outbox::fill_piece`]), in whatever order the backends
+//! answer. What is next in order goes straight into the output; what comes early is parked until its
+//! turn. Owns no socket and knows no reply.
 //!
-//! Invariant: the output holds the replies of the requests before `head`, whole and in order.
+//! Invariant: the output holds the replies of the requests before `head`, whole and in order, and
+//! behind them what has come of the reply of `head`.
 
 use std::collections::VecDeque;
 
-use crate::buffer;
+use crate::{buffer, framer::Piece};
 
 /// See the module. An idle one owns no memory.
 #[derive(Default)]
@@ -20,15 +22,28 @@ pub(crate) struct Outbox {
     /// Replies in order, waiting to be sent from `sent` on.
     ready: Vec<u8>,
     sent: usize,
-    /// Of the requests from `head` on, where their replies are parked. `None`: not there yet.
-    early: VecDeque<Option<Parked>>,
+    /// What has come early, for the requests from `head` on.
+    early: VecDeque<Early>,
+    /// The bytes of small replies that came early.
     parked: Vec<u8>,
+    /// Bytes of large replies that came early.
+    large: usize,
 }
 
-#[derive(Clone, Copy)]
-struct Parked {
-    start: usize,
-    len: usize,
+/// Of one request behind the head.
+enum Early {
+    /// Nothing has come yet.
+    Nothing,
+    /// The whole reply, in `parked`.
+    Parked { start: u32, len: u32 },
+    /// A reply that comes in pieces.
+    Large(Box<Large>),
+}
+
+#[derive(Default)]
+struct Large {
+    bytes: Vec<u8>,
+    whole: bool,
 }
 
 impl Outbox {
@@ -40,15 +55,25 @@ impl Outbox {
         number
     }
 
-    /// Requests that took a number and have no reply in order yet.
+    /// Requests that took a number and have no whole reply in order yet.
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {
         self.next.wrapping_sub(self.head)
     }
 
-    /// Bytes held: to be sent, or parked.
+    /// Bytes held: to be sent, or early.
+    #[inline]
     pub(crate) fn buffered(&self) -> usize {
-        self.ready.len() - self.sent + self.parked.len()
+        self.ready.len() - self.sent + self.parked.len() + self.large
+    }
+
+    /// Bytes of memory it owns.
+    #[inline]
+    pub(crate) fn memory(&self) -> usize {
+        self.ready.capacity()
+            + self.parked.capacity()
+            + self.large
+            + self.early.capacity() * size_of::<Early>()
     }
 
     /// Takes the reply to the request with this number, as `write` writes it.
@@ -61,14 +86,37 @@ impl Outbox {
         }
         let start = self.parked.len();
         write(buffer::ensure(&mut self.parked));
-        let index = number.wrapping_sub(self.head) as usize;
-        if self.early.len() <= index {
-            self.early.resize(index + 1, None);
+        let len = (self.parked.len() - start) as u32;
+        let start = start as u32;
+        *self.early(number) = Early::Parked { start, len };
+    }
+
+    /// Takes a piece of the reply to the request with this number.
+    pub(crate) fn fill_piece(&mut self, number: u32, piece: Piece<'_>) {
+        if number == self.head {
+            buffer::ensure(&mut self.ready).extend_from_slice(piece.bytes);
+            if piece.last {
+                self.advance();
+            }
+            return;
         }
-        self.early[index] = Some(Parked {
-            start,
-            len: self.parked.len() - start,
-        });
+        self.large += piece.bytes.len();
+        let early = self.early(number);
+        if let Early::Nothing = early {
+            *early = Early::Large(Box::default());
+        }
+        if let Early::Large(large) = early {
+            large.bytes.extend_from_slice(piece.bytes);
+            large.whole = piece.last;
+        }
+    }
+
+    fn early(&mut self, number: u32) -> &mut Early {
+        let index = number.wrapping_sub(self.head) as usize;
+        while self.early.len() <= index {
+            self.early.push_back(Early::Nothing);
+        }
+        &mut self.early[index]
     }
 
     /// The head has been answered; so may those behind it be.
@@ -78,15 +126,35 @@ impl Outbox {
             return;
         }
         self.early.pop_front();
-        while let Some(Some(Parked { start, len })) = self.early.front().copied() {
-            self.ready
-                .extend_from_slice(&self.parked[start..start + len]);
+        loop {
+            match self.early.front_mut() {
+                None => {
+                    self.early = VecDeque::new();
+                    buffer::give(&mut self.parked);
+                    return;
+                }
+                Some(Early::Nothing) => return,
+                Some(Early::Parked { start, len }) => {
+                    let (start, len) = (*start as usize, *len as usize);
+                    let reply = &self.parked[start..start + len];
+                    buffer::ensure(&mut self.ready).extend_from_slice(reply);
+                }
+                Some(Early::Large(large)) => {
+                    self.large -= large.bytes.len();
+                    if self.ready.is_empty() {
+                        buffer::give(&mut self.ready);
+                        self.ready = std::mem::take(&mut large.bytes);
+                    } else {
+                        self.ready.extend_from_slice(&large.bytes);
+                    }
+                    if !large.whole {
+                        self.early[0] = Early::Nothing; // the rest goes straight into the output
+                        return;
+                    }
+                }
+            }
             self.early.pop_front();
             self.head = self.head.wrapping_add(1);
-        }
-        if self.early.is_empty() {
-            self.early = VecDeque::new();
-            buffer::give(&mut self.parked);
         }
     }
 
@@ -103,6 +171,7 @@ impl Outbox {
             buffer::give(&mut self.ready);
         } else if self.sent > buffer::KEEP_CAPACITY && self.sent > self.ready.len() / 2 {
             self.ready.drain(..self.sent);
+            self.ready.shrink_to(2 * self.ready.len());
             self.sent = 0;
         }
     }
@@ -112,11 +181,14 @@ impl Outbox {
         self.ready = Vec::new();
         self.sent = 0;
         self.parked = Vec::new();
-        self.early.iter_mut().for_each(|parked| {
-            if let Some(parked) = parked {
-                *parked = Parked { start: 0, len: 0 };
+        self.large = 0;
+        for early in &mut self.early {
+            match early {
+                Early::Nothing => {}
+                Early::Parked { start, len } => (*start, *len) = (0, 0),
+                Early::Large(large) => large.bytes = Vec::new(),
             }
-        });
+        }
     }
 }
 
@@ -159,6 +231,41 @@ mod tests {
             assert_eq!((outbox.in_flight(), outbox.buffered()), (0, 5));
         });
         assert_eq!(orders, 120);
+    }
+
+    /// Whatever comes first, and however the large reply is cut.
+    #[test]
+    fn pieces_leave_in_request_order_too() {
+        let piece = |bytes, first, last| Piece { bytes, first, last };
+        let (a, b, c) = (
+            piece(b"<a", true, false),
+            piece(b"b", false, false),
+            piece(b"c>", false, true),
+        );
+        // The small reply is request 0, the large one request 1, and another small one request 2.
+        for order in [
+            "0abc2", "a0bc2", "ab0c2", "abc02", "2abc0", "a2b0c", "02abc", "a02bc",
+        ] {
+            let mut outbox = Outbox::default();
+            (0..3).for_each(|_| _ = outbox.reserve());
+            for step in order.chars() {
+                match step {
+                    'a' => outbox.fill_piece(1, a),
+                    'b' => outbox.fill_piece(1, b),
+                    'c' => outbox.fill_piece(1, c),
+                    number => {
+                        outbox.fill(number.to_digit(10).unwrap(), number.to_string().as_bytes());
+                    }
+                }
+                let came = outbox.buffered();
+                assert!(b"0<abc>2".starts_with(outbox.unsent()) && came >= outbox.unsent().len());
+            }
+            assert_eq!(outbox.unsent(), b"0<abc>2", "{order}");
+            assert_eq!(
+                (outbox.in_flight(), outbox.buffered(), outbox.large),
+                (0, 7, 0)
+            );
+        }
     }
 
     #[test]

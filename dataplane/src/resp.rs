@@ -121,6 +121,14 @@ impl<'a> Request<'a> {
         &self.raw[self.args[index].range()]
     }
 
+    /// The arguments from `first` (not the command's name) to the one before `end`, as they came, with
+    /// their headers and line ends.
+    #[inline]
+    pub fn frames(&self, first: usize, end: usize) -> &'a [u8] {
+        let line_end = |arg: Arg| arg.range().end + 2;
+        &self.raw[line_end(self.args[first - 1])..line_end(self.args[end - 1])]
+    }
+
     /// The request that starts at argument `first`, as in `COMMAND GETKEYS GET k`; its raw bytes are
     /// still those of the whole.
     pub fn behind(&self, first: usize) -> Self {

@@ -5,11 +5,13 @@
 //! ([`crate::route`]), and hands it to a pipe ([`crate::backend`]) or answers it
 //! ([`crate::local`]). It never waits for a reply: replies come to [`Clients::deliver`] whenever a
 //! backend has them, and are put in order by the session's [`Outbox`]. All sessions that have
-//! something to say are written to once, at the end of the turn.
+//! something to say are written to once, at the end of the turn. A request too large to be held goes
+//! its own way ([`crate::upload`]); meanwhile the session does nothing else.
 //!
 //! Back-pressure is not reading: a session with too many requests under way, or too many bytes that
-//! its client does not take, or a request that cannot go anywhere yet (its slot is held, its pipe is
-//! full), **stalls** until that has changed. Nothing is closed for being slow.
+//! its client does not take or that will probably come, or a request that cannot go anywhere yet (its
+//! slot is held, its pipe is full), **stalls** until that has changed. Who is closed is not slow, but
+//! stands still ([`Worker::close_silent`]), or holds most where memory ends ([`crate::memory`]).
 //!
 //! Invariant: each request takes exactly one number of the outbox, and gets exactly one reply.
 
@@ -24,63 +26,97 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Pending, Recipient, Refusal},
+    backend::{Pending, Recipient, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Command, Split},
+    command::{self, Command, Kind, Split},
+    config::Serving,
     error,
     fanout::{Fanouts, Outcome, Part},
+    framer::Piece,
     local::{self, After},
+    memory::{Account, Pressure},
+    metrics::WorkerStats,
     outbox::Outbox,
     resp::{
         Arg, Limits, Progress, Request, Scanned, put_bulk, put_error, put_header, split_inline,
     },
     route::{Route, route},
     socket::Socket,
+    upload::Upload,
     worker::Worker,
 };
 
 /// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.
 const HOLD_MAX: Duration = Duration::from_secs(2);
+/// A session reads so often in one turn at most: then the others have their turn.
+const READS: usize = 16;
+/// A request that is longer is not held, if it can go to its server as it comes.
+const UPLOAD: usize = 1 << 20;
+/// Replies of this size count as large where memory is tight.
+const LARGE_REPLY: u32 = 16 * 1024;
+/// A request that comes more slowly than this, in bytes a second, is not coming.
+const CRAWL: u32 = 1024;
+/// What a session costs when it holds nothing: itself, its task, its socket's registration.
+const COST: usize = 1536;
 
 /// See the module.
 pub(crate) struct Session {
     socket: Rc<Socket>,
-    client: Client,
+    pub(crate) client: Client,
     /// Bytes that are not taken yet: a request that is not whole, or that waits.
-    input: Vec<u8>,
+    pub(crate) input: Vec<u8>,
     /// How far the scan of the first request in `input` has come, and the arguments it found.
     progress: Progress,
     args: Vec<Arg>,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
+    upload: Option<Box<Upload>>,
     phase: Phase,
     /// Not reading: something has to change first.
-    stalled: bool,
-    /// Since when the first request in `input` waits for its held slot.
-    held_since: Option<Instant>,
-    /// It is among [`Clients::held`].
-    in_held: bool,
+    pub(crate) stalled: bool,
+    /// It is among [`Clients::waiting`].
+    is_waiting: bool,
     /// Has replies that this turn has not flushed yet.
     dirty: bool,
     /// The socket takes no more for now; the session's task waits until it does.
     blocked: bool,
+    /// So much waits for it that no pipe should bring it more.
+    overfull: bool,
+    /// Since when the first request in `input` waits for its held slot.
+    held_since: Option<Instant>,
+    /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
+    pub(crate) active: u32,
+    began: u32,
+    /// What its replies weigh, times eight: a running mean.
+    mean: u32,
+    /// Bytes of the reply that comes in pieces.
+    pieces: u32,
+    /// What the replies under way will weigh.
+    expected: usize,
+    /// Bytes of the parts of its fan-outs.
+    fanned: usize,
+    /// Bytes it was last counted with.
+    counted: usize,
     /// Of the session's task.
     waker: Option<Waker>,
 }
+
+// Ten thousand clients are ten thousand of these.
+const _: () = assert!(size_of::<Session>() <= 448);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Serving,
     /// Reads no more; ends once all replies are sent.
     Finishing,
-    /// The client cannot be reached; the task ends at once.
+    /// The client cannot be reached, or is to be; the task ends at once.
     Broken,
     /// The task has ended; what is still under way is dropped when it comes.
     Gone,
 }
 
 impl Session {
-    pub(crate) fn new(socket: Socket, client: Client) -> Self {
+    pub(crate) fn new(socket: Socket, client: Client, worker: &Worker) -> Self {
         Self {
             socket: Rc::new(socket),
             client,
@@ -88,12 +124,21 @@ impl Session {
             progress: Progress::default(),
             args: Vec::new(),
             outbox: Outbox::default(),
+            upload: None,
             phase: Phase::Serving,
             stalled: false,
-            held_since: None,
-            in_held: false,
+            is_waiting: false,
             dirty: false,
             blocked: false,
+            overfull: false,
+            held_since: None,
+            active: worker.seconds,
+            began: worker.seconds,
+            mean: worker.clients.mean,
+            pieces: 0,
+            expected: 0,
+            fanned: 0,
+            counted: 0,
             waker: None,
         }
     }
@@ -106,7 +151,19 @@ impl Session {
 
     /// All that was asked has been answered and sent.
     fn is_idle(&self) -> bool {
-        self.outbox.in_flight() == 0 && self.outbox.buffered() == 0 && self.input.is_empty()
+        self.outbox.in_flight() == 0
+            && self.outbox.buffered() == 0
+            && self.input.is_empty()
+            && self.upload.is_none()
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// Reads no more; ends once all replies are sent.
+    pub(crate) fn finish(&mut self) {
+        self.phase = Phase::Finishing;
     }
 
     /// Sends what is ready. `false`: the socket takes no more for now.
@@ -124,18 +181,61 @@ impl Session {
         }
         Ok((sent, true))
     }
+
+    /// Wakes its task.
+    fn task(&self) -> &Waker {
+        self.waker
+            .as_ref()
+            .expect("set when the task was first polled")
+    }
+
+    /// What one more reply will probably weigh.
+    fn weight(&self) -> u32 {
+        self.mean / 8
+    }
+
+    /// A reply has come, of so many bytes.
+    #[inline]
+    fn learn(&mut self, bytes: u32) {
+        self.mean = self.mean - self.mean / 8 + bytes.min(u32::MAX / 16);
+    }
+
+    /// Its pipe, among those to a server.
+    fn way(&self, id: u32) -> Way {
+        Way {
+            protocol: self.client.protocol,
+            database: self.client.database,
+            lane: id,
+        }
+    }
+
+    fn memory(&self) -> usize {
+        COST + self.input.capacity()
+            + self.args.capacity() * size_of::<Arg>()
+            + self.outbox.memory()
+            + self.fanned
+            + self.upload.as_ref().map_or(0, |upload| upload.memory())
+    }
 }
 
 /// The sessions of a worker, and the fan-outs their requests are part of.
-#[derive(Default)]
 pub(crate) struct Clients {
     sessions: Slab<Session>,
-    pub(crate) fanouts: Fanouts,
+    fanouts: Fanouts,
+    pub(crate) account: Account,
     dirty: Vec<u32>,
-    /// Sessions whose first request waits for a held slot.
-    held: Vec<u32>,
-    /// Bytes of replies that may wait for one client; beyond them it is closed.
+    /// Sessions whose task is to look again with the next topology or tick.
+    waiting: Vec<u32>,
+    /// Pipes that are not read from until a session has taken what waits for it.
+    stopped: Vec<Waker>,
+    /// The session that a reply has just made overfull.
+    overfull: Option<u32>,
+    /// What replies weigh, times eight, over all sessions: what is assumed of a new one.
+    mean: u32,
     output_limit: usize,
+    reply_patience: Duration,
+    /// Clients closed because they stopped a pipe for too long, since they were last counted.
+    impatient: u64,
     /// Error replies since they were last counted.
     errors: u64,
     /// Of the worker's flusher, which runs once all that is ready has been polled.
@@ -144,15 +244,33 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(output_limit: usize) -> Self {
+    pub(crate) fn new(serving: &Serving, account: Account) -> Self {
         Self {
-            output_limit,
-            ..Self::default()
+            sessions: Slab::new(),
+            fanouts: Fanouts::default(),
+            account,
+            dirty: Vec::new(),
+            waiting: Vec::new(),
+            stopped: Vec::new(),
+            overfull: None,
+            mean: 0,
+            output_limit: serving.output_limit,
+            reply_patience: serving.reply_patience,
+            impatient: 0,
+            errors: 0,
+            flusher: None,
+            flush_scheduled: false,
         }
     }
 
     pub(crate) fn insert(&mut self, session: Session) -> u32 {
-        self.sessions.insert(session) as u32
+        let id = self.sessions.insert(session) as u32;
+        self.recount(id);
+        id
+    }
+
+    pub(crate) fn session(&mut self, id: u32) -> &mut Session {
+        &mut self.sessions[id as usize]
     }
 
     /// Whether no client is connected; replies for those who left may still be under way.
@@ -162,51 +280,214 @@ impl Clients {
             .all(|(_, session)| session.phase == Phase::Gone)
     }
 
-    /// Brings the reply of a request, or of a part of one.
+    fn recount(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        let now = session.memory();
+        self.account.recount(&mut session.counted, now);
+    }
+
+    /// Says that a request was sent on: to whom its reply goes, and what it will weigh.
     #[inline]
-    pub(crate) fn deliver(&mut self, pending: Pending, reply: &[u8], outcome: Outcome) {
+    fn pending(&mut self, id: u32, kind: Kind, may_write: bool, since: u32) -> Pending {
+        let session = &mut self.sessions[id as usize];
+        let weight = session.weight();
+        session.expected += weight as usize;
+        self.account.expect(weight);
+        Pending {
+            to: Recipient::Session {
+                session: id,
+                number: session.outbox.reserve(),
+            },
+            kind,
+            may_write,
+            since,
+            weight,
+        }
+    }
+
+    /// Brings the reply of a request, or of a part of one, or a piece of it.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        pending: Pending,
+        piece: Piece<'_>,
+        outcome: Outcome,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
         match pending.to {
             Recipient::Session { session, number } => {
-                self.errors += u64::from(reply[0] == b'-');
-                self.reply(session, number, |out| out.extend_from_slice(reply));
+                self.errors += u64::from(piece.first && piece.bytes[0] == b'-');
+                if piece.first && piece.last {
+                    let len = piece.bytes.len() as u32;
+                    self.arrived(session, pending, len, stats, micros);
+                    self.reply(session, number, |out| out.extend_from_slice(piece.bytes));
+                } else {
+                    self.deliver_piece(session, number, pending, piece, stats, micros);
+                }
             }
+            Recipient::Part(part) => self.deliver_part(part, piece, outcome, stats, micros),
+        }
+    }
+
+    /// A request has been answered, in so many bytes.
+    #[inline]
+    fn arrived(&mut self, id: u32, pending: Pending, len: u32, stats: &WorkerStats, micros: u32) {
+        let session = &mut self.sessions[id as usize];
+        session.expected -= pending.weight as usize;
+        session.learn(len);
+        self.account.arrived(pending.weight);
+        stats.latency[pending.kind as usize].record(micros.wrapping_sub(pending.since));
+    }
+
+    fn deliver_piece(
+        &mut self,
+        id: u32,
+        number: u32,
+        pending: Pending,
+        piece: Piece<'_>,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
+        let session = &mut self.sessions[id as usize];
+        session.pieces = session.pieces.saturating_add(piece.bytes.len() as u32);
+        if piece.last {
+            let len = std::mem::take(&mut session.pieces);
+            self.arrived(id, pending, len, stats, micros);
+        }
+        self.fill(id, |outbox| outbox.fill_piece(number, piece));
+    }
+
+    fn deliver_part(
+        &mut self,
+        part: Part,
+        piece: Piece<'_>,
+        outcome: Outcome,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
+        let whole = self.fanouts.whole(part);
+        let Recipient::Session {
+            session: id,
+            number,
+        } = whole.to
+        else {
+            unreachable!("what is split belongs to a session")
+        };
+        self.sessions[id as usize].fanned += piece.bytes.len();
+        let Some(fanout) = self.fanouts.fill(part, piece, outcome) else {
+            return self.mark_dirty(id); // it is counted then
+        };
+        self.sessions[id as usize].fanned -= fanout.bytes;
+        self.arrived(id, whole, fanout.bytes as u32, stats, micros);
+        self.reply(id, number, |out| fanout.merge(out));
+        self.fanouts.end(fanout);
+    }
+
+    /// Of the reply to this request pieces were delivered, and the rest will never come. Nothing can
+    /// be said to its client any more that it would not take for a part of the reply.
+    pub(crate) fn cut_off(&mut self, pending: Pending) {
+        match pending.to {
+            Recipient::Session { session, .. } => self.break_off(session),
             Recipient::Part(part) => {
-                if let Some(fanout) = self.fanouts.fill(part, reply, outcome) {
-                    self.reply(fanout.session, fanout.number, |out| fanout.merge(out));
+                let bytes = self.fanouts.forget(part);
+                if let Recipient::Session { session, .. } = self.fanouts.whole(part).to {
+                    self.sessions[session as usize].fanned -= bytes;
                 }
             }
         }
     }
 
-    fn reply_error(&mut self, session: u32, number: u32, text: &str) {
+    /// Closes a session, whatever waits for it.
+    pub(crate) fn break_off(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if session.phase != Phase::Gone {
+            session.phase = Phase::Broken;
+        }
+        session.outbox.discard();
+        session.wake();
+        self.refill(id);
+        self.recount(id);
+    }
+
+    pub(crate) fn reply_error(&mut self, session: u32, number: u32, text: &str) {
         self.errors += 1;
         self.reply(session, number, |out| put_error(out, text));
     }
 
     #[inline]
     fn reply(&mut self, id: u32, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        self.fill(id, |outbox| outbox.fill_with(number, write));
+    }
+
+    #[inline]
+    pub(crate) fn fill(&mut self, id: u32, fill: impl FnOnce(&mut Outbox)) {
         let session = &mut self.sessions[id as usize];
-        if session.phase == Phase::Gone {
-            session.outbox.fill_with(number, |_| {});
+        fill(&mut session.outbox);
+        if matches!(session.phase, Phase::Broken | Phase::Gone) {
             session.outbox.discard();
-            if session.outbox.in_flight() == 0 {
-                self.sessions.remove(id as usize);
+            if session.phase == Phase::Gone && session.outbox.in_flight() == 0 {
+                self.forget(id);
             }
             return;
         }
-        session.outbox.fill_with(number, write);
-        if session.outbox.buffered() > self.output_limit {
-            tracing::warn!(
-                client = session.client.id,
-                "closed: it does not take its replies"
-            );
-            session.phase = Phase::Broken;
-            session.outbox.discard();
-            session.wake();
+        if session.outbox.buffered() >= self.output_limit {
+            session.overfull = true;
+            self.overfull = Some(id);
         }
+        self.mark_dirty(id);
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(id);
+        }
+    }
+
+    fn forget(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        self.account.recount(&mut session.counted, 0);
+        self.sessions.remove(id as usize);
+    }
+
+    /// The session that what was just delivered has made overfull.
+    pub(crate) fn take_overfull(&mut self) -> Option<u32> {
+        self.overfull.take()
+    }
+
+    /// Whether a session still stops the pipe that brings its replies, after so long; the pipe's task
+    /// is woken when it no longer does. One that does so for too long is closed.
+    pub(crate) fn stops_pipes(&mut self, id: u32, waited: Duration, waker: &Waker) -> bool {
+        let Some(session) = self
+            .sessions
+            .get(id as usize)
+            .filter(|session| session.overfull)
+        else {
+            return false;
+        };
+        if waited < self.reply_patience {
+            self.stopped.push(waker.clone());
+            return true;
+        }
+        let client = session.client.id;
+        tracing::warn!(
+            client,
+            "closed: others wait because it does not take its replies"
+        );
+        self.impatient += 1;
+        self.break_off(id);
+        false
+    }
+
+    /// A session has taken what waited for it, or will take no more: pipes may bring it more.
+    fn refill(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if session.overfull && session.outbox.buffered() < self.output_limit / 2 {
+            session.overfull = false;
+            self.stopped.drain(..).for_each(Waker::wake);
         }
     }
 
@@ -226,11 +507,20 @@ impl Clients {
         }
     }
 
-    /// Wakes those who wait for a held slot: the topology has changed, or time has passed.
-    pub(crate) fn retry_held(&mut self) {
-        for id in std::mem::take(&mut self.held) {
+    /// Has a session's task look again with the next topology or tick.
+    pub(crate) fn wait(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if !std::mem::replace(&mut session.is_waiting, true) {
+            self.waiting.push(id);
+        }
+    }
+
+    /// Wakes those who wait for a held slot or for memory, or whose upload's server may be silent: the
+    /// topology has changed, or time has passed.
+    pub(crate) fn retry(&mut self) {
+        for id in std::mem::take(&mut self.waiting) {
             if let Some(session) = self.sessions.get_mut(id as usize) {
-                session.in_held = false;
+                session.is_waiting = false;
                 session.wake();
             }
         }
@@ -240,6 +530,60 @@ impl Clients {
     pub(crate) fn wake_all(&mut self) {
         self.sessions.iter().for_each(|(_, session)| session.wake());
     }
+
+    /// Closes the session that holds most; whether there was one that holds anything to speak of.
+    fn close_greediest(&mut self) -> bool {
+        let held = |(_, session): &(usize, &Session)| session.counted;
+        let Some((id, session)) = self.sessions.iter().max_by_key(held) else {
+            return false;
+        };
+        if session.counted < buffer::KEEP_CAPACITY {
+            return false;
+        }
+        tracing::warn!(
+            client = session.client.id,
+            bytes = session.counted,
+            "closed: it holds most of what is near --max-memory"
+        );
+        let session = &mut self.sessions[id];
+        buffer::give(&mut session.input);
+        session.upload = None;
+        self.break_off(id as u32);
+        true
+    }
+}
+
+/// Why a session is closed that stands still.
+enum Still {
+    Idle,
+    Stalled,
+}
+
+/// For the request that is being split; kept for its memory.
+#[derive(Default)]
+pub(crate) struct Splitting {
+    /// The groups that own some of its keys.
+    parts: Vec<PartOf>,
+    /// Of each key, the part it belongs to.
+    part_of_key: Vec<u16>,
+}
+
+struct PartOf {
+    group: u16,
+    keys: usize,
+    pipe: u32,
+}
+
+/// Where a request goes that is not whole yet and longer than [`UPLOAD`].
+enum UploadRoute {
+    /// To this group, as it comes: as what it counts, and whether it may write.
+    Starts(u16, Kind, bool),
+    /// Its slot is held.
+    Waits,
+    /// Nowhere; the error.
+    Refused(String),
+    /// It has to be held until it is whole.
+    Held,
 }
 
 /// Why the taking of requests stopped.
@@ -253,7 +597,8 @@ enum Stop {
 }
 
 /// What became of one request.
-enum Dispatched {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dispatched {
     /// It is under way, or answered.
     Done,
     /// It can go nowhere yet.
@@ -278,7 +623,7 @@ impl Worker {
         let session = &mut self.clients.sessions[id as usize];
         session.waker.get_or_insert_with(|| cx.waker().clone());
         let socket = Rc::clone(&session.socket);
-        loop {
+        for _ in 0..READS {
             self.poll_unblock(id, &socket, cx);
             let session = &mut self.clients.sessions[id as usize];
             match session.phase {
@@ -293,30 +638,31 @@ impl Worker {
                 Phase::Finishing => return Poll::Pending,
                 Phase::Serving => {}
             }
-            if session.stalled {
-                if self.is_full(id) {
-                    return Poll::Pending;
-                }
-                self.take_requests(id, &[]);
-                if self.clients.sessions[id as usize].stalled {
+            if let Some(mut upload) = session.upload.take() {
+                let done = self.poll_upload(id, &mut upload, &socket, cx);
+                if done.is_pending() {
+                    self.clients.sessions[id as usize].upload = Some(upload);
+                    self.clients.recount(id);
                     return Poll::Pending;
                 }
                 continue;
             }
-            let mut scratch = std::mem::take(&mut self.scratch);
-            scratch.resize(Self::SCRATCH, 0); // of no effect, but after a panic
-            let read = socket.poll_read(cx, &mut scratch);
-            match read {
-                Poll::Pending => {}
-                // The client will send no more; it may still want its replies.
-                Poll::Ready(Ok(0)) => session.phase = Phase::Finishing,
-                Poll::Ready(Ok(len)) => {
-                    self.stats.client_bytes_in.add(len as u64);
-                    self.take_requests(id, &scratch[..len]);
+            if session.stalled {
+                if self.is_full(id) {
+                    return Poll::Pending;
                 }
-                Poll::Ready(Err(_)) => session.phase = Phase::Broken,
+                self.micros = self.clock.micros();
+                self.take_requests(id, &[]);
+                let session = &self.clients.sessions[id as usize];
+                if session.stalled && session.upload.is_none() {
+                    return Poll::Pending;
+                }
+                continue;
             }
-            self.scratch = scratch;
+            let read = self.poll_read(id, &socket, cx, |worker, bytes| {
+                worker.micros = worker.clock.micros();
+                worker.take_requests(id, bytes);
+            });
             if read.is_pending() {
                 let idle = self.clients.sessions[id as usize].is_idle();
                 return if self.draining && idle {
@@ -326,6 +672,34 @@ impl Worker {
                 };
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads once; `take` gets the bytes. Once the client will send no more, the session finishes.
+    pub(crate) fn poll_read(
+        &mut self,
+        id: u32,
+        socket: &Socket,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&mut Self, &[u8]),
+    ) -> Poll<()> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize(Self::SCRATCH, 0); // of no effect, but after a panic
+        let read = socket.poll_read(cx, &mut scratch);
+        match read {
+            Poll::Pending => {}
+            // It may still want its replies.
+            Poll::Ready(Ok(0)) => self.clients.session(id).phase = Phase::Finishing,
+            Poll::Ready(Ok(len)) => {
+                self.stats.client_bytes_in.add(len as u64);
+                self.clients.session(id).active = self.seconds;
+                take(self, &scratch[..len]);
+            }
+            Poll::Ready(Err(_)) => self.clients.session(id).phase = Phase::Broken,
+        }
+        self.scratch = scratch;
+        read.map(|_| ())
     }
 
     /// Sends on, if the socket had taken no more and now does.
@@ -343,11 +717,23 @@ impl Worker {
         }
     }
 
-    /// Too much is under way for this client.
-    fn is_full(&self, id: u32) -> bool {
-        let outbox = &self.clients.sessions[id as usize].outbox;
-        outbox.in_flight() >= self.serving.max_inflight
-            || outbox.buffered() >= self.serving.max_output
+    /// Too much is under way for this client. It is looked at again when something was sent to it.
+    fn is_full(&mut self, id: u32) -> bool {
+        let session = &self.clients.sessions[id as usize];
+        let (in_flight, buffered) = (session.outbox.in_flight(), session.outbox.buffered());
+        if in_flight >= self.serving.max_inflight {
+            return true;
+        }
+        let under_way = buffered + session.expected;
+        if under_way >= self.serving.max_output && (buffered > 0 || in_flight > 0) {
+            return true;
+        }
+        let tight = self.clients.account.pressure() != Pressure::None;
+        if tight && (session.weight() >= LARGE_REPLY || buffered >= LARGE_REPLY as usize) {
+            self.clients.wait(id);
+            return true;
+        }
+        false
     }
 
     /// Takes all whole requests from what is there and what has come.
@@ -369,11 +755,15 @@ impl Worker {
         if input.is_empty() {
             if rest > 0 {
                 buffer::ensure(&mut input).extend_from_slice(&new[taken..]);
+                self.clients.sessions[id as usize].began = self.seconds;
             }
         } else if rest == 0 {
             buffer::give(&mut input);
         } else {
             input.drain(..taken);
+            if taken > 0 {
+                self.clients.sessions[id as usize].began = self.seconds;
+            }
         }
         let session = &mut self.clients.sessions[id as usize];
         session.stalled = matches!(stop, Stop::Stalled);
@@ -388,6 +778,9 @@ impl Worker {
             self.args = args;
         } else {
             session.args = args;
+        }
+        if session.input.capacity() + session.args.capacity() > 0 || session.counted > COST {
+            self.clients.recount(id);
         }
     }
 
@@ -408,7 +801,16 @@ impl Worker {
             };
             let rest = &bytes[taken..];
             let (len, dispatched) = match session.progress.scan(rest, args, limits, authenticated) {
-                Ok(Scanned::Incomplete) => return (taken, Stop::NeedsMore),
+                Ok(Scanned::Incomplete) => {
+                    let declared = session.progress.declared();
+                    if rest.len().max(declared) <= UPLOAD.min(self.serving.max_request_bytes) {
+                        return (taken, Stop::NeedsMore);
+                    }
+                    match self.begin_upload(id, rest, args) {
+                        None => return (taken, Stop::NeedsMore),
+                        Some((len, dispatched)) => (len, dispatched),
+                    }
+                }
                 Ok(Scanned::Nothing(len)) => (len, Dispatched::Done),
                 Ok(Scanned::Request(len)) => {
                     (len, self.dispatch(id, &Request::new(&rest[..len], args)))
@@ -416,20 +818,92 @@ impl Worker {
                 Ok(Scanned::Inline(len)) => (len, self.dispatch_inline(id, &rest[..len])),
                 Err(e) => (rest.len(), self.refuse_bytes(id, &e.to_string())),
             };
-            if matches!(dispatched, Dispatched::Waits) {
+            if dispatched == Dispatched::Waits {
                 return (taken, Stop::Stalled); // what the scan found is kept
             }
             args.clear();
-            self.clients.sessions[id as usize].progress = Progress::default();
-            if matches!(dispatched, Dispatched::Last) {
+            let session = &mut self.clients.sessions[id as usize];
+            session.progress = Progress::default();
+            if dispatched == Dispatched::Last {
                 return (bytes.len(), Stop::Finished);
             }
             taken += len;
+            if session.upload.is_some() {
+                return (taken, Stop::Stalled); // what follows belongs to it
+            }
+        }
+    }
+
+    /// Starts the upload of a request that is not whole after `bytes`; how many of these were taken.
+    /// `None`: it is held until it is.
+    fn begin_upload(&mut self, id: u32, bytes: &[u8], args: &[Arg]) -> Option<(usize, Dispatched)> {
+        let session = &self.clients.sessions[id as usize];
+        let (taken, tail) = session.progress.tail(bytes.len(), &self.serving.limits);
+        let declared = session.progress.declared();
+        let argc = session.progress.argc(args.len());
+        let request = Request::new(bytes, args);
+        let refusal = match self.upload_route(id, &request, argc) {
+            UploadRoute::Starts(group, kind, may_write) => {
+                let session = &self.clients.sessions[id as usize];
+                if session.outbox.in_flight() > 0 {
+                    return Some((0, Dispatched::Waits)); // it must not overtake
+                }
+                let timeout = self.serving.connect_timeout;
+                let door = self.backends.door(group, session.way(id), timeout);
+                let upload = Upload::new(door, tail, &bytes[..taken], kind, may_write);
+                let session = &mut self.clients.sessions[id as usize];
+                session.upload = Some(Box::new(upload));
+                session.held_since = None;
+                self.stats.uploads.add(1);
+                return Some((taken, Dispatched::Done));
+            }
+            UploadRoute::Waits if self.hold(id) == Dispatched::Waits => {
+                return Some((0, Dispatched::Waits));
+            }
+            UploadRoute::Waits => None, // for too long: it has been answered
+            UploadRoute::Refused(text) => Some(text),
+            UploadRoute::Held if declared <= self.serving.max_request_bytes => return None,
+            UploadRoute::Held => Some(error::TOO_LARGE_TO_HOLD.to_owned()),
+        };
+        if let Some(text) = refusal {
+            self.answer_error(id, &text);
+        }
+        self.clients.sessions[id as usize].upload = Some(Box::new(Upload::refused(tail)));
+        Some((taken, Dispatched::Done))
+    }
+
+    /// Where a request goes of which only the first arguments are there, `argc` as declared.
+    fn upload_route(&mut self, id: u32, request: &Request<'_>, argc: usize) -> UploadRoute {
+        let client = &mut self.clients.sessions[id as usize].client;
+        let command = match request.argc() {
+            0 => None,
+            _ => command::lookup(request.arg(0)),
+        };
+        let Some(command) = command.filter(|command| command.has_one_key() && request.argc() > 1)
+        else {
+            return UploadRoute::Held; // it is dealt with once it is whole
+        };
+        if let Some(error) = client.refuse_transaction(request.arg(0)) {
+            return UploadRoute::Refused(error.to_owned());
+        }
+        if !command.accepts(argc) {
+            return UploadRoute::Refused(error::arity(command.name));
+        }
+        let Some(topology) = &self.topology else {
+            return UploadRoute::Refused(error::NO_TOPOLOGY.to_owned());
+        };
+        match route(command, request, topology) {
+            Route::Forward(group) => {
+                UploadRoute::Starts(group, command.kind(), command.may_write())
+            }
+            Route::Hold => UploadRoute::Waits,
+            Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
+            Route::Local(_) | Route::Split(_) => UploadRoute::Held,
         }
     }
 
     /// Not RESP: says so, and ends the session.
-    fn refuse_bytes(&mut self, id: u32, text: &str) -> Dispatched {
+    pub(crate) fn refuse_bytes(&mut self, id: u32, text: &str) -> Dispatched {
         self.stats.protocol_errors.add(1);
         self.answer_error(id, &format!("ERR {text}"));
         Dispatched::Last
@@ -490,33 +964,20 @@ impl Worker {
         request: &Request<'_>,
         group: u16,
     ) -> Dispatched {
+        let micros = self.micros;
         let Self {
             clients, backends, ..
         } = self;
-        let session = &mut clients.sessions[id as usize];
-        let pipe = backends.pipe(group, session.client.protocol, session.client.database);
-        let waker = session
-            .waker
-            .as_ref()
-            .expect("set when the task was first polled");
-        match backends.admit(pipe, waker) {
+        let session = &clients.sessions[id as usize];
+        let pipe = backends.pipe(group, session.way(id));
+        match backends.admit(pipe, session.task()) {
             Ok(()) => {}
             Err(Refusal::Full) => return Dispatched::Waits,
             Err(Refusal::Down(why)) => return self.answer_error(id, &why),
         }
         backends.output(pipe).extend_from_slice(request.raw());
-        let number = session.outbox.reserve();
-        let to = Recipient::Session {
-            session: id,
-            number,
-        };
-        backends.expect(
-            pipe,
-            Pending {
-                to,
-                may_write: command.may_write(),
-            },
-        );
+        let pending = clients.pending(id, command.kind(), command.may_write(), micros);
+        backends.expect(pipe, pending);
         self.taken(id);
         Dispatched::Done
     }
@@ -533,71 +994,70 @@ impl Worker {
         if !(request.argc() - 1).is_multiple_of(values) {
             return self.answer_error(id, &error::arity(command.name));
         }
+        let micros = self.micros;
         let Self {
             clients,
             backends,
             topology,
+            splitting: Splitting { parts, part_of_key },
             ..
         } = self;
         let topology = topology.as_ref().expect("a route was made from it");
-        let session = &mut clients.sessions[id as usize];
-        // Which part each key belongs to; a part is a group that owns some.
-        let mut parts: Vec<(u16, usize)> = Vec::new();
-        let mut part_of_key = Vec::with_capacity((request.argc() - 1) / values);
+        let session = &clients.sessions[id as usize];
+        parts.clear();
+        part_of_key.clear();
         command.visit_keys(request, |index| {
             let slot = proto::Slot::of_key(request.arg(index));
             let group = topology.route(slot).group.expect("routed to an owner");
-            let part = parts
-                .iter()
-                .position(|part| part.0 == group)
-                .unwrap_or_else(|| {
-                    parts.push((group, 0));
-                    parts.len() - 1
+            let known = parts.iter().position(|part| part.group == group);
+            let part = known.unwrap_or_else(|| {
+                parts.push(PartOf {
+                    group,
+                    keys: 0,
+                    pipe: 0,
                 });
-            parts[part].1 += 1;
+                parts.len() - 1
+            });
+            parts[part].keys += 1;
             part_of_key.push(part as u16);
         });
-        let waker = session
-            .waker
-            .as_ref()
-            .expect("set when the task was first polled");
-        let mut pipes = Vec::with_capacity(parts.len());
-        for &(group, _) in &parts {
-            let pipe = backends.pipe(group, session.client.protocol, session.client.database);
+        for part in parts.iter_mut() {
+            part.pipe = backends.pipe(part.group, session.way(id));
             // Nothing has been sent yet: if one part cannot be, none is.
-            match backends.admit(pipe, waker) {
-                Ok(()) => pipes.push(pipe),
+            match backends.admit(part.pipe, session.task()) {
+                Ok(()) => {}
                 Err(Refusal::Full) => return Dispatched::Waits,
                 Err(Refusal::Down(why)) => return self.answer_error(id, &why),
             }
         }
-        for (&pipe, &(_, keys)) in pipes.iter().zip(&parts) {
-            let out = backends.output(pipe);
-            put_header(out, b'*', 1 + keys * values);
+        for part in parts.iter() {
+            let out = backends.output(part.pipe);
+            put_header(out, b'*', 1 + part.keys * values);
             put_bulk(out, request.arg(0));
         }
         for (key, &part) in part_of_key.iter().enumerate() {
-            let out = backends.output(pipes[usize::from(part)]);
-            for value in 0..values {
-                put_bulk(out, request.arg(1 + key * values + value));
-            }
+            let first = 1 + key * values;
+            let frames = request.frames(first, first + values);
+            let pipe = parts[usize::from(part)].pipe;
+            backends.output(pipe).extend_from_slice(frames);
         }
-        let may_write = command.may_write();
-        let number = session.outbox.reserve();
+        let whole = clients.pending(id, Kind::Split, command.may_write(), micros);
+        let of_keys: &[u16] = if split == Split::Mget {
+            part_of_key
+        } else {
+            &[]
+        };
         let count = parts.len() as u16;
-        let fanout = clients
-            .fanouts
-            .start(id, number, split, may_write, part_of_key, count);
-        for (index, pipe) in pipes.into_iter().enumerate() {
-            let part = Part {
-                fanout,
-                index: index as u16,
-            };
+        let fanout = clients.fanouts.start(whole, split, of_keys, count);
+        for (part, index) in parts.iter().zip(0..) {
+            let to = Recipient::Part(Part { fanout, index });
+            let weight = 0; // that of the whole counts
             backends.expect(
-                pipe,
+                part.pipe,
                 Pending {
-                    to: Recipient::Part(part),
-                    may_write,
+                    to,
+                    weight,
+                    ..whole
                 },
             );
         }
@@ -619,9 +1079,7 @@ impl Worker {
         if since.elapsed() >= HOLD_MAX {
             return self.answer_error(id, error::HELD_TOO_LONG);
         }
-        if !std::mem::replace(&mut session.in_held, true) {
-            self.clients.held.push(id);
-        }
+        self.clients.wait(id);
         Dispatched::Waits
     }
 
@@ -645,18 +1103,9 @@ impl Worker {
         let mut reply = Vec::new();
         let after = local::answer(local, &mut context, request, buffer::ensure(&mut reply));
         let number = session.outbox.reserve();
-        let to = Recipient::Session {
-            session: id,
-            number,
-        };
-        self.clients.deliver(
-            Pending {
-                to,
-                may_write: false,
-            },
-            &reply,
-            Outcome::Answered,
-        );
+        self.clients.errors += u64::from(reply[0] == b'-');
+        self.clients
+            .reply(id, number, |out| out.extend_from_slice(&reply));
         buffer::give(&mut reply);
         self.stats.requests_local.add(1);
         self.taken(id);
@@ -666,7 +1115,7 @@ impl Worker {
         }
     }
 
-    fn answer_error(&mut self, id: u32, text: &str) -> Dispatched {
+    pub(crate) fn answer_error(&mut self, id: u32, text: &str) -> Dispatched {
         let number = self.clients.sessions[id as usize].outbox.reserve();
         self.clients.reply_error(id, number, text);
         self.taken(id);
@@ -675,24 +1124,95 @@ impl Worker {
 
     /// A request has taken its number: it waits no more.
     #[inline]
-    fn taken(&mut self, id: u32) {
+    pub(crate) fn taken(&mut self, id: u32) {
         self.clients.sessions[id as usize].held_since = None;
         self.stats.requests.add(1);
     }
 
-    /// Once in a turn: everything that was written goes out, servers first.
-    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+    /// Ready once something was written that is to be flushed.
+    pub(crate) fn poll_flush_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.clients
             .flusher
             .get_or_insert_with(|| cx.waker().clone());
+        if self.clients.flush_scheduled {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Once in a turn: everything that was written goes out, servers first, each in the order in
+    /// which it was first written to.
+    pub(crate) fn flush(&mut self) {
         self.clients.flush_scheduled = false;
-        self.backends.flush(&self.stats);
-        while let Some(id) = self.clients.dirty.pop() {
+        self.backends.flush(&self.stats, &mut self.clients.account);
+        let mut dirty = std::mem::take(&mut self.clients.dirty);
+        for id in dirty.drain(..) {
             self.flush_session(id);
         }
-        self.stats
-            .errors
-            .add(std::mem::take(&mut self.clients.errors));
+        self.clients.dirty = dirty;
+        let errors = std::mem::take(&mut self.clients.errors);
+        self.stats.errors.add(errors);
+        let impatient = std::mem::take(&mut self.clients.impatient);
+        self.stats.sessions_closed_stalled.add(impatient);
+        if self.clients.account.settle() != Pressure::None {
+            self.relieve();
+        }
+    }
+
+    /// Memory is short: gives back what nobody uses, and closes who holds most where it ends.
+    fn relieve(&mut self) {
+        buffer::shrink();
+        while self.clients.account.settle() == Pressure::Critical {
+            if !self.clients.close_greediest() {
+                return; // another worker's clients hold it
+            }
+            self.stats.sessions_closed_memory.add(1);
+        }
+    }
+
+    /// Closes who has stood still for too long: in the middle of a request, with replies untaken, or,
+    /// where that is asked for, doing nothing. Once a second.
+    pub(crate) fn close_silent(&mut self) {
+        let stall = self.serving.stall_timeout.as_secs() as u32;
+        let idle = self
+            .serving
+            .client_timeout
+            .map(|time| time.as_secs() as u32);
+        let now = self.seconds;
+        let still = |session: &Session| {
+            if session.phase == Phase::Gone {
+                return None;
+            }
+            let silent = now - session.active;
+            let begun = now - session.began;
+            let crawls = !session.stalled
+                && !session.input.is_empty()
+                && begun > stall
+                && session.input.len() < (CRAWL * begun) as usize;
+            let uploads = session.upload.as_ref();
+            let waits = session.blocked || uploads.is_some_and(|upload| upload.waits_for_client());
+            if crawls || (silent > stall && waits) {
+                Some(Still::Stalled)
+            } else if session.is_idle() && idle.is_some_and(|idle| silent > idle) {
+                Some(Still::Idle)
+            } else {
+                None
+            }
+        };
+        let found: Vec<(u32, Still)> = self
+            .clients
+            .sessions
+            .iter()
+            .filter_map(|(id, session)| Some((id as u32, still(session)?)))
+            .collect();
+        for (id, still) in found {
+            match still {
+                Still::Stalled => self.stats.sessions_closed_stalled.add(1),
+                Still::Idle => self.stats.sessions_closed_idle.add(1),
+            }
+            self.clients.break_off(id);
+        }
     }
 
     fn flush_session(&mut self, id: u32) {
@@ -700,21 +1220,33 @@ impl Worker {
             return;
         };
         session.dirty = false;
-        if session.blocked || matches!(session.phase, Phase::Broken | Phase::Gone) {
+        if matches!(session.phase, Phase::Broken | Phase::Gone) {
             return;
+        }
+        if session.blocked {
+            return self.clients.recount(id);
         }
         match session.flush() {
             Ok((sent, emptied)) => {
                 self.stats.client_bytes_out.add(sent as u64);
                 session.blocked = !emptied;
+                if sent > 0 {
+                    session.active = self.seconds;
+                }
             }
             Err(_) => session.phase = Phase::Broken,
         }
+        let mean = &mut self.clients.mean;
+        *mean = *mean - *mean / 8 + session.mean / 8;
         // Its task has something to do if it could not send, waits to end, or may read again.
         let may_end = session.phase != Phase::Serving || (self.draining && session.is_idle());
-        if session.blocked || may_end || session.stalled {
+        if session.blocked || may_end || session.stalled || session.upload.is_some() {
             session.wake();
         }
+        if session.overfull {
+            self.clients.refill(id);
+        }
+        self.clients.recount(id);
     }
 
     /// The session's task has ended, in whatever way.
@@ -723,10 +1255,14 @@ impl Worker {
         session.phase = Phase::Gone;
         session.waker = None;
         session.outbox.discard();
+        session.upload = None;
+        session.args = Vec::new();
         buffer::give(&mut session.input);
         session.socket.close();
-        if session.outbox.in_flight() == 0 {
-            self.clients.sessions.remove(id as usize);
+        self.clients.refill(id);
+        self.clients.recount(id);
+        if self.clients.sessions[id as usize].outbox.in_flight() == 0 {
+            self.clients.forget(id);
         }
     }
 }

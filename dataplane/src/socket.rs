@@ -8,11 +8,32 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     task::{Context, Poll, ready},
 };
 
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// What listens for clients, registered like a [`Socket`].
+pub(crate) struct Listener(AsyncFd<TcpListener>);
+
+impl Listener {
+    /// Registers a listener that does not block.
+    pub(crate) fn new(listener: TcpListener) -> io::Result<Self> {
+        // SAFETY: as for a `Socket`: it keeps its descriptor open, and the same, until it is dropped.
+        let registered = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) };
+        registered
+            .map(Self)
+            .map_err(|e| io::Error::other(e.to_string()))
+    }
+
+    /// The next client. Its stream is not registered: it goes to the thread that will.
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0
+            .async_io(Interest::READABLE, TcpListener::accept)
+            .await
+    }
+}
 
 /// See the module.
 pub(crate) struct Socket(AsyncFd<TcpStream>);

@@ -19,7 +19,6 @@ use std::{
     panic::AssertUnwindSafe,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
     thread,
     time::Duration,
 };
@@ -37,9 +36,10 @@ use crate::{
     backend::Backends,
     client::Client,
     config::Serving,
+    memory::Account,
     metrics::{Proxy, WorkerStats},
     resp::Arg,
-    session::{Clients, Session},
+    session::{Clients, Session, Splitting},
     socket::Socket,
 };
 
@@ -61,6 +61,28 @@ pub(crate) struct Worker {
     pub(crate) scratch: Vec<u8>,
     /// The arguments of the request that is being looked at.
     pub(crate) args: Vec<Arg>,
+    /// For the request that is being split.
+    pub(crate) splitting: Splitting,
+    pub(crate) clock: Clock,
+    /// When the events of this turn came, by the clock.
+    pub(crate) micros: u32,
+    /// Whole seconds by the clock, as of the last tick.
+    pub(crate) seconds: u32,
+}
+
+/// Time since the worker started. It is asked once for each batch of requests or replies.
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    /// In microseconds. Wraps around after 71 minutes: for differences only.
+    #[inline]
+    pub(crate) fn micros(&self) -> u32 {
+        self.0.elapsed().as_micros() as u32
+    }
+
+    fn seconds(&self) -> u32 {
+        self.0.elapsed().as_secs() as u32
+    }
 }
 
 /// What a worker is told from outside.
@@ -90,6 +112,10 @@ impl Worker {
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || {
+                crate::thread::prefer_batches();
+                if let Some(&cpu) = serving.cpus.get(index % serving.cpus.len().max(1)) {
+                    crate::thread::pin(cpu);
+                }
                 // A local runtime cannot be moved: it is made where it runs.
                 let made = Builder::new_current_thread()
                     .enable_all()
@@ -121,8 +147,8 @@ impl Worker {
         Rc::new_cyclic(|worker| {
             let name = format!("sluice:proxy:{}:{index}", proxy.incarnation);
             RefCell::new(Self {
-                clients: Clients::new(serving.output_limit),
-                backends: Backends::new(worker.clone(), name, serving.max_backlog),
+                clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
+                backends: Backends::new(worker.clone(), name, &serving, Arc::clone(&proxy)),
                 topology: None,
                 serving,
                 stats: Arc::clone(&proxy.workers[index]),
@@ -130,6 +156,10 @@ impl Worker {
                 draining: false,
                 scratch: vec![0; Self::SCRATCH],
                 args: Vec::new(),
+                splitting: Splitting::default(),
+                clock: Clock(Instant::now()),
+                micros: 0,
+                seconds: 0,
             })
         })
     }
@@ -138,7 +168,7 @@ impl Worker {
     fn apply(&mut self, topology: Arc<Topology>) {
         self.backends.update(topology.groups(), &self.serving);
         self.topology = Some(topology);
-        self.clients.retry_held();
+        self.clients.retry();
     }
 }
 
@@ -217,7 +247,7 @@ impl Session {
         let local = stream.local_addr()?;
         let id = worker.proxy.last_client.fetch_add(1, Relaxed) + 1;
         let client = Client::new(id, worker.serving.password.is_none(), peer, local);
-        Ok(Self::new(Socket::new(stream)?, client))
+        Ok(Self::new(Socket::new(stream)?, client, worker))
     }
 }
 
@@ -236,17 +266,22 @@ impl Drop for Ending {
         // It is borrowed already only if the runtime is dropped within a turn; all ends then.
         if let Ok(mut worker) = self.worker.try_borrow_mut() {
             worker.close_session(self.id);
+            if thread::panicking() {
+                worker.stats.panics.add(1);
+            }
             worker.stats.sessions.fetch_sub(1, Relaxed);
         }
     }
 }
 
+/// Flushes once in a turn, behind all tasks that were ready. It lets the runtime look for new events
+/// once more before that: what has come meanwhile joins the same writes.
 async fn run_flusher(worker: Rc<RefCell<Worker>>) {
-    poll_fn(|cx| {
-        worker.borrow_mut().flush(cx);
-        Poll::<()>::Pending
-    })
-    .await;
+    loop {
+        poll_fn(|cx| worker.borrow_mut().poll_flush_wanted(cx)).await;
+        tokio::task::yield_now().await;
+        worker.borrow_mut().flush();
+    }
 }
 
 async fn run_ticker(worker: Rc<RefCell<Worker>>) {
@@ -255,8 +290,13 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
     loop {
         let now = ticks.tick().await;
         let worker = &mut *worker.borrow_mut();
-        worker.backends.tick(now, worker.serving.server_timeout);
-        worker.clients.retry_held();
+        let most = worker.serving.server_timeout;
+        worker.backends.tick(now, most, &mut worker.clients.account);
+        worker.clients.retry();
+        let seconds = worker.clock.seconds();
+        if seconds != std::mem::replace(&mut worker.seconds, seconds) {
+            worker.close_silent();
+        }
         let ready = worker.backends.ready();
         worker.stats.server_connections.store(ready, Relaxed);
     }

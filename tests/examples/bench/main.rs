@@ -4,9 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // fails by panicking
 
+mod document;
+mod machine;
+mod memory;
 mod peer;
+mod rounds;
 mod scenario;
 mod speed;
+mod syscalls;
 mod table;
 mod usage;
 
@@ -16,10 +21,12 @@ use clap::Parser;
 #[command(name = "bench")]
 enum Args {
     Speed(speed::Options),
+    Memory(memory::Options),
 }
 
 fn main() {
     match Args::parse() {
         Args::Speed(options) => speed::run(&options),
+        Args::Memory(options) => memory::run(&options),
     }
 }

@@ -49,15 +49,19 @@ impl FromStr for Build {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (label, command) = text.split_once('=').ok_or("expected LABEL=PATH")?;
-        let mut words = command.split_whitespace();
+        let mut words = command.split_whitespace().map(str::to_owned);
         let program = PathBuf::from(words.next().ok_or("expected LABEL=PATH")?);
         if !program.exists() {
             return Err(format!("there is no {}", program.display()));
         }
+        let mut args: Vec<String> = words.collect();
+        if args.is_empty() {
+            args = ["--workers", "1"].map(str::to_owned).into();
+        }
         Ok(Self {
             label: label.to_owned(),
             program,
-            args: words.map(str::to_owned).collect(),
+            args,
         })
     }
 }
@@ -100,8 +104,47 @@ impl Peer {
         Self::started("twemproxy".to_owned(), port, process)
     }
 
-    /// A build of Sluice.
-    pub(crate) fn sluice(dir: &Path, servers: [u16; 2], build: &Build) -> Self {
+    /// Envoy's redis_proxy with one worker and otherwise as it comes. (It could be told to let requests
+    /// wait for each other for some milliseconds; a client without a pipeline would feel that.)
+    pub(crate) fn envoy(dir: &Path, servers: [u16; 2], program: &Path) -> Self {
+        let port = free_port();
+        let config = dir.join("envoy.yml");
+        let address =
+            |port| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+        let endpoints = servers.map(|port| format!("{{endpoint: {{address: {}}}}}", address(port)));
+        let text = format!(
+            r#"
+static_resources:
+  listeners:
+  - address: {listen}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.redis_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy
+          stat_prefix: bench
+          settings: {{op_timeout: 5s}}
+          prefix_routes: {{catch_all_route: {{cluster: servers}}}}
+  clusters:
+  - name: servers
+    type: STATIC
+    lb_policy: MAGLEV
+    load_assignment: {{cluster_name: servers, endpoints: [{{lb_endpoints: [{endpoints}]}}]}}
+"#,
+            listen = address(port),
+            endpoints = endpoints.join(", "),
+        );
+        fs::write(&config, text).unwrap();
+        let args = ["-c", config.to_str().unwrap(), "--concurrency", "1"];
+        let args = args
+            .into_iter()
+            .chain(["--disable-hot-restart", "-l", "warn"]);
+        let process = Process::start(dir, "envoy", program, args, &[]);
+        Self::started("envoy".to_owned(), port, process)
+    }
+
+    /// A build of Sluice, with its admin HTTP on the port given; 0: on any.
+    pub(crate) fn sluice(dir: &Path, servers: [u16; 2], build: &Build, admin: u16) -> Self {
         let port = free_port();
         let config = dir.join("static.toml");
         let group = |(index, port)| {
@@ -109,8 +152,8 @@ impl Peer {
         };
         let text: String = (1..).zip(servers).map(group).collect();
         fs::write(&config, text).unwrap();
-        let listen = format!("127.0.0.1:{port}");
-        let mut args = vec!["--listen", &listen, "--admin", "127.0.0.1:0"];
+        let [listen, admin] = [port, admin].map(|port| format!("127.0.0.1:{port}"));
+        let mut args = vec!["--listen", &listen, "--admin", &admin];
         args.extend(["--static", config.to_str().unwrap()]);
         args.extend(build.args.iter().map(String::as_str));
         let process = Process::start(dir, &build.label, &build.program, args, &[]);

@@ -12,10 +12,8 @@ const KEYS: u32 = 100_000;
 /// One way of asking.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
-    /// Options of `redis-benchmark`, without `-n` and `-r`.
-    options: &'static str,
-    /// A command of its own; without one, the options name a test.
-    command: Option<fn() -> String>,
+    /// What is asked, in the words of `redis-benchmark`: a test with its options, or a command.
+    what: &'static str,
     pub(crate) requests: u64,
     pub(crate) clients: u64,
     pub(crate) pipeline: u64,
@@ -26,8 +24,7 @@ pub(crate) struct Scenario {
 pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "get_p1",
-        options: "-t get",
-        command: None,
+        what: "-t get",
         requests: 150_000,
         clients: 50,
         pipeline: 1,
@@ -35,8 +32,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "get_p16",
-        options: "-t get",
-        command: None,
+        what: "-t get",
         requests: 800_000,
         clients: 50,
         pipeline: 16,
@@ -44,8 +40,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "set_p16",
-        options: "-t set",
-        command: None,
+        what: "-t set",
         requests: 800_000,
         clients: 50,
         pipeline: 16,
@@ -53,8 +48,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "get_p64",
-        options: "-t get",
-        command: None,
+        what: "-t get",
         requests: 1_000_000,
         clients: 20,
         pipeline: 64,
@@ -62,8 +56,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "set1k_p16",
-        options: "-d 1024 -t set",
-        command: None,
+        what: "-d 1024 -t set",
         requests: 400_000,
         clients: 50,
         pipeline: 16,
@@ -71,8 +64,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "mget10",
-        options: "",
-        command: Some(|| format!("mget{}", " key:__rand_int__".repeat(10))),
+        what: "mget key:__rand_int__ key:__rand_int__ key:__rand_int__ key:__rand_int__ \
+               key:__rand_int__ key:__rand_int__ key:__rand_int__ key:__rand_int__ \
+               key:__rand_int__ key:__rand_int__",
         requests: 80_000,
         clients: 50,
         pipeline: 1,
@@ -80,8 +74,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "c1000_p1",
-        options: "-t get",
-        command: None,
+        what: "-t get",
         requests: 150_000,
         clients: 1000,
         pipeline: 1,
@@ -97,27 +90,22 @@ pub(crate) struct Answered {
 }
 
 impl Scenario {
-    /// The arguments of `redis-benchmark`, but for the port.
-    pub(crate) fn args(&self, requests: u64) -> String {
+    /// The arguments of `redis-benchmark`.
+    pub(crate) fn args(&self, port: u16, requests: u64) -> Vec<String> {
+        let args = format!("-p {port} --csv -n {requests} {}", self.asks());
+        args.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// What makes this scenario: its options of `redis-benchmark`.
+    pub(crate) fn asks(&self) -> String {
         let (clients, pipeline) = (self.clients, self.pipeline);
-        let mut args = format!("-r {KEYS} -n {requests} -c {clients} -P {pipeline}");
-        for more in [
-            self.options,
-            &self.command.map(|text| text()).unwrap_or_default(),
-        ] {
-            if !more.is_empty() {
-                args.push(' ');
-                args.push_str(more);
-            }
-        }
-        args
+        format!("-r {KEYS} -c {clients} -P {pipeline} {}", self.what)
     }
 
     /// Asks so many requests; an error of `redis-benchmark` or of what it asks is returned.
     pub(crate) fn drive(&self, port: u16, requests: u64) -> Result<Answered, String> {
         let output = Command::new("redis-benchmark")
-            .args(["-p", &port.to_string(), "--csv"])
-            .args(self.args(requests).split(' '))
+            .args(self.args(port, requests))
             .output()
             .map_err(|e| format!("redis-benchmark: {e}"))?;
         let text = String::from_utf8_lossy(&output.stdout);

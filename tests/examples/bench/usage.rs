@@ -23,15 +23,15 @@ impl Usage {
             .sum()
     }
 
-    /// Bytes of memory it has now.
-    pub(crate) fn rss(self) -> u64 {
-        self.status_kib("VmRSS:") * 1024
+    /// MiB of memory it has now.
+    pub(crate) fn rss_mib(self) -> f64 {
+        self.status_kib("VmRSS:") as f64 / 1024.0
     }
 
-    /// Bytes of memory it had at most since [`Self::forget_peak`]. The kernel notes it at each growth,
-    /// so that no sampling is needed, and no peak is missed.
-    pub(crate) fn peak_rss(self) -> u64 {
-        self.status_kib("VmHWM:") * 1024
+    /// MiB of memory it had at most since [`Self::forget_peak`]. The kernel notes it whenever it grows, so
+    /// that nothing is sampled and no peak is missed.
+    pub(crate) fn peak_rss_mib(self) -> f64 {
+        self.status_kib("VmHWM:") as f64 / 1024.0
     }
 
     /// Lets the peak begin at what it has now.
