@@ -90,7 +90,7 @@ impl Pending {
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// Its server is down; the error to answer with.
-    Down(String),
+    Down(Rc<str>),
     /// Its output is full; whoever waits is woken when it is not.
     Full,
 }
@@ -203,8 +203,8 @@ enum State {
     /// Being dialled; requests queue.
     Opening,
     Ready(Rc<Socket>),
-    /// Could not be opened; requests fail with the reason.
-    Down(String),
+    /// Could not be opened; requests fail with this error.
+    Down(Rc<str>),
 }
 
 impl Backends {
@@ -324,7 +324,7 @@ impl Backends {
     pub(crate) fn admit(&mut self, pipe: u32, waker: &Waker) -> Result<(), Refusal> {
         let pipe = &mut self.pipes[pipe as usize];
         match &pipe.state {
-            State::Down(why) => Err(Refusal::Down(error::server_down(pipe.addr.as_str(), why))),
+            State::Down(text) => Err(Refusal::Down(Rc::clone(text))),
             State::Opening | State::Ready(_) if pipe.is_full() => {
                 pipe.waiting.push(waker.clone());
                 Err(Refusal::Full)
@@ -810,7 +810,7 @@ impl Worker {
         pipe.state = if was_ready && since.elapsed() >= SETTLED {
             State::Opening
         } else {
-            State::Down(why)
+            State::Down(error::server_down(pipe.addr.as_str(), &why).into())
         };
         pipe.waker = None;
         let over = pipe.retired;

@@ -73,18 +73,19 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_inflight: u32,
     /// New client connections a second at most, a second's worth at once; further ones wait
-    #[arg(long, value_name = "N", default_value_t = 4000)]
+    #[arg(long, value_name = "N", default_value_t = 2000)]
     pub accept_rate: u32,
     /// Memory of the process at most. Near it no client is accepted, then those with large replies
     /// wait, then those that hold most are closed
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = settings::bytes)]
     pub max_memory: usize,
-    /// Bytes of replies that may wait for one client, or are likely to come; then it is not read from
-    /// until it takes them
+    /// Bytes of replies that are likely to be under way to one client at most; then it is not read from
+    /// until they come. What its replies have weighed so far says what the next ones will
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = settings::bytes)]
-    pub max_output: usize,
-    /// Bytes of replies that may wait for one client at most; beyond them the server that brings more
-    /// is not read from either, for --reply-patience (0: a quarter of --max-memory)
+    pub max_inflight_bytes: usize,
+    /// Bytes of replies that may wait for one client: at half of them it is not read from until it
+    /// takes them; beyond them the server that brings more is not read from either, for
+    /// --reply-patience (0: a quarter of --max-memory)
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = settings::bytes)]
     pub output_limit: usize,
     /// How long all clients of a server may wait because one takes a large reply slowly; then that one
@@ -167,8 +168,8 @@ pub struct Serving {
     pub databases: u16,
     /// See [`Args::max_inflight`].
     pub max_inflight: u32,
-    /// See [`Args::max_output`].
-    pub max_output: usize,
+    /// See [`Args::max_inflight_bytes`].
+    pub max_inflight_bytes: usize,
     /// See [`Args::output_limit`].
     pub output_limit: usize,
     /// See [`Args::max_request_bytes`].
@@ -244,7 +245,7 @@ impl Config {
             ("--databases", usize::from(args.databases)),
             ("--max-clients", args.max_clients),
             ("--max-inflight", args.max_inflight as usize),
-            ("--max-output", args.max_output),
+            ("--max-inflight-bytes", args.max_inflight_bytes),
             ("--max-args", args.max_args as usize),
             ("--max-arg-bytes", args.max_arg_bytes),
             ("--accept-rate", args.accept_rate as usize),
@@ -260,7 +261,7 @@ impl Config {
             0 => args.max_memory / 4,
             bytes => bytes,
         };
-        let output_limit = of_memory(args.output_limit).max(args.max_output);
+        let output_limit = of_memory(args.output_limit);
         let max_request_bytes = of_memory(args.max_request_bytes);
         for (flag, bytes) in [
             ("--output-limit", output_limit),
@@ -309,7 +310,7 @@ impl Config {
                 password,
                 databases: args.databases,
                 max_inflight: args.max_inflight,
-                max_output: args.max_output,
+                max_inflight_bytes: args.max_inflight_bytes,
                 output_limit,
                 max_request_bytes,
                 reply_patience: args.reply_patience,

@@ -82,7 +82,7 @@ impl Histogram {
         labels: &[(&str, &str)],
     ) -> Result<(), std::fmt::Error> {
         let bound = |index: usize| match index {
-            Latency::BOUNDS => f64::MAX,
+            Latency::BOUNDS => f64::INFINITY,
             _ => (1u64 << (Latency::FIRST as usize + index)) as f64 / 1e6,
         };
         let buckets: Vec<(f64, u64)> = (0..)

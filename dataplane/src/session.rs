@@ -50,13 +50,20 @@ use crate::{
 /// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.
 const HOLD_MAX: Duration = Duration::from_secs(2);
 /// A session reads so often in one turn at most: then the others have their turn.
-const READS: usize = 16;
+const READS: usize = 2;
+/// And so much at once, but in the middle of a larger request: a burst of small ones takes long.
+const READ: usize = 32 * 1024;
 /// A request that is longer is not held, if it can go to its server as it comes.
 const UPLOAD: usize = 1 << 20;
 /// Replies of this size count as large where memory is tight.
 const LARGE_REPLY: u32 = 16 * 1024;
 /// A request that comes more slowly than this, in bytes a second, is not coming.
 const CRAWL: u32 = 1024;
+/// No reply has come yet, by which to know what the next ones weigh.
+const UNKNOWN: u32 = u32::MAX;
+/// What the first reply to a session weighs, for all that is known.
+const FIRST_REPLY: u32 = 1 << 20;
+
 /// What a session costs when it holds nothing: itself, its task, its socket's registration.
 const COST: usize = 1536;
 
@@ -87,7 +94,7 @@ pub(crate) struct Session {
     /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
     pub(crate) active: u32,
     began: u32,
-    /// What its replies weigh, times eight: a running mean.
+    /// What its replies weigh, times eight: a running mean. [`UNKNOWN`]: none has come yet.
     mean: u32,
     /// Bytes of the reply that comes in pieces.
     pieces: u32,
@@ -134,7 +141,7 @@ impl Session {
             held_since: None,
             active: worker.seconds,
             began: worker.seconds,
-            mean: worker.clients.mean,
+            mean: UNKNOWN,
             pieces: 0,
             expected: 0,
             fanned: 0,
@@ -189,15 +196,26 @@ impl Session {
             .expect("set when the task was first polled")
     }
 
-    /// What one more reply will probably weigh.
+    /// What one more reply will probably weigh. Until the first has come it could be anything, so that
+    /// a client's first request goes out alone.
+    #[inline]
     fn weight(&self) -> u32 {
-        self.mean / 8
+        if self.mean == UNKNOWN {
+            FIRST_REPLY
+        } else {
+            self.mean / 8
+        }
     }
 
     /// A reply has come, of so many bytes.
     #[inline]
     fn learn(&mut self, bytes: u32) {
-        self.mean = self.mean - self.mean / 8 + bytes.min(u32::MAX / 16);
+        let bytes = bytes.min(u32::MAX / 16);
+        self.mean = if self.mean == UNKNOWN {
+            8 * bytes
+        } else {
+            self.mean - self.mean / 8 + bytes
+        };
     }
 
     /// Its pipe, among those to a server.
@@ -230,8 +248,6 @@ pub(crate) struct Clients {
     stopped: Vec<Waker>,
     /// The session that a reply has just made overfull.
     overfull: Option<u32>,
-    /// What replies weigh, times eight, over all sessions: what is assumed of a new one.
-    mean: u32,
     output_limit: usize,
     reply_patience: Duration,
     /// Clients closed because they stopped a pipe for too long, since they were last counted.
@@ -253,7 +269,6 @@ impl Clients {
             waiting: Vec::new(),
             stopped: Vec::new(),
             overfull: None,
-            mean: 0,
             output_limit: serving.output_limit,
             reply_patience: serving.reply_patience,
             impatient: 0,
@@ -659,7 +674,12 @@ impl Worker {
                 }
                 continue;
             }
-            let read = self.poll_read(id, &socket, cx, |worker, bytes| {
+            let most = if session.input.is_empty() {
+                READ
+            } else {
+                Self::SCRATCH
+            };
+            let read = self.poll_read(id, &socket, cx, most, |worker, bytes| {
                 worker.micros = worker.clock.micros();
                 worker.take_requests(id, bytes);
             });
@@ -676,17 +696,18 @@ impl Worker {
         Poll::Pending
     }
 
-    /// Reads once; `take` gets the bytes. Once the client will send no more, the session finishes.
+    /// Reads once, up to `most` bytes; `take` gets them. Once the client will send no more, the session finishes.
     pub(crate) fn poll_read(
         &mut self,
         id: u32,
         socket: &Socket,
         cx: &mut Context<'_>,
+        most: usize,
         take: impl FnOnce(&mut Self, &[u8]),
     ) -> Poll<()> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.resize(Self::SCRATCH, 0); // of no effect, but after a panic
-        let read = socket.poll_read(cx, &mut scratch);
+        let read = socket.poll_read(cx, &mut scratch[..most]);
         match read {
             Poll::Pending => {}
             // It may still want its replies.
@@ -720,16 +741,19 @@ impl Worker {
     /// Too much is under way for this client. It is looked at again when something was sent to it.
     fn is_full(&mut self, id: u32) -> bool {
         let session = &self.clients.sessions[id as usize];
-        let (in_flight, buffered) = (session.outbox.in_flight(), session.outbox.buffered());
-        if in_flight >= self.serving.max_inflight {
+        let in_flight = session.outbox.in_flight();
+        if in_flight >= self.serving.max_inflight
+            || (in_flight > 0 && session.expected >= self.serving.max_inflight_bytes)
+        {
             return true;
         }
-        let under_way = buffered + session.expected;
-        if under_way >= self.serving.max_output && (buffered > 0 || in_flight > 0) {
+        let buffered = session.outbox.buffered();
+        if buffered >= self.serving.output_limit / 2 {
             return true;
         }
-        let tight = self.clients.account.pressure() != Pressure::None;
-        if tight && (session.weight() >= LARGE_REPLY || buffered >= LARGE_REPLY as usize) {
+        if self.clients.account.pressure() != Pressure::None
+            && (session.weight() >= LARGE_REPLY || buffered >= LARGE_REPLY as usize)
+        {
             self.clients.wait(id);
             return true;
         }
@@ -1155,8 +1179,11 @@ impl Worker {
         self.stats.errors.add(errors);
         let impatient = std::mem::take(&mut self.clients.impatient);
         self.stats.sessions_closed_stalled.add(impatient);
-        if self.clients.account.settle() != Pressure::None {
-            self.relieve();
+        let before = self.clients.account.pressure();
+        match self.clients.account.settle() {
+            Pressure::None if before != Pressure::None => self.clients.retry(),
+            Pressure::None => {}
+            Pressure::Tight | Pressure::Critical => self.relieve(),
         }
     }
 
@@ -1236,8 +1263,6 @@ impl Worker {
             }
             Err(_) => session.phase = Phase::Broken,
         }
-        let mean = &mut self.clients.mean;
-        *mean = *mean - *mean / 8 + session.mean / 8;
         // Its task has something to do if it could not send, waits to end, or may read again.
         let may_end = session.phase != Phase::Serving || (self.draining && session.is_idle());
         if session.blocked || may_end || session.stalled || session.upload.is_some() {

@@ -232,7 +232,7 @@ impl Worker {
             };
         }
         let mut dispatched = Dispatched::Done;
-        let read = self.poll_read(id, socket, cx, |worker, bytes| {
+        let read = self.poll_read(id, socket, cx, Self::SCRATCH, |worker, bytes| {
             let mut input = mem::take(&mut worker.clients.session(id).input);
             buffer::ensure(&mut input).extend_from_slice(bytes);
             dispatched = worker.take_rest(id, upload, input);
@@ -338,7 +338,7 @@ impl Worker {
 
     fn poll_answer(&mut self, id: u32, upload: &mut Upload, cx: &mut Context<'_>) -> Next {
         // The client takes it as fast as it can; its server waits.
-        if self.clients.session(id).outbox.buffered() >= self.serving.max_output {
+        if self.clients.session(id).outbox.buffered() >= self.serving.max_inflight_bytes {
             return Next::Client;
         }
         let now = self.backends.now();

@@ -119,8 +119,8 @@ impl Rounds {
         let count: usize = during().map(|waits| waits.replies.len()).sum();
         let errors = errors(during().flat_map(|waits| &waits.replies));
         let measured = format!(
-            "{:.2} × ({:.2}–{:.2}; {:.2} ms, before {before:.2} ms; longest {longest:.0} ms; \
-             of {count} requests {})",
+            "{:.2} × ({:.2}–{:.2}): {:.2} ms, before {before:.2} ms; longest {longest:.0} ms; \
+             of {count} requests {}",
             ratio.median,
             ratio.least,
             ratio.most,
