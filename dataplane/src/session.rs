@@ -26,7 +26,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Pending, Recipient, Refusal, Way},
+    backend::{Lane, Pending, Recipient, Refusal, Way},
     buffer,
     client::Client,
     command::{self, Command, Kind, Split},
@@ -57,12 +57,15 @@ const READ: usize = 32 * 1024;
 const UPLOAD: usize = 1 << 20;
 /// Replies of this size count as large where memory is tight.
 const LARGE_REPLY: u32 = 16 * 1024;
+/// With replies of this size on average, a session's requests go by the bulk pipes, where they hold up
+/// nobody else's.
+const BULK_REPLY: u32 = 32 * 1024;
 /// A request that comes more slowly than this, in bytes a second, is not coming.
 const CRAWL: u32 = 1024;
 /// No reply has come yet, by which to know what the next ones weigh.
 const UNKNOWN: u32 = u32::MAX;
 /// What the first reply to a session weighs, for all that is known.
-const FIRST_REPLY: u32 = 1 << 20;
+const FIRST_REPLY: u32 = 256 * 1024;
 
 /// What a session costs when it holds nothing: itself, its task, its socket's registration.
 const COST: usize = 1536;
@@ -89,6 +92,8 @@ pub(crate) struct Session {
     blocked: bool,
     /// So much waits for it that no pipe should bring it more.
     overfull: bool,
+    /// Its requests go by the bulk pipes: its replies are large, or nobody knows yet.
+    bulk: bool,
     /// Since when the first request in `input` waits for its held slot.
     held_since: Option<Instant>,
     /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
@@ -138,6 +143,7 @@ impl Session {
             dirty: false,
             blocked: false,
             overfull: false,
+            bulk: true,
             held_since: None,
             active: worker.seconds,
             began: worker.seconds,
@@ -197,7 +203,7 @@ impl Session {
     }
 
     /// What one more reply will probably weigh. Until the first has come it could be anything, so that
-    /// a client's first request goes out alone.
+    /// few of a client's requests go out before.
     #[inline]
     fn weight(&self) -> u32 {
         if self.mean == UNKNOWN {
@@ -205,6 +211,18 @@ impl Session {
         } else {
             self.mean / 8
         }
+    }
+
+    /// Whether its requests should go by the bulk pipes.
+    #[inline]
+    fn is_bulky(&self) -> bool {
+        // Once it does it stays longer, so that it does not go to and fro.
+        self.weight()
+            >= if self.bulk {
+                BULK_REPLY / 2
+            } else {
+                BULK_REPLY
+            }
     }
 
     /// A reply has come, of so many bytes.
@@ -218,12 +236,21 @@ impl Session {
         };
     }
 
-    /// Its pipe, among those to a server.
-    fn way(&self, id: u32) -> Way {
+    /// Its pipe, among those to a server. It changes between bulk and usual only while nothing is under
+    /// way, so that no request overtakes another.
+    #[inline]
+    fn way(&mut self, id: u32) -> Way {
+        if self.outbox.in_flight() == 0 {
+            self.bulk = self.is_bulky();
+        }
         Way {
             protocol: self.client.protocol,
             database: self.client.database,
-            lane: id,
+            lane: if self.bulk {
+                Lane::Bulk
+            } else {
+                Lane::Usual(id)
+            },
         }
     }
 
@@ -742,8 +769,10 @@ impl Worker {
     fn is_full(&mut self, id: u32) -> bool {
         let session = &self.clients.sessions[id as usize];
         let in_flight = session.outbox.in_flight();
+        let expected = session.expected;
         if in_flight >= self.serving.max_inflight
-            || (in_flight > 0 && session.expected >= self.serving.max_inflight_bytes)
+            || (in_flight > 0 && expected >= self.serving.max_inflight_bytes)
+            || (in_flight > 0 && session.is_bulky() != session.bulk)
         {
             return true;
         }
@@ -868,7 +897,7 @@ impl Worker {
         let request = Request::new(bytes, args);
         let refusal = match self.upload_route(id, &request, argc) {
             UploadRoute::Starts(group, kind, may_write) => {
-                let session = &self.clients.sessions[id as usize];
+                let session = &mut self.clients.sessions[id as usize];
                 if session.outbox.in_flight() > 0 {
                     return Some((0, Dispatched::Waits)); // it must not overtake
                 }
@@ -992,8 +1021,9 @@ impl Worker {
         let Self {
             clients, backends, ..
         } = self;
-        let session = &clients.sessions[id as usize];
-        let pipe = backends.pipe(group, session.way(id));
+        let session = &mut clients.sessions[id as usize];
+        let way = session.way(id);
+        let pipe = backends.pipe(group, way);
         match backends.admit(pipe, session.task()) {
             Ok(()) => {}
             Err(Refusal::Full) => return Dispatched::Waits,
@@ -1027,7 +1057,8 @@ impl Worker {
             ..
         } = self;
         let topology = topology.as_ref().expect("a route was made from it");
-        let session = &clients.sessions[id as usize];
+        let session = &mut clients.sessions[id as usize];
+        let way = session.way(id);
         parts.clear();
         part_of_key.clear();
         command.visit_keys(request, |index| {
@@ -1046,7 +1077,7 @@ impl Worker {
             part_of_key.push(part as u16);
         });
         for part in parts.iter_mut() {
-            part.pipe = backends.pipe(part.group, session.way(id));
+            part.pipe = backends.pipe(part.group, way);
             // Nothing has been sent yet: if one part cannot be, none is.
             match backends.admit(part.pipe, session.task()) {
                 Ok(()) => {}
@@ -1075,7 +1106,7 @@ impl Worker {
         let fanout = clients.fanouts.start(whole, split, of_keys, count);
         for (part, index) in parts.iter().zip(0..) {
             let to = Recipient::Part(Part { fanout, index });
-            let weight = 0; // that of the whole counts
+            let weight = whole.weight / u32::from(count);
             backends.expect(
                 part.pipe,
                 Pending {
@@ -1251,6 +1282,10 @@ impl Worker {
             return;
         }
         if session.blocked {
+            // What it waits for may have come all the same.
+            if session.stalled || session.upload.is_some() {
+                session.wake();
+            }
             return self.clients.recount(id);
         }
         match session.flush() {
