@@ -53,6 +53,12 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 const READS: usize = 2;
 /// And so much at once, but in the middle of a larger request: a burst of small ones takes long.
 const READ: usize = 32 * 1024;
+/// What one client gets in one turn at most: copying megabytes would keep all others waiting.
+const FLUSH: usize = 256 * 1024;
+/// So many of those who wait for memory are woken when there is some.
+const EASED: usize = 16;
+/// What all clients get in one turn, but for small replies.
+const FLUSH_ALL: usize = 512 * 1024;
 /// A request that is longer is not held, if it can go to its server as it comes.
 const UPLOAD: usize = 1 << 20;
 /// Replies of this size count as large where memory is tight.
@@ -115,6 +121,16 @@ pub(crate) struct Session {
 
 // Ten thousand clients are ten thousand of these.
 const _: () = assert!(size_of::<Session>() <= 448);
+
+/// What came of a flush.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    All,
+    /// There is more for the next turn.
+    More,
+    /// The socket takes no more for now.
+    Blocked,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -179,20 +195,26 @@ impl Session {
         self.phase = Phase::Finishing;
     }
 
-    /// Sends what is ready. `false`: the socket takes no more for now.
-    fn flush(&mut self) -> io::Result<(usize, bool)> {
-        let mut sent = 0;
-        while !self.outbox.unsent().is_empty() {
-            match self.socket.write(self.outbox.unsent()) {
-                Ok(len) => {
-                    sent += len;
-                    self.outbox.mark_sent(len);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((sent, false)),
-                Err(e) => return Err(e),
-            }
+    /// Sends what is ready, up to [`FLUSH`]; how many bytes that were.
+    fn flush(&mut self) -> io::Result<(usize, Flushed)> {
+        let unsent = self.outbox.unsent();
+        if unsent.is_empty() {
+            return Ok((0, Flushed::All));
         }
-        Ok((sent, true))
+        let most = unsent.len().min(FLUSH);
+        let len = match self.socket.write(&unsent[..most]) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            written => written?,
+        };
+        self.outbox.mark_sent(len);
+        let flushed = if len < most {
+            Flushed::Blocked
+        } else if self.outbox.unsent().is_empty() {
+            Flushed::All
+        } else {
+            Flushed::More
+        };
+        Ok((len, flushed))
     }
 
     /// Wakes its task.
@@ -489,6 +511,12 @@ impl Clients {
         }
     }
 
+    /// Whether it takes long to send what waits for a session.
+    fn has_much(&self, id: u32) -> bool {
+        let unsent = |session: &Session| session.outbox.unsent().len();
+        self.sessions.get(id as usize).map_or(0, unsent) > LARGE_REPLY as usize
+    }
+
     fn forget(&mut self, id: u32) {
         let session = &mut self.sessions[id as usize];
         self.account.recount(&mut session.counted, 0);
@@ -557,10 +585,11 @@ impl Clients {
         }
     }
 
-    /// Wakes those who wait for a held slot or for memory, or whose upload's server may be silent: the
-    /// topology has changed, or time has passed.
-    pub(crate) fn retry(&mut self) {
-        for id in std::mem::take(&mut self.waiting) {
+    /// Wakes some of those who wait for a held slot or for memory, or whose upload's server may be
+    /// silent: the topology has changed, or there is memory, or time has passed.
+    pub(crate) fn retry(&mut self, most: usize) {
+        let most = most.min(self.waiting.len());
+        for id in self.waiting.drain(..most) {
             if let Some(session) = self.sessions.get_mut(id as usize) {
                 session.is_waiting = false;
                 session.wake();
@@ -1202,17 +1231,26 @@ impl Worker {
         self.clients.flush_scheduled = false;
         self.backends.flush(&self.stats, &mut self.clients.account);
         let mut dirty = std::mem::take(&mut self.clients.dirty);
+        let mut sent = 0;
         for id in dirty.drain(..) {
-            self.flush_session(id);
+            if sent >= FLUSH_ALL && self.clients.has_much(id) {
+                self.clients.dirty.push(id); // it has its turn next
+            } else {
+                sent += self.flush_session(id);
+            }
         }
-        self.clients.dirty = dirty;
+        if self.clients.dirty.is_empty() {
+            self.clients.dirty = dirty; // for its memory
+        } else {
+            self.clients.wake_flusher();
+        }
         let errors = std::mem::take(&mut self.clients.errors);
         self.stats.errors.add(errors);
         let impatient = std::mem::take(&mut self.clients.impatient);
         self.stats.sessions_closed_stalled.add(impatient);
         let before = self.clients.account.pressure();
         match self.clients.account.settle() {
-            Pressure::None if before != Pressure::None => self.clients.retry(),
+            Pressure::None if before != Pressure::None => self.clients.retry(EASED),
             Pressure::None => {}
             Pressure::Tight | Pressure::Critical => self.relieve(),
         }
@@ -1273,25 +1311,33 @@ impl Worker {
         }
     }
 
-    fn flush_session(&mut self, id: u32) {
+    /// How many bytes were sent.
+    fn flush_session(&mut self, id: u32) -> usize {
         let Some(session) = self.clients.sessions.get_mut(id as usize) else {
-            return;
+            return 0;
         };
         session.dirty = false;
         if matches!(session.phase, Phase::Broken | Phase::Gone) {
-            return;
+            return 0;
         }
         if session.blocked {
             // What it waits for may have come all the same.
             if session.stalled || session.upload.is_some() {
                 session.wake();
             }
-            return self.clients.recount(id);
+            self.clients.recount(id);
+            return 0;
         }
+        let mut sent = 0;
         match session.flush() {
-            Ok((sent, emptied)) => {
-                self.stats.client_bytes_out.add(sent as u64);
-                session.blocked = !emptied;
+            Ok((len, flushed)) => {
+                sent = len;
+                self.stats.client_bytes_out.add(len as u64);
+                session.blocked = flushed == Flushed::Blocked;
+                if flushed == Flushed::More {
+                    session.dirty = true;
+                    self.clients.dirty.push(id);
+                }
                 if sent > 0 {
                     session.active = self.seconds;
                 }
@@ -1307,6 +1353,7 @@ impl Worker {
             self.clients.refill(id);
         }
         self.clients.recount(id);
+        sent
     }
 
     /// The session's task has ended, in whatever way.
