@@ -16,17 +16,18 @@ const PASS_ON: usize = 64 * 1024;
 
 /// A reply, or a piece of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Piece<'a> {
-    pub(crate) bytes: &'a [u8],
+pub struct Piece<'a> {
+    /// Never none.
+    pub bytes: &'a [u8],
     /// The reply begins with it.
-    pub(crate) first: bool,
+    pub first: bool,
     /// The reply ends with it.
-    pub(crate) last: bool,
+    pub last: bool,
 }
 
 impl<'a> Piece<'a> {
     /// A reply that is there as a whole.
-    pub(crate) fn whole(bytes: &'a [u8]) -> Self {
+    pub fn whole(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             first: true,
@@ -37,7 +38,7 @@ impl<'a> Piece<'a> {
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Framer {
+pub struct Framer {
     progress: ReplyProgress,
     partial: Vec<u8>,
     /// The first bytes of the current reply were passed on already.
@@ -46,7 +47,7 @@ pub(crate) struct Framer {
 
 impl Framer {
     /// Takes bytes from the server; `take` gets every reply they complete, and pieces of large ones.
-    pub(crate) fn receive(
+    pub fn receive(
         &mut self,
         bytes: &[u8],
         mut take: impl FnMut(Piece<'_>) -> Result<(), BadReply>,
@@ -105,12 +106,12 @@ impl Framer {
     }
 
     /// Whether the first bytes of a reply were passed on, and its last not.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         self.passing
     }
 
     /// Bytes of memory it owns.
-    pub(crate) fn memory(&self) -> usize {
+    pub fn memory(&self) -> usize {
         self.partial.capacity()
     }
 }

@@ -28,7 +28,7 @@ mod config;
 pub mod control;
 mod error;
 mod fanout;
-mod framer;
+pub mod framer;
 mod local;
 mod memory;
 mod metrics;

@@ -1,29 +1,51 @@
 //! `reply`: what a server sends.
 
-use dataplane::resp::ReplyProgress;
+use dataplane::{
+    framer::Framer,
+    resp::{ReplyProgress, put_bulk, put_header},
+};
 use redis_protocol::resp3::decode::complete::decode_range;
 
 use super::{Choices, cuts, request::is_modest};
 
-/// Input: a byte with the number of pieces, their lengths less one, and what the server sends.
+/// Input: a byte with the number of pieces, their lengths less one, and what the server sends. If the
+/// byte's first bit is set, that follows a large value, in one array with it.
 ///
 /// The same replies are found however the bytes are cut, and whether what has come of one is kept or
-/// passed on at once. Where `redis-protocol` finds a reply it has the same length.
+/// passed on at once; what is handed over in pieces is their bytes. Where `redis-protocol` finds a
+/// reply it has the same length.
 pub fn reply(bytes: &[u8]) {
     let mut choices = Choices(bytes);
-    let pieces = choices.byte() % 16;
-    let pieces = choices.take(pieces.into());
+    let flags = choices.byte();
+    let pieces = choices.take(usize::from(flags) % 16);
     let bytes = choices.0;
-
-    let whole = scan(bytes, &[bytes.len()]);
-    let ends = cuts(bytes.len(), pieces);
-    assert_eq!(whole, scan(bytes, &ends), "cut in {pieces:?}");
-    assert_eq!(whole, pass_on(bytes, &ends), "passed on in {pieces:?}");
-    if bytes.len() <= 256 {
-        let ends = cuts(bytes.len(), &[0]);
-        assert_eq!(whole, scan(bytes, &ends), "byte by byte");
-        assert_eq!(whole, pass_on(bytes, &ends), "passed on byte by byte");
+    if flags & 128 == 0 {
+        check(bytes, &cuts(bytes.len(), pieces));
+        if bytes.len() <= 256 {
+            check(bytes, &cuts(bytes.len(), &[0]));
+        }
+    } else {
+        let mut large = Vec::with_capacity(LARGE + 32 + bytes.len());
+        put_header(&mut large, b'*', 2);
+        put_bulk(&mut large, &[b'x'; LARGE]);
+        let small = large.len();
+        large.extend_from_slice(bytes);
+        let mut ends = cuts(bytes.len(), pieces);
+        ends.iter_mut().for_each(|end| *end += small);
+        check(&large, &ends);
+        ends.insert(0, LARGE);
+        check(&large, &ends);
     }
+}
+
+/// A value of so many bytes is passed on before it is whole.
+const LARGE: usize = 70_000;
+
+fn check(bytes: &[u8], ends: &[usize]) {
+    let whole = scan(bytes, &[bytes.len()]);
+    assert_eq!(whole, scan(bytes, ends), "cut at {ends:?}");
+    assert_eq!(whole, pass_on(bytes, ends), "passed on at {ends:?}");
+    check_framer(bytes, ends, &whole);
     let mut start = 0;
     for end in whole.ends {
         check_against_other(&bytes[start..], Some(end - start));
@@ -86,6 +108,48 @@ fn pass_on(bytes: &[u8], ends: &[usize]) -> Replies {
         }
     }
     found
+}
+
+/// What comes out of a framer is, one behind the other, the replies: all but push messages.
+fn check_framer(bytes: &[u8], ends: &[usize], whole: &Replies) {
+    let mut expected = Vec::new();
+    let mut start = 0;
+    for &end in &whole.ends {
+        if bytes[start] != b'>' {
+            expected.extend_from_slice(&bytes[start..end]);
+        }
+        start = end;
+    }
+    let (mut framer, mut got, mut is_bad) = (Framer::default(), Vec::new(), false);
+    let (mut firsts, mut lasts, mut complete) = (0, 0, 0);
+    start = 0;
+    for &end in ends {
+        let received = framer.receive(&bytes[start..end], |piece| {
+            assert!(!piece.bytes.is_empty());
+            assert_eq!(
+                piece.first,
+                firsts == lasts,
+                "replies begin behind each other"
+            );
+            firsts += usize::from(piece.first);
+            lasts += usize::from(piece.last);
+            got.extend_from_slice(piece.bytes);
+            if piece.last {
+                complete = got.len();
+            }
+            Ok(())
+        });
+        start = end;
+        if received.is_err() {
+            is_bad = true;
+            break;
+        }
+        assert_eq!(framer.is_passing(), firsts > lasts);
+    }
+    assert_eq!(is_bad, whole.is_bad);
+    assert!(got[..complete] == expected, "not the replies' bytes");
+    let rest = &bytes[whole.ends.last().copied().unwrap_or(0)..];
+    assert!(rest.starts_with(&got[complete..]), "not its first bytes");
 }
 
 /// The other parser looks into values, and refuses more; it takes numbers that no server writes (`+1`,
