@@ -123,7 +123,7 @@ struct Server {
     addr: ServerAddr,
     login: Option<Login>,
     stats: Arc<ServerStats>,
-    /// By [`pipe_index`].
+    /// By database, RESP version and lane.
     pipes: Vec<Option<u32>>,
 }
 
