@@ -251,6 +251,8 @@ async fn accept(
     }
 }
 
+/// Bytes for one client that the kernel keeps beyond those on their way.
+const UNSENT: u32 = 128 * 1024;
 /// How long the acceptor pauses when there is no room for a client.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -300,7 +302,10 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?; // or Nagle and delayed acks halt pipelines
     let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(300));
-    socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = socket2::SockRef::from(stream);
+    // Of what a slow client does not take, most stays with us, where it is counted.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn refuse(stream: &TcpStream) {

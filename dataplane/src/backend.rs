@@ -1,7 +1,8 @@
 //! The servers behind a worker, and the pipes to them.
 //!
 //! A **pipe** is one pipelined connection, shared by all sessions of its worker; there is one for each
-//! server, RESP version and database, opened when it is first needed. Requests go into a pipe's output
+//! server, RESP version and database, opened when it is first needed, and another for those sessions
+//! whose replies are large. Requests go into a pipe's output
 //! and its server answers them in order, so that a queue of recipients is all there is to know about
 //! what is under way.
 //!
@@ -122,7 +123,7 @@ struct Server {
     addr: ServerAddr,
     login: Option<Login>,
     stats: Arc<ServerStats>,
-    /// By [`pipe_index`].
+    /// By database, RESP version and lane.
     pipes: Vec<Option<u32>>,
 }
 
@@ -131,8 +132,17 @@ struct Server {
 pub(crate) struct Way {
     pub(crate) protocol: Protocol,
     pub(crate) database: u16,
-    /// Of several pipes of the same kind, the one that all requests of a session take.
-    pub(crate) lane: u32,
+    pub(crate) lane: Lane,
+}
+
+/// Which of several pipes of the same kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lane {
+    /// The one that all requests of this session take.
+    Usual(u32),
+    /// The one for large replies. It takes few requests at a time, so that they do not pile up at the
+    /// server.
+    Bulk,
 }
 
 impl Way {
@@ -140,9 +150,12 @@ impl Way {
     const USUAL: Self = Self {
         protocol: Protocol::Resp2,
         database: 0,
-        lane: 0,
+        lane: Lane::Usual(0),
     };
 }
+
+/// What may be expected on a bulk pipe at a time.
+const BULK_WINDOW: usize = 4 << 20;
 
 /// How a connection to a server is opened.
 #[derive(Clone)]
@@ -161,6 +174,9 @@ struct Pipe {
     login: Option<Login>,
     protocol: Protocol,
     database: u16,
+    bulk: bool,
+    /// What the replies under way will weigh.
+    expected: usize,
     stats: Arc<ServerStats>,
     state: State,
     /// Its server has left the topology: it ends once nothing is under way.
@@ -189,8 +205,8 @@ struct Pipe {
     alive: Instant,
     /// Of the pipe's task.
     waker: Option<Waker>,
-    /// Of the sessions that wait for its output to shrink.
-    waiting: Vec<Waker>,
+    /// Of the sessions that wait until it takes a request, in the order they came.
+    waiting: VecDeque<Waker>,
 }
 
 /// A pipe is not read from: of what it has brought, one session has more than it may.
@@ -278,13 +294,13 @@ impl Backends {
     }
 
     fn pipe_of(&mut self, server: u32, way: Way) -> u32 {
-        let lane = if self.lanes == 1 {
-            0
-        } else {
-            way.lane % self.lanes
+        let lane = match way.lane {
+            Lane::Bulk => 0,
+            Lane::Usual(_) if self.lanes == 1 => 1,
+            Lane::Usual(session) => 1 + session % self.lanes,
         };
         let protocol = u32::from(way.protocol == Protocol::Resp3);
-        let index = ((u32::from(way.database) * 2 + protocol) * self.lanes + lane) as usize;
+        let index = ((u32::from(way.database) * 2 + protocol) * (1 + self.lanes) + lane) as usize;
         let server = &mut self.servers[server as usize];
         if let Some(Some(pipe)) = server.pipes.get(index) {
             return *pipe;
@@ -326,7 +342,7 @@ impl Backends {
         match &pipe.state {
             State::Down(text) => Err(Refusal::Down(Rc::clone(text))),
             State::Opening | State::Ready(_) if pipe.is_full() => {
-                pipe.waiting.push(waker.clone());
+                pipe.waiting.push_back(waker.clone());
                 Err(Refusal::Full)
             }
             State::Opening | State::Ready(_) => Ok(()),
@@ -346,6 +362,7 @@ impl Backends {
         if pipe.pending.is_empty() {
             pipe.alive = self.now;
         }
+        pipe.expected += pending.weight as usize;
         pipe.pending.push_back(pending);
         pipe.unsent += 1;
         if !pipe.dirty && matches!(pipe.state, State::Ready(_)) {
@@ -379,6 +396,7 @@ impl Backends {
             if pipe.is_overdue(now, most) || pipe.stopped.is_some() {
                 pipe.wake();
             }
+            pipe.call_waiting(usize::MAX); // should one that was woken not have used it
             if !std::mem::take(&mut pipe.used) && pipe.out.is_empty() {
                 buffer::give(&mut pipe.out); // one that is in use keeps its memory between turns
                 pipe.recount(account);
@@ -407,6 +425,8 @@ impl Pipe {
             login: server.login.clone(),
             protocol: way.protocol,
             database: way.database,
+            bulk: way.lane == Lane::Bulk,
+            expected: 0,
             stats: Arc::clone(&server.stats),
             state: State::Opening,
             retired: false,
@@ -424,7 +444,7 @@ impl Pipe {
             counted: 0,
             alive: Instant::now(),
             waker: None,
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
         }
     }
 
@@ -471,14 +491,21 @@ impl Pipe {
             self.out.drain(..self.sent);
             self.sent = 0;
         }
-        if !self.is_full() {
-            self.waiting.drain(..).for_each(Waker::wake);
-        }
+        self.call_waiting(WAITING_CALLED);
     }
 
-    /// So much waits to be sent that further requests have to wait, too.
+    /// So much waits to be sent, or to come, that further requests have to wait, too.
+    #[inline]
     fn is_full(&self) -> bool {
-        self.out.len() - self.sent > self.max_backlog
+        self.out.len() - self.sent > self.max_backlog || (self.bulk && self.expected >= BULK_WINDOW)
+    }
+
+    /// If there is room again, wakes some of those who wait for it; who finds none waits again.
+    fn call_waiting(&mut self, most: usize) {
+        if !self.waiting.is_empty() && !self.is_full() {
+            let most = most.min(self.waiting.len());
+            self.waiting.drain(..most).for_each(Waker::wake);
+        }
     }
 
     /// Takes bytes that the server sent by `micros`: each reply, or piece of one, goes to its recipient.
@@ -493,6 +520,7 @@ impl Pipe {
             pending,
             unsent,
             stats,
+            expected,
             ..
         } = self;
         framer.receive(bytes, |piece| {
@@ -507,6 +535,7 @@ impl Pipe {
             };
             let to = to.ok_or(BadReply)?;
             if piece.last {
+                *expected -= to.weight as usize;
                 stats.latency.record(micros.wrapping_sub(to.since));
             }
             deliver(to, piece);
@@ -538,6 +567,7 @@ impl Pipe {
             };
             deliver(pending, frame, outcome, std::mem::take(&mut cut));
         }
+        self.expected = 0;
         self.unsent = 0;
         self.sent = 0;
         self.out = Vec::new();
@@ -562,7 +592,9 @@ enum End {
 }
 
 /// A pipe reads so often in one turn at most: then the sessions have their turn.
-const READS: usize = 16;
+const READS: usize = 4;
+/// So many of those who wait for room are woken at once.
+const WAITING_CALLED: usize = 8;
 /// What a pipe's output may keep allocated between turns.
 const KEEP_OUTPUT: usize = 1 << 20;
 
@@ -762,6 +794,7 @@ impl Worker {
                         session,
                         since: now,
                     });
+                    pipe.call_waiting(WAITING_CALLED);
                     pipe.recount(&mut clients.account);
                     clients.schedule_flush();
                     if let Err(e) = taken {

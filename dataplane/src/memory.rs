@@ -103,6 +103,9 @@ impl Account {
     #[inline]
     pub(crate) fn expect(&mut self, weight: u32) {
         self.expected += weight as usize;
+        if self.expected >= self.told.1 + GRAIN {
+            self.tell(); // many may ask for much within one turn
+        }
     }
 
     /// It has come, or never will.

@@ -26,7 +26,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Pending, Recipient, Refusal, Way},
+    backend::{Lane, Pending, Recipient, Refusal, Way},
     buffer,
     client::Client,
     command::{self, Command, Kind, Split},
@@ -53,16 +53,25 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 const READS: usize = 2;
 /// And so much at once, but in the middle of a larger request: a burst of small ones takes long.
 const READ: usize = 32 * 1024;
+/// What one client gets in one turn at most: copying megabytes would keep all others waiting.
+const FLUSH: usize = 256 * 1024;
+/// So many of those who wait for memory are woken when there is some.
+const EASED: usize = 16;
+/// What all clients get in one turn, but for small replies.
+const FLUSH_ALL: usize = 512 * 1024;
 /// A request that is longer is not held, if it can go to its server as it comes.
 const UPLOAD: usize = 1 << 20;
 /// Replies of this size count as large where memory is tight.
 const LARGE_REPLY: u32 = 16 * 1024;
+/// With replies of this size on average, a session's requests go by the bulk pipes, where they hold up
+/// nobody else's.
+const BULK_REPLY: u32 = 32 * 1024;
 /// A request that comes more slowly than this, in bytes a second, is not coming.
 const CRAWL: u32 = 1024;
 /// No reply has come yet, by which to know what the next ones weigh.
 const UNKNOWN: u32 = u32::MAX;
 /// What the first reply to a session weighs, for all that is known.
-const FIRST_REPLY: u32 = 1 << 20;
+const FIRST_REPLY: u32 = 256 * 1024;
 
 /// What a session costs when it holds nothing: itself, its task, its socket's registration.
 const COST: usize = 1536;
@@ -89,6 +98,8 @@ pub(crate) struct Session {
     blocked: bool,
     /// So much waits for it that no pipe should bring it more.
     overfull: bool,
+    /// Its requests go by the bulk pipes: its replies are large, or nobody knows yet.
+    bulk: bool,
     /// Since when the first request in `input` waits for its held slot.
     held_since: Option<Instant>,
     /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
@@ -110,6 +121,16 @@ pub(crate) struct Session {
 
 // Ten thousand clients are ten thousand of these.
 const _: () = assert!(size_of::<Session>() <= 448);
+
+/// What came of a flush.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    All,
+    /// There is more for the next turn.
+    More,
+    /// The socket takes no more for now.
+    Blocked,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -138,6 +159,7 @@ impl Session {
             dirty: false,
             blocked: false,
             overfull: false,
+            bulk: true,
             held_since: None,
             active: worker.seconds,
             began: worker.seconds,
@@ -173,20 +195,26 @@ impl Session {
         self.phase = Phase::Finishing;
     }
 
-    /// Sends what is ready. `false`: the socket takes no more for now.
-    fn flush(&mut self) -> io::Result<(usize, bool)> {
-        let mut sent = 0;
-        while !self.outbox.unsent().is_empty() {
-            match self.socket.write(self.outbox.unsent()) {
-                Ok(len) => {
-                    sent += len;
-                    self.outbox.mark_sent(len);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok((sent, false)),
-                Err(e) => return Err(e),
-            }
+    /// Sends what is ready, up to [`FLUSH`]; how many bytes that were.
+    fn flush(&mut self) -> io::Result<(usize, Flushed)> {
+        let unsent = self.outbox.unsent();
+        if unsent.is_empty() {
+            return Ok((0, Flushed::All));
         }
-        Ok((sent, true))
+        let most = unsent.len().min(FLUSH);
+        let len = match self.socket.write(&unsent[..most]) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            written => written?,
+        };
+        self.outbox.mark_sent(len);
+        let flushed = if len < most {
+            Flushed::Blocked
+        } else if self.outbox.unsent().is_empty() {
+            Flushed::All
+        } else {
+            Flushed::More
+        };
+        Ok((len, flushed))
     }
 
     /// Wakes its task.
@@ -197,7 +225,7 @@ impl Session {
     }
 
     /// What one more reply will probably weigh. Until the first has come it could be anything, so that
-    /// a client's first request goes out alone.
+    /// few of a client's requests go out before.
     #[inline]
     fn weight(&self) -> u32 {
         if self.mean == UNKNOWN {
@@ -205,6 +233,18 @@ impl Session {
         } else {
             self.mean / 8
         }
+    }
+
+    /// Whether its requests should go by the bulk pipes.
+    #[inline]
+    fn is_bulky(&self) -> bool {
+        // Once it does it stays longer, so that it does not go to and fro.
+        self.weight()
+            >= if self.bulk {
+                BULK_REPLY / 2
+            } else {
+                BULK_REPLY
+            }
     }
 
     /// A reply has come, of so many bytes.
@@ -218,12 +258,21 @@ impl Session {
         };
     }
 
-    /// Its pipe, among those to a server.
-    fn way(&self, id: u32) -> Way {
+    /// Its pipe, among those to a server. It changes between bulk and usual only while nothing is under
+    /// way, so that no request overtakes another.
+    #[inline]
+    fn way(&mut self, id: u32) -> Way {
+        if self.outbox.in_flight() == 0 {
+            self.bulk = self.is_bulky();
+        }
         Way {
             protocol: self.client.protocol,
             database: self.client.database,
-            lane: id,
+            lane: if self.bulk {
+                Lane::Bulk
+            } else {
+                Lane::Usual(id)
+            },
         }
     }
 
@@ -462,6 +511,12 @@ impl Clients {
         }
     }
 
+    /// Whether it takes long to send what waits for a session.
+    fn has_much(&self, id: u32) -> bool {
+        let unsent = |session: &Session| session.outbox.unsent().len();
+        self.sessions.get(id as usize).map_or(0, unsent) > LARGE_REPLY as usize
+    }
+
     fn forget(&mut self, id: u32) {
         let session = &mut self.sessions[id as usize];
         self.account.recount(&mut session.counted, 0);
@@ -530,10 +585,11 @@ impl Clients {
         }
     }
 
-    /// Wakes those who wait for a held slot or for memory, or whose upload's server may be silent: the
-    /// topology has changed, or time has passed.
-    pub(crate) fn retry(&mut self) {
-        for id in std::mem::take(&mut self.waiting) {
+    /// Wakes some of those who wait for a held slot or for memory, or whose upload's server may be
+    /// silent: the topology has changed, or there is memory, or time has passed.
+    pub(crate) fn retry(&mut self, most: usize) {
+        let most = most.min(self.waiting.len());
+        for id in self.waiting.drain(..most) {
             if let Some(session) = self.sessions.get_mut(id as usize) {
                 session.is_waiting = false;
                 session.wake();
@@ -742,8 +798,10 @@ impl Worker {
     fn is_full(&mut self, id: u32) -> bool {
         let session = &self.clients.sessions[id as usize];
         let in_flight = session.outbox.in_flight();
+        let expected = session.expected;
         if in_flight >= self.serving.max_inflight
-            || (in_flight > 0 && session.expected >= self.serving.max_inflight_bytes)
+            || (in_flight > 0 && expected >= self.serving.max_inflight_bytes)
+            || (in_flight > 0 && session.is_bulky() != session.bulk)
         {
             return true;
         }
@@ -868,7 +926,7 @@ impl Worker {
         let request = Request::new(bytes, args);
         let refusal = match self.upload_route(id, &request, argc) {
             UploadRoute::Starts(group, kind, may_write) => {
-                let session = &self.clients.sessions[id as usize];
+                let session = &mut self.clients.sessions[id as usize];
                 if session.outbox.in_flight() > 0 {
                     return Some((0, Dispatched::Waits)); // it must not overtake
                 }
@@ -992,8 +1050,9 @@ impl Worker {
         let Self {
             clients, backends, ..
         } = self;
-        let session = &clients.sessions[id as usize];
-        let pipe = backends.pipe(group, session.way(id));
+        let session = &mut clients.sessions[id as usize];
+        let way = session.way(id);
+        let pipe = backends.pipe(group, way);
         match backends.admit(pipe, session.task()) {
             Ok(()) => {}
             Err(Refusal::Full) => return Dispatched::Waits,
@@ -1027,7 +1086,8 @@ impl Worker {
             ..
         } = self;
         let topology = topology.as_ref().expect("a route was made from it");
-        let session = &clients.sessions[id as usize];
+        let session = &mut clients.sessions[id as usize];
+        let way = session.way(id);
         parts.clear();
         part_of_key.clear();
         command.visit_keys(request, |index| {
@@ -1046,7 +1106,7 @@ impl Worker {
             part_of_key.push(part as u16);
         });
         for part in parts.iter_mut() {
-            part.pipe = backends.pipe(part.group, session.way(id));
+            part.pipe = backends.pipe(part.group, way);
             // Nothing has been sent yet: if one part cannot be, none is.
             match backends.admit(part.pipe, session.task()) {
                 Ok(()) => {}
@@ -1075,7 +1135,7 @@ impl Worker {
         let fanout = clients.fanouts.start(whole, split, of_keys, count);
         for (part, index) in parts.iter().zip(0..) {
             let to = Recipient::Part(Part { fanout, index });
-            let weight = 0; // that of the whole counts
+            let weight = whole.weight / u32::from(count);
             backends.expect(
                 part.pipe,
                 Pending {
@@ -1171,17 +1231,26 @@ impl Worker {
         self.clients.flush_scheduled = false;
         self.backends.flush(&self.stats, &mut self.clients.account);
         let mut dirty = std::mem::take(&mut self.clients.dirty);
+        let mut sent = 0;
         for id in dirty.drain(..) {
-            self.flush_session(id);
+            if sent >= FLUSH_ALL && self.clients.has_much(id) {
+                self.clients.dirty.push(id); // it has its turn next
+            } else {
+                sent += self.flush_session(id);
+            }
         }
-        self.clients.dirty = dirty;
+        if self.clients.dirty.is_empty() {
+            self.clients.dirty = dirty; // for its memory
+        } else {
+            self.clients.wake_flusher();
+        }
         let errors = std::mem::take(&mut self.clients.errors);
         self.stats.errors.add(errors);
         let impatient = std::mem::take(&mut self.clients.impatient);
         self.stats.sessions_closed_stalled.add(impatient);
         let before = self.clients.account.pressure();
         match self.clients.account.settle() {
-            Pressure::None if before != Pressure::None => self.clients.retry(),
+            Pressure::None if before != Pressure::None => self.clients.retry(EASED),
             Pressure::None => {}
             Pressure::Tight | Pressure::Critical => self.relieve(),
         }
@@ -1242,21 +1311,33 @@ impl Worker {
         }
     }
 
-    fn flush_session(&mut self, id: u32) {
+    /// How many bytes were sent.
+    fn flush_session(&mut self, id: u32) -> usize {
         let Some(session) = self.clients.sessions.get_mut(id as usize) else {
-            return;
+            return 0;
         };
         session.dirty = false;
         if matches!(session.phase, Phase::Broken | Phase::Gone) {
-            return;
+            return 0;
         }
         if session.blocked {
-            return self.clients.recount(id);
+            // What it waits for may have come all the same.
+            if session.stalled || session.upload.is_some() {
+                session.wake();
+            }
+            self.clients.recount(id);
+            return 0;
         }
+        let mut sent = 0;
         match session.flush() {
-            Ok((sent, emptied)) => {
-                self.stats.client_bytes_out.add(sent as u64);
-                session.blocked = !emptied;
+            Ok((len, flushed)) => {
+                sent = len;
+                self.stats.client_bytes_out.add(len as u64);
+                session.blocked = flushed == Flushed::Blocked;
+                if flushed == Flushed::More {
+                    session.dirty = true;
+                    self.clients.dirty.push(id);
+                }
                 if sent > 0 {
                     session.active = self.seconds;
                 }
@@ -1272,6 +1353,7 @@ impl Worker {
             self.clients.refill(id);
         }
         self.clients.recount(id);
+        sent
     }
 
     /// The session's task has ended, in whatever way.

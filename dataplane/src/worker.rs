@@ -168,7 +168,7 @@ impl Worker {
     fn apply(&mut self, topology: Arc<Topology>) {
         self.backends.update(topology.groups(), &self.serving);
         self.topology = Some(topology);
-        self.clients.retry();
+        self.clients.retry(usize::MAX);
     }
 }
 
@@ -292,7 +292,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         let worker = &mut *worker.borrow_mut();
         let most = worker.serving.server_timeout;
         worker.backends.tick(now, most, &mut worker.clients.account);
-        worker.clients.retry();
+        worker.clients.retry(usize::MAX);
         let seconds = worker.clock.seconds();
         if seconds != std::mem::replace(&mut worker.seconds, seconds) {
             worker.close_silent();
