@@ -36,7 +36,7 @@ pub fn keys(bytes: &[u8]) {
     let mut keys = Vec::new();
     command.visit_keys(&request, |index| keys.push(index));
     assert!(keys.iter().all(|key| (1..words.len()).contains(key)));
-    check_keys(command, &words, &keys);
+    check_keys(command, &request, &words, &keys);
     let slots: Vec<Slot> = keys.iter().map(|&key| slot(words[key])).collect();
     check_route(command, &request, &slots);
 }
@@ -59,7 +59,7 @@ pub fn command_for(name: &[u8]) -> &'static Command {
 }
 
 /// What follows from where a command's keys are said to be.
-fn check_keys(command: &Command, words: &[&[u8]], keys: &[usize]) {
+fn check_keys(command: &Command, request: &Request<'_>, words: &[&[u8]], keys: &[usize]) {
     let number = |at: usize| std::str::from_utf8(words[at]).ok()?.parse::<usize>().ok();
     match command.keys {
         Keys::None => assert!(keys.is_empty()),
@@ -91,6 +91,10 @@ fn check_keys(command: &Command, words: &[&[u8]], keys: &[usize]) {
                 assert!(words[first - 1].eq_ignore_ascii_case(b"STREAMS"));
                 assert_eq!(words.len() - first, 2 * keys.len());
             }
+            if let Some((blocks, streams)) = redis_streams(words) {
+                assert_eq!(command.blocks(request), blocks);
+                assert!(keys.iter().copied().eq(streams));
+            }
         }
         Keys::Sort | Keys::GeoRadius => {
             assert_eq!(keys[0], 1);
@@ -100,6 +104,31 @@ fn check_keys(command: &Command, words: &[&[u8]], keys: &[usize]) {
             }
         }
     }
+}
+
+/// Whether an XREAD or XREADGROUP that Redis would execute waits, and where its keys are, by the loop of
+/// `xreadCommand` of Redis 7.0.
+fn redis_streams(words: &[&[u8]]) -> Option<(bool, std::ops::Range<usize>)> {
+    let mut blocks = false;
+    let mut i = 1;
+    while i < words.len() {
+        let more = words.len() - i - 1;
+        match words[i].to_ascii_uppercase().as_slice() {
+            b"BLOCK" if more > 0 => {
+                blocks = true;
+                i += 1;
+            }
+            b"COUNT" if more > 0 => i += 1,
+            b"GROUP" if more > 1 => i += 2,
+            b"NOACK" => {}
+            b"STREAMS" if more > 0 && more.is_multiple_of(2) => {
+                return Some((blocks, i + 1..i + 1 + more / 2));
+            }
+            _ => return None,
+        }
+        i += 1;
+    }
+    None
 }
 
 /// The one right answer for keys in these slots.

@@ -109,6 +109,12 @@ fn scan(bytes: &[u8], ends: &[usize], limits: &Limits, authenticated: bool) -> F
 fn texts(raw: &[u8], args: &[Arg]) -> Vec<Vec<u8>> {
     let request = Request::new(raw, args);
     assert!(request.argc() > 0, "nobody's name");
+    if let argc @ 2.. = request.argc() {
+        let each = (1..argc).map(|arg| request.frames(arg, arg + 1));
+        let frames = request.frames(1, argc);
+        assert!(each.collect::<Vec<_>>().concat() == frames && raw.ends_with(frames));
+        assert!(frames.len() >= argc - 1 && frames[0] == b'$');
+    }
     request.args_from(0).map(<[u8]>::to_vec).collect()
 }
 
