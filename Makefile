@@ -25,6 +25,7 @@ demo: deps build ## Run a cluster on this machine: two groups, two proxies, a co
 
 test: deps build ## Run every test, with real servers
 	$(CARGO) test --locked --profile $(PROFILE) --workspace
+	$(MAKE) hotpath
 
 clients: build ## Run the scripts of real clients (redis-py, ioredis) against a proxy
 	@./.ci/deps python3-venv nodejs npm redis-server

@@ -81,6 +81,9 @@ fn request(args: &[&[u8]]) -> Vec<u8> {
 struct Worker {
     topology: Topology,
     args: Vec<Arg>,
+    /// Of a request that is split: groups with the number of their keys, and whose each key is.
+    parts: Vec<(u16, usize)>,
+    part_of_key: Vec<u16>,
     /// One a group.
     pipes: [Vec<u8>; 2],
     session: Vec<u8>,
@@ -105,6 +108,8 @@ impl Worker {
         Self {
             topology: topology.unwrap(),
             args: Vec::new(),
+            parts: Vec::new(),
+            part_of_key: Vec::new(),
             pipes: Default::default(),
             session: Vec::new(),
         }
@@ -147,22 +152,34 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
 /// One request a group, for its keys.
 fn split(command: &command::Command, request: &Request<'_>, worker: &mut Worker) {
     let Worker {
-        topology, pipes, ..
+        topology,
+        parts,
+        part_of_key,
+        pipes,
+        ..
     } = worker;
-    let mut keys = [0; 2];
-    let mut group_of_key = Vec::with_capacity(request.argc() - 1);
+    parts.clear();
+    part_of_key.clear();
     command.visit_keys(request, |index| {
         let group = topology.route(Slot::of_key(request.arg(index))).group;
-        let group = usize::from(group.unwrap());
-        keys[group] += 1;
-        group_of_key.push(group);
+        let group = group.unwrap();
+        let known = parts.iter().position(|part| part.0 == group);
+        let part = known.unwrap_or_else(|| {
+            parts.push((group, 0));
+            parts.len() - 1
+        });
+        parts[part].1 += 1;
+        part_of_key.push(part as u16);
     });
-    for (pipe, keys) in pipes.iter_mut().zip(keys) {
+    for &(group, keys) in parts.iter() {
+        let pipe = &mut pipes[usize::from(group)];
         put_header(pipe, b'*', 1 + keys);
         put_bulk(pipe, request.arg(0));
     }
-    for (key, group) in group_of_key.into_iter().enumerate() {
-        put_bulk(&mut pipes[group], request.arg(1 + key));
+    for (key, &part) in part_of_key.iter().enumerate() {
+        let (group, _) = parts[usize::from(part)];
+        let frames = request.frames(1 + key, 2 + key);
+        pipes[usize::from(group)].extend_from_slice(frames);
     }
 }
 
