@@ -171,25 +171,33 @@ fn check_against_other(bytes: &[u8], len: Option<usize>) {
     }
 }
 
-/// Whether a reply, by its lines, is one that a server would send: with no number but plain ones, and
-/// no type but those of replies. Bodies count as lines too, which only makes fewer replies plain.
-fn is_plain(reply: &[u8]) -> bool {
-    let mut lines = reply.split(|&b| b == b'\n');
-    lines.all(|line| match line {
-        [
-            b'$' | b'*' | b'%' | b'~' | b'>' | b'|' | b'!' | b'=',
-            digits @ ..,
-            b'\r',
-        ] => {
-            digits == b"0"
-                || matches!(digits, [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit))
-        }
-        [
-            b'+' | b'-' | b':' | b',' | b'#' | b'_' | b'(',
-            text @ ..,
-            b'\r',
-        ] => !text.contains(&b'\r'),
-        [] => true,
-        _ => false,
-    })
+/// Whether a reply is one that a server would send: with no number but plain ones, and no type but those
+/// of replies. The other parser has counted its values.
+fn is_plain(mut rest: &[u8]) -> bool {
+    while let Some((kind, line)) = rest.split_first() {
+        let Some(len) = line.windows(2).position(|two| two == b"\r\n") else {
+            return false;
+        };
+        let (line, behind) = (&line[..len], &line[len + 2..]);
+        let body = match kind {
+            b'*' | b'%' | b'~' | b'>' | b'|' if number(line).is_some() => 0,
+            b'$' | b'!' | b'=' => match number(line) {
+                Some(len) => len + 2,
+                None => return false,
+            },
+            b'+' | b'-' | b':' | b',' | b'#' | b'_' | b'(' if !line.contains(&b'\r') => 0,
+            _ => return false,
+        };
+        let Some(next) = behind.get(body..) else {
+            return false;
+        };
+        rest = next;
+    }
+    true
+}
+
+fn number(digits: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(digits).ok()?;
+    let number: usize = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
