@@ -181,8 +181,8 @@ fn is_plain(mut rest: &[u8]) -> bool {
         let (line, behind) = (&line[..len], &line[len + 2..]);
         let body = match kind {
             b'*' | b'%' | b'~' | b'>' | b'|' if number(line).is_some() => 0,
-            b'$' | b'!' | b'=' => match number(line) {
-                Some(len) => len + 2,
+            b'$' | b'!' | b'=' => match number(line).and_then(|len| len.checked_add(2)) {
+                Some(len) => len,
                 None => return false,
             },
             b'+' | b'-' | b':' | b',' | b'#' | b'_' | b'(' if !line.contains(&b'\r') => 0,
