@@ -39,10 +39,8 @@ impl Limits {
     };
 }
 
-/// An inline request longer than this is an error, as in Redis.
-const INLINE_MAX: usize = 64 * 1024;
-/// A header line longer than this is an error, as in Redis.
-const HEADER_MAX: usize = 64 * 1024;
+/// An inline request or a header longer than this is an error, as in Redis.
+const LINE_MAX: usize = 64 * 1024;
 
 /// What makes a client's bytes not RESP. `Display` is what Redis says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,6 +167,8 @@ pub struct Progress {
     missing: Option<u32>,
     /// No need to look again before there are so many bytes.
     need: usize,
+    /// Of a line that is not whole: its end is not among so many bytes. 0: it was not looked for.
+    looked: usize,
 }
 
 impl Progress {
@@ -184,12 +184,31 @@ impl Progress {
         if bytes.len() < self.need.max(1) {
             return Ok(Scanned::Incomplete);
         }
+        if self.looked > 0 {
+            let (start, end) = match self.missing {
+                Some(_) => (self.at + 1, b'\r'),
+                None if bytes[0] == b'*' => (1, b'\r'),
+                None => (0, b'\n'),
+            };
+            if !line_may_be_whole(bytes, start, self.looked, end) {
+                self.looked = looked(bytes);
+                return Ok(Scanned::Incomplete);
+            }
+            self.looked = 0;
+        }
         let mut missing = match self.missing {
             Some(missing) => missing,
-            None if bytes[0] != b'*' => return inline_end(bytes),
+            None if bytes[0] != b'*' => {
+                let scanned = inline_end(bytes)?;
+                if scanned == Scanned::Incomplete {
+                    self.looked = looked(bytes);
+                }
+                return Ok(scanned);
+            }
             None => {
                 let Some((count, end)) = header(bytes, 1, ProtocolError::LongMultibulkHeader)?
                 else {
+                    self.looked = looked(bytes);
                     return Ok(Scanned::Incomplete);
                 };
                 match count {
@@ -219,6 +238,7 @@ impl Progress {
             }
             let Some((len, start)) = header(bytes, self.at + 1, ProtocolError::LongBulkHeader)?
             else {
+                self.looked = looked(bytes);
                 return Ok(Scanned::Incomplete);
             };
             let len = match len {
@@ -264,6 +284,7 @@ impl Progress {
             body: body as u64,
             missing,
             budget: (limits.request_bytes - passed - body) as u64,
+            looked: 0,
         };
         (passed, tail)
     }
@@ -283,6 +304,8 @@ pub struct Tail {
     missing: u32,
     /// What the request may still grow by.
     budget: u64,
+    /// As in [`Progress`], of the header that is not whole.
+    looked: usize,
 }
 
 impl Tail {
@@ -291,6 +314,13 @@ impl Tail {
     /// ([`Tail::is_done`]).
     pub fn walk(&mut self, bytes: &[u8], limits: &Limits) -> Result<usize, ProtocolError> {
         let mut at = 0;
+        if self.looked > 0 {
+            if !line_may_be_whole(bytes, 1, self.looked, b'\r') {
+                self.looked = looked(bytes);
+                return Ok(0);
+            }
+            self.looked = 0;
+        }
         loop {
             let body = usize::try_from(self.body)
                 .unwrap_or(usize::MAX)
@@ -307,6 +337,7 @@ impl Tail {
                 return Err(ProtocolError::ExpectedBulk(kind));
             }
             let Some((len, end)) = header(bytes, at + 1, ProtocolError::LongBulkHeader)? else {
+                self.looked = looked(&bytes[at..]);
                 return Ok(at);
             };
             let len = match len {
@@ -329,6 +360,19 @@ impl Tail {
     }
 }
 
+/// Whether the line that starts at `start` may have ended, or grown too long, since its end was not
+/// among the first `looked` bytes. A line that comes byte by byte is then not searched through for each.
+#[cold]
+fn line_may_be_whole(bytes: &[u8], start: usize, looked: usize, end: u8) -> bool {
+    bytes.len() >= start + LINE_MAX || bytes.get(looked..).is_none_or(|new| new.contains(&end))
+}
+
+/// Up to where a line was looked through that is not whole. Its last byte may be half of its end.
+#[cold]
+fn looked(bytes: &[u8]) -> usize {
+    bytes.len().saturating_sub(1)
+}
+
 /// Reads the number that starts at `at` up to its end of line: (the number, where the line ends).
 /// The number is `None` where there is none; the whole is `None` where the line is not whole yet.
 #[inline]
@@ -341,10 +385,10 @@ fn header(
     if let Some((number, len)) = short_line(rest) {
         return Ok(Some((Some(number), at + len)));
     }
-    match rest.iter().take(HEADER_MAX).position(|&b| b == b'\r') {
+    match rest.iter().take(LINE_MAX).position(|&b| b == b'\r') {
         Some(cr) if rest.len() > cr + 1 => Ok(Some((parse_int(&rest[..cr]), at + cr + 2))),
         Some(_) => Ok(None),
-        None if rest.len() >= HEADER_MAX => Err(too_long),
+        None if rest.len() >= LINE_MAX => Err(too_long),
         None => Ok(None),
     }
 }
@@ -408,12 +452,12 @@ pub fn parse_int(text: &[u8]) -> Option<i64> {
 }
 
 fn inline_end(bytes: &[u8]) -> Result<Scanned, ProtocolError> {
-    match bytes.iter().take(INLINE_MAX).position(|&b| b == b'\n') {
+    match bytes.iter().take(LINE_MAX).position(|&b| b == b'\n') {
         Some(newline) if bytes[..newline].iter().copied().all(is_space) => {
             Ok(Scanned::Nothing(newline + 1))
         }
         Some(newline) => Ok(Scanned::Inline(newline + 1)),
-        None if bytes.len() >= INLINE_MAX => Err(ProtocolError::LongInline),
+        None if bytes.len() >= LINE_MAX => Err(ProtocolError::LongInline),
         None => Ok(Scanned::Incomplete),
     }
 }

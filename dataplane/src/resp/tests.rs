@@ -326,3 +326,42 @@ fn a_reply_can_be_passed_on_before_it_is_whole() {
         }
     }
 }
+
+/// What a line costs that comes byte by byte must not grow with the square of its length.
+#[test]
+fn a_line_that_trickles_in_is_looked_through_once() {
+    for head in [&b"*2\r\n$3\r\nGET\r\n$"[..], b"*", b"GET "] {
+        let mut bytes = head.to_vec();
+        bytes.resize(60_000, b'1');
+        let (mut progress, mut args) = (Progress::default(), Vec::new());
+        for end in head.len()..=bytes.len() {
+            let scanned = progress.scan(&bytes[..end], &mut args, &LIMITS, true);
+            assert_eq!(scanned, Ok(Scanned::Incomplete));
+            assert_eq!(progress.looked, end - 1, "{end}");
+        }
+    }
+    let tail = |body| Tail {
+        body,
+        missing: 1,
+        budget: 1 << 20,
+        looked: 0,
+    };
+    let bytes = [&b"$"[..], &[b'1'; 60_000]].concat();
+    let mut walked = tail(0);
+    for end in 2..=bytes.len() {
+        assert_eq!(walked.walk(&bytes[..end], &LIMITS), Ok(0));
+        assert_eq!(walked.looked, end - 1, "{end}");
+    }
+    // Half of its end may have come, and too long is still too long.
+    let mut walked = tail(0);
+    assert_eq!(walked.walk(b"$1\r", &LIMITS), Ok(0));
+    assert_eq!(walked.walk(b"$1\r\nx\r\n", &LIMITS), Ok(7));
+    assert!(walked.is_done());
+    let mut walked = tail(0);
+    let long = [&b"$"[..], &vec![b'1'; LINE_MAX]].concat();
+    assert_eq!(walked.walk(&long[..LINE_MAX], &LIMITS), Ok(0));
+    assert_eq!(
+        walked.walk(&long, &LIMITS),
+        Err(ProtocolError::LongBulkHeader)
+    );
+}
