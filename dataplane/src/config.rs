@@ -92,7 +92,8 @@ pub struct Args {
     /// is closed
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
     pub reply_patience: Duration,
-    /// How long a client may leave a request half sent, or its replies untaken; then it is closed
+    /// How long a client may leave a request half sent or its replies untaken, or wait for memory; then
+    /// it is closed
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = settings::duration)]
     pub stall_timeout: Duration,
     /// How long a client may be idle; then it is closed (0: for ever, as in Redis)

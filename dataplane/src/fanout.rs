@@ -6,7 +6,7 @@
 use slab::Slab;
 
 use crate::{
-    backend::Pending,
+    backend::{Pending, Recipient},
     command::Split,
     framer::Piece,
     resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
@@ -121,6 +121,18 @@ impl Fanouts {
         bytes
     }
 
+    /// Nobody is there for the replies of this session's fan-outs: what has come of them is dropped.
+    pub(crate) fn discard(&mut self, id: u32) {
+        let of_session = |fanout: &&mut Fanout| matches!(fanout.whole.to, Recipient::Session { session, .. } if session == id);
+        let fanouts = self.fanouts.iter_mut().map(|(_, fanout)| fanout);
+        for fanout in fanouts.filter(of_session) {
+            fanout.bytes = 0;
+            for reply in &mut fanout.parts {
+                reply.bytes = Vec::new();
+            }
+        }
+    }
+
     /// The whole that a part belongs to.
     pub(crate) fn whole(&self, part: Part) -> Pending {
         self.fanouts[part.fanout as usize].whole
@@ -215,7 +227,7 @@ fn number(reply: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{backend::Recipient, command::Kind};
+    use crate::command::Kind;
 
     fn check(split: Split, order: &[u16], replies: &[(&str, Outcome)], expected: &str) {
         let mut fanouts = Fanouts::default();

@@ -1,7 +1,7 @@
 //! How much memory the process holds for its clients and servers, against `--max-memory`.
 //!
-//! Each worker counts its own ([`Account`]) and tells the sum of all ([`Memory`]) once a turn. Counted is
-//! what buffers have allocated, whether it is used or not. What a reply will weigh is known only once it
+//! Each worker counts its own ([`Account`]) and tells the sum of all ([`Memory`]) whenever it has changed
+//! by much. Counted is what buffers have allocated, whether it is used or not. What a reply will weigh is known only once it
 //! is there, so that of a request under way its likely weight counts as *expected*.
 //!
 //! The ladder: from [`TIGHT`] on no client is accepted, buffers that nobody uses are given back, and
@@ -97,21 +97,21 @@ impl Account {
     pub(crate) fn recount(&mut self, counted: &mut usize, now: usize) {
         self.held = self.held + now - *counted;
         *counted = now;
+        self.tell_drift();
     }
 
     /// A reply of about so many bytes will come.
     #[inline]
     pub(crate) fn expect(&mut self, weight: u32) {
         self.expected += weight as usize;
-        if self.expected >= self.told.1 + GRAIN {
-            self.tell(); // many may ask for much within one turn
-        }
+        self.tell_drift();
     }
 
     /// It has come, or never will.
     #[inline]
     pub(crate) fn arrived(&mut self, weight: u32) {
         self.expected -= weight as usize;
+        self.tell_drift();
     }
 
     /// How near the limit was when it was last looked at.
@@ -120,16 +120,18 @@ impl Account {
         self.pressure
     }
 
-    /// Tells the sum of all what has changed, and looks how near the limit is. Once a turn.
+    /// Tells the sum of all, once it has changed by much: many may take much within one turn.
     #[inline]
-    pub(crate) fn settle(&mut self) -> Pressure {
+    fn tell_drift(&mut self) {
         let (held, expected) = self.told;
-        if self.held.abs_diff(held) >= GRAIN
-            || self.expected.abs_diff(expected) >= GRAIN
-            || self.pressure != Pressure::None
-        {
+        if self.held.abs_diff(held) >= GRAIN || self.expected.abs_diff(expected) >= GRAIN {
             self.tell();
         }
+    }
+
+    /// Looks again how near the limit is: other workers may have come nearer, or gone.
+    pub(crate) fn settle(&mut self) -> Pressure {
+        self.tell();
         self.pressure
     }
 

@@ -217,7 +217,7 @@ impl Session {
         Ok((len, flushed))
     }
 
-    /// Wakes its task.
+    /// What wakes its task.
     fn task(&self) -> &Waker {
         self.waker
             .as_ref()
@@ -276,6 +276,11 @@ impl Session {
         }
     }
 
+    /// Nobody is there for it any more.
+    fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Broken | Phase::Gone)
+    }
+
     fn memory(&self) -> usize {
         COST + self.input.capacity()
             + self.args.capacity() * size_of::<Arg>()
@@ -297,6 +302,8 @@ pub(crate) struct Clients {
     stopped: Vec<Waker>,
     /// The session that a reply has just made overfull.
     overfull: Option<u32>,
+    /// Memory was short when it was last looked at.
+    short: bool,
     output_limit: usize,
     reply_patience: Duration,
     /// Clients closed because they stopped a pipe for too long, since they were last counted.
@@ -318,6 +325,7 @@ impl Clients {
             waiting: Vec::new(),
             stopped: Vec::new(),
             overfull: None,
+            short: false,
             output_limit: serving.output_limit,
             reply_patience: serving.reply_patience,
             impatient: 0,
@@ -438,7 +446,14 @@ impl Clients {
         else {
             unreachable!("what is split belongs to a session")
         };
-        self.sessions[id as usize].fanned += piece.bytes.len();
+        let session = &mut self.sessions[id as usize];
+        let bytes = if session.is_closed() {
+            &[]
+        } else {
+            piece.bytes
+        };
+        session.fanned += bytes.len();
+        let piece = Piece { bytes, ..piece };
         let Some(fanout) = self.fanouts.fill(part, piece, outcome) else {
             return self.mark_dirty(id); // it is counted then
         };
@@ -468,8 +483,20 @@ impl Clients {
         if session.phase != Phase::Gone {
             session.phase = Phase::Broken;
         }
-        session.outbox.discard();
         session.wake();
+        self.release(id);
+    }
+
+    /// Drops all that a closed session holds.
+    fn release(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        session.outbox.discard();
+        session.upload = None;
+        session.args = Vec::new();
+        buffer::give(&mut session.input);
+        if std::mem::take(&mut session.fanned) > 0 {
+            self.fanouts.discard(id);
+        }
         self.refill(id);
         self.recount(id);
     }
@@ -488,7 +515,7 @@ impl Clients {
     pub(crate) fn fill(&mut self, id: u32, fill: impl FnOnce(&mut Outbox)) {
         let session = &mut self.sessions[id as usize];
         fill(&mut session.outbox);
-        if matches!(session.phase, Phase::Broken | Phase::Gone) {
+        if session.is_closed() {
             session.outbox.discard();
             if session.phase == Phase::Gone && session.outbox.in_flight() == 0 {
                 self.forget(id);
@@ -561,10 +588,11 @@ impl Clients {
         }
     }
 
-    /// Has the flusher run at the end of this turn, if there is something to flush.
+    /// Has the flusher run at the end of this turn, if there is something to flush, or to close.
     #[inline]
     pub(crate) fn schedule_flush(&mut self) {
-        if !self.flush_scheduled && !self.dirty.is_empty() {
+        let critical = self.account.pressure() == Pressure::Critical;
+        if !self.flush_scheduled && (critical || !self.dirty.is_empty()) {
             self.wake_flusher();
         }
     }
@@ -604,8 +632,11 @@ impl Clients {
 
     /// Closes the session that holds most; whether there was one that holds anything to speak of.
     fn close_greediest(&mut self) -> bool {
-        let held = |(_, session): &(usize, &Session)| session.counted;
-        let Some((id, session)) = self.sessions.iter().max_by_key(held) else {
+        let open = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !session.is_closed());
+        let Some((id, session)) = open.max_by_key(|(_, session)| session.counted) else {
             return false;
         };
         if session.counted < buffer::KEEP_CAPACITY {
@@ -616,9 +647,6 @@ impl Clients {
             bytes = session.counted,
             "closed: it holds most of what is near --max-memory"
         );
-        let session = &mut self.sessions[id];
-        buffer::give(&mut session.input);
-        session.upload = None;
         self.break_off(id as u32);
         true
     }
@@ -719,7 +747,8 @@ impl Worker {
                 continue;
             }
             if session.stalled {
-                if self.is_full(id) {
+                let input = session.input.len();
+                if self.is_full(id, input) {
                     return Poll::Pending;
                 }
                 self.micros = self.clock.micros();
@@ -752,7 +781,8 @@ impl Worker {
         Poll::Pending
     }
 
-    /// Reads once, up to `most` bytes; `take` gets them. Once the client will send no more, the session finishes.
+    /// Reads once, up to `most` bytes; `take` gets them. Once the client will send no more, the session
+    /// finishes.
     pub(crate) fn poll_read(
         &mut self,
         id: u32,
@@ -794,8 +824,9 @@ impl Worker {
         }
     }
 
-    /// Too much is under way for this client. It is looked at again when something was sent to it.
-    fn is_full(&mut self, id: u32) -> bool {
+    /// Too much is under way for this client, of whose requests `input` bytes are held. It is looked at
+    /// again when something was sent to it.
+    fn is_full(&mut self, id: u32, input: usize) -> bool {
         let session = &self.clients.sessions[id as usize];
         let in_flight = session.outbox.in_flight();
         let expected = session.expected;
@@ -809,9 +840,10 @@ impl Worker {
         if buffered >= self.serving.output_limit / 2 {
             return true;
         }
-        if self.clients.account.pressure() != Pressure::None
-            && (session.weight() >= LARGE_REPLY || buffered >= LARGE_REPLY as usize)
-        {
+        // One that waits must not be what memory is short of.
+        let waits = (session.weight() >= LARGE_REPLY && input < LARGE_REPLY as usize)
+            || buffered >= LARGE_REPLY as usize;
+        if waits && self.clients.account.pressure() != Pressure::None {
             self.clients.wait(id);
             return true;
         }
@@ -871,7 +903,7 @@ impl Worker {
     fn take_from(&mut self, id: u32, bytes: &[u8], args: &mut Vec<Arg>) -> (usize, Stop) {
         let mut taken = 0;
         loop {
-            if self.is_full(id) {
+            if self.is_full(id, bytes.len() - taken) {
                 return (taken, Stop::Stalled);
             }
             let session = &mut self.clients.sessions[id as usize];
@@ -1248,16 +1280,21 @@ impl Worker {
         self.stats.errors.add(errors);
         let impatient = std::mem::take(&mut self.clients.impatient);
         self.stats.sessions_closed_stalled.add(impatient);
-        let before = self.clients.account.pressure();
-        match self.clients.account.settle() {
-            Pressure::None if before != Pressure::None => self.clients.retry(EASED),
-            Pressure::None => {}
-            Pressure::Tight | Pressure::Critical => self.relieve(),
+        if self.clients.short || self.clients.account.pressure() != Pressure::None {
+            self.relieve();
         }
     }
 
-    /// Memory is short: gives back what nobody uses, and closes who holds most where it ends.
-    fn relieve(&mut self) {
+    /// Looks how near the memory's limit is: gives back what nobody uses, closes who holds most where it
+    /// ends, and lets some of those go on who waited, once there is room.
+    pub(crate) fn relieve(&mut self) {
+        if self.clients.account.settle() == Pressure::None {
+            if std::mem::take(&mut self.clients.short) {
+                self.clients.retry(EASED);
+            }
+            return;
+        }
+        self.clients.short = true;
         buffer::shrink();
         while self.clients.account.settle() == Pressure::Critical {
             if !self.clients.close_greediest() {
@@ -1267,8 +1304,8 @@ impl Worker {
         }
     }
 
-    /// Closes who has stood still for too long: in the middle of a request, with replies untaken, or,
-    /// where that is asked for, doing nothing. Once a second.
+    /// Closes who has stood still for too long: in the middle of a request, with replies untaken, with a
+    /// request for which there is no memory, or, where that is asked for, doing nothing. Once a second.
     pub(crate) fn close_silent(&mut self) {
         let stall = self.serving.stall_timeout.as_secs() as u32;
         let idle = self
@@ -1287,7 +1324,9 @@ impl Worker {
                 && begun > stall
                 && session.input.len() < (CRAWL * begun) as usize;
             let uploads = session.upload.as_ref();
-            let waits = session.blocked || uploads.is_some_and(|upload| upload.waits_for_client());
+            let waits = session.blocked
+                || (session.stalled && session.outbox.in_flight() == 0 && uploads.is_none())
+                || uploads.is_some_and(|upload| upload.waits_for_client());
             if crawls || (silent > stall && waits) {
                 Some(Still::Stalled)
             } else if session.is_idle() && idle.is_some_and(|idle| silent > idle) {
@@ -1317,7 +1356,7 @@ impl Worker {
             return 0;
         };
         session.dirty = false;
-        if matches!(session.phase, Phase::Broken | Phase::Gone) {
+        if session.is_closed() {
             return 0;
         }
         if session.blocked {
@@ -1361,13 +1400,8 @@ impl Worker {
         let session = &mut self.clients.sessions[id as usize];
         session.phase = Phase::Gone;
         session.waker = None;
-        session.outbox.discard();
-        session.upload = None;
-        session.args = Vec::new();
-        buffer::give(&mut session.input);
         session.socket.close();
-        self.clients.refill(id);
-        self.clients.recount(id);
+        self.clients.release(id);
         if self.clients.sessions[id as usize].outbox.in_flight() == 0 {
             self.clients.forget(id);
         }

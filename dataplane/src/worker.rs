@@ -293,6 +293,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         let most = worker.serving.server_timeout;
         worker.backends.tick(now, most, &mut worker.clients.account);
         worker.clients.retry(usize::MAX);
+        worker.relieve();
         let seconds = worker.clock.seconds();
         if seconds != std::mem::replace(&mut worker.seconds, seconds) {
             worker.close_silent();

@@ -57,6 +57,29 @@ impl Process {
         self.child.id()
     }
 
+    /// Bytes of memory that are resident now.
+    pub fn rss(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    /// The most bytes of memory that were ever resident.
+    pub fn peak_rss(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let kib = |line: &str| {
+            line.strip_prefix(name)?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        };
+        let kib: usize = status.lines().find_map(kib).unwrap();
+        kib * 1024
+    }
+
     /// All it has printed.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

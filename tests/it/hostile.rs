@@ -78,16 +78,7 @@ async fn declared_lengths_cost_nothing() {
     }
     let mut witness = cluster.proxies[0].raw().await;
     assert_eq!(witness.command("SET a 1").await, "+OK");
-    let statm =
-        std::fs::read_to_string(format!("/proc/{}/statm", cluster.proxies[0].process.pid()));
-    let rss = statm
-        .unwrap()
-        .split(' ')
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 4096;
+    let rss = cluster.proxies[0].process.rss();
     assert!(rss < 64 << 20, "the proxy holds {} MiB", rss >> 20);
 }
 

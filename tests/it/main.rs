@@ -9,6 +9,7 @@ mod corpus;
 mod dev;
 mod drain;
 mod hostile;
+mod memory;
 mod pipeline;
 mod routing;
 mod topology;

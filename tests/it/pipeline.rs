@@ -59,7 +59,7 @@ async fn a_client_that_does_not_read_holds_up_nobody_and_loses_nothing() {
     for n in 0..100 {
         assert_eq!(other.command(&format!("SET o{n} 1")).await, "+OK");
     }
-    let rss = rss_bytes(cluster.proxies[0].process.pid());
+    let rss = cluster.proxies[0].process.rss();
     assert!(rss < 106 << 20, "the proxy holds {} MiB", rss >> 20);
     let expected = format!("$10000 {value}");
     for n in 0..20_000 {
@@ -95,7 +95,7 @@ async fn a_client_that_never_takes_its_replies_is_closed_in_the_end() {
     .await;
     let mut other = cluster.proxies[0].raw().await;
     assert_eq!(other.command("PING").await, "+PONG");
-    let rss = rss_bytes(cluster.proxies[0].process.pid());
+    let rss = cluster.proxies[0].process.rss();
     assert!(rss < 200 << 20, "the proxy holds {} MiB", rss >> 20);
 }
 
@@ -120,9 +120,4 @@ async fn what_changes_the_connection_does_not_overtake() {
             assert_eq!(client.reply().await, expected);
         }
     }
-}
-
-fn rss_bytes(pid: u32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
