@@ -147,6 +147,24 @@ mod tests {
         }
     }
 
+    /// As a script may make it: `return {ok = string.rep('a', 1e8)}`.
+    #[test]
+    fn a_line_without_an_end_is_passed_on() {
+        let mut framer = Framer::default();
+        let mut passed = 0;
+        for chunk in std::iter::once(&b"+aaa"[..]).chain([&[b'a'; 10_000][..]; 1000]) {
+            framer
+                .receive(chunk, |piece| {
+                    passed += piece.bytes.len();
+                    Ok(())
+                })
+                .unwrap();
+            assert!(framer.memory() <= 2 * PASS_ON);
+        }
+        assert!(passed > 9_900_000 && framer.is_passing());
+        assert_eq!(framer.receive(b"a\r\r", |_| Ok(())), Err(BadReply));
+    }
+
     #[test]
     fn large_replies_come_in_pieces_that_are_their_bytes() {
         let mut bytes = b":1\r\n*3\r\n$200000\r\n".to_vec();

@@ -541,6 +541,9 @@ fn inline_arg(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
+/// More than the line of any length has: its kind, a sign and 19 digits.
+const NUMBER_MAX: usize = 32;
+
 /// What makes a server's bytes not RESP. The connection cannot be used any further.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server's reply is not RESP")]
@@ -554,6 +557,8 @@ pub struct ReplyProgress {
     at: usize,
     missing: u64,
     need: usize,
+    /// `at` is within a line of text.
+    in_text: bool,
 }
 
 impl Default for ReplyProgress {
@@ -562,6 +567,7 @@ impl Default for ReplyProgress {
             at: 0,
             missing: 1,
             need: 1,
+            in_text: false,
         }
     }
 }
@@ -571,7 +577,7 @@ impl ReplyProgress {
     /// the state is then ready for the next one.
     #[inline]
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadReply> {
-        if bytes.len() < self.need {
+        if bytes.len() < self.need || (self.in_text && !self.look_through_text(bytes)?) {
             return Ok(None);
         }
         while self.missing > 0 {
@@ -579,7 +585,7 @@ impl ReplyProgress {
                 return Ok(None);
             };
             let Some((number, end)) = reply_line(bytes, self.at + 1)? else {
-                return Ok(None);
+                return self.cut_line(kind, bytes).map(|()| None);
             };
             let count = |number: Option<i64>| match number {
                 Some(-1) => Ok(0),
@@ -629,9 +635,39 @@ impl ReplyProgress {
         passed
     }
 
+    /// Of a line of text that began before, looks through what is new. Whether it ends there.
+    fn look_through_text(&mut self, bytes: &[u8]) -> Result<bool, BadReply> {
+        let rest = bytes.get(self.at..).unwrap_or_default();
+        let end = reply_line(rest, 0)?.map(|(_, len)| len);
+        self.at += end.unwrap_or_else(|| seen(rest));
+        self.missing -= u64::from(end.is_some());
+        self.in_text = end.is_none();
+        Ok(end.is_some())
+    }
+
+    /// `bytes` end within the line at `at`. A text can be as long as a client's script makes it: what
+    /// was looked through is not looked at again, and may be passed on. A number cannot.
+    fn cut_line(&mut self, kind: u8, bytes: &[u8]) -> Result<(), BadReply> {
+        let line = &bytes[self.at..];
+        match kind {
+            b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => {
+                self.at += seen(line);
+                self.in_text = true;
+            }
+            _ if line.len() > NUMBER_MAX => return Err(BadReply),
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn add(&self, values: u64) -> Result<u64, BadReply> {
         self.missing.checked_add(values).ok_or(BadReply)
     }
+}
+
+/// Of a line that has no end yet, the bytes that need not be looked at again: all but its `\r`.
+fn seen(line: &[u8]) -> usize {
+    line.len() - usize::from(line.ends_with(b"\r"))
 }
 
 /// The rest of a reply's line as a number (`None` where it is none), and where the line ends.
