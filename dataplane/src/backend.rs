@@ -787,6 +787,7 @@ impl Worker {
                     stats.server_bytes_in.add(len as u64);
                     pipe.alive = now;
                     let micros = clock.micros();
+                    _ = clients.take_overfull(); // by an answer of the proxy's own
                     let taken = pipe.receive(&scratch[..len], micros, &mut |pending, piece| {
                         clients.deliver(pending, piece, Outcome::Answered, stats, micros);
                     });

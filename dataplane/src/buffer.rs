@@ -40,6 +40,14 @@ pub(crate) fn ensure(buffer: &mut Vec<u8>) -> &mut Vec<u8> {
     buffer
 }
 
+/// Makes room for so many more bytes. A large buffer grows by a quarter, not to its double.
+pub(crate) fn reserve(buffer: &mut Vec<u8>, more: usize) {
+    let len = buffer.len();
+    if len > KEEP_CAPACITY && buffer.capacity() - len < more {
+        buffer.reserve_exact(more.max(len / 4));
+    }
+}
+
 /// Takes a buffer's memory back; it is empty afterwards.
 #[inline]
 pub(crate) fn give(buffer: &mut Vec<u8>) {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// A reply of which so much is there is passed on before it is whole.
-const PASS_ON: usize = 64 * 1024;
+pub(crate) const PASS_ON: usize = 64 * 1024;
 
 /// A reply, or a piece of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

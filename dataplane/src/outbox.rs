@@ -10,7 +10,10 @@
 
 use std::collections::VecDeque;
 
-use crate::{buffer, framer::Piece};
+use crate::{
+    buffer,
+    framer::{PASS_ON, Piece},
+};
 
 /// See the module. An idle one owns no memory.
 #[derive(Default)]
@@ -80,7 +83,7 @@ impl Outbox {
     #[inline]
     pub(crate) fn fill_with(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         if number == self.head {
-            write(buffer::ensure(&mut self.ready));
+            write(self.output(PASS_ON));
             self.advance();
             return;
         }
@@ -94,7 +97,8 @@ impl Outbox {
     /// Takes a piece of the reply to the request with this number.
     pub(crate) fn fill_piece(&mut self, number: u32, piece: Piece<'_>) {
         if number == self.head {
-            buffer::ensure(&mut self.ready).extend_from_slice(piece.bytes);
+            let output = self.output(piece.bytes.len());
+            output.extend_from_slice(piece.bytes);
             if piece.last {
                 self.advance();
             }
@@ -106,6 +110,7 @@ impl Outbox {
             *early = Early::Large(Box::default());
         }
         if let Early::Large(large) = early {
+            buffer::reserve(&mut large.bytes, piece.bytes.len());
             large.bytes.extend_from_slice(piece.bytes);
             large.whole = piece.last;
         }
@@ -136,18 +141,21 @@ impl Outbox {
                 Some(Early::Nothing) => return,
                 Some(Early::Parked { start, len }) => {
                     let (start, len) = (*start as usize, *len as usize);
-                    let reply = &self.parked[start..start + len];
-                    buffer::ensure(&mut self.ready).extend_from_slice(reply);
+                    let parked = std::mem::take(&mut self.parked);
+                    self.output(len)
+                        .extend_from_slice(&parked[start..start + len]);
+                    self.parked = parked;
                 }
                 Some(Early::Large(large)) => {
                     self.large -= large.bytes.len();
+                    let (bytes, whole) = (std::mem::take(&mut large.bytes), large.whole);
                     if self.ready.is_empty() {
                         buffer::give(&mut self.ready);
-                        self.ready = std::mem::take(&mut large.bytes);
+                        self.ready = bytes;
                     } else {
-                        self.ready.extend_from_slice(&large.bytes);
+                        self.output(bytes.len()).extend_from_slice(&bytes);
                     }
-                    if !large.whole {
+                    if !whole {
                         self.early[0] = Early::Nothing; // the rest goes straight into the output
                         return;
                     }
@@ -156,6 +164,27 @@ impl Outbox {
             self.early.pop_front();
             self.head = self.head.wrapping_add(1);
         }
+    }
+
+    /// The output, with room for so many more bytes.
+    #[inline]
+    fn output(&mut self, more: usize) -> &mut Vec<u8> {
+        if self.ready.len() > buffer::KEEP_CAPACITY
+            && self.ready.capacity() - self.ready.len() < more
+        {
+            self.make_room(more);
+        }
+        buffer::ensure(&mut self.ready)
+    }
+
+    /// What was sent makes room first, so that a slow client costs little more than what waits for it.
+    #[cold]
+    fn make_room(&mut self, more: usize) {
+        if self.sent > self.ready.len() / 4 {
+            self.ready.drain(..self.sent);
+            self.sent = 0;
+        }
+        buffer::reserve(&mut self.ready, more);
     }
 
     /// What is to be sent.
@@ -171,7 +200,7 @@ impl Outbox {
             buffer::give(&mut self.ready);
         } else if self.sent > buffer::KEEP_CAPACITY && self.sent > self.ready.len() / 2 {
             self.ready.drain(..self.sent);
-            self.ready.shrink_to(2 * self.ready.len());
+            self.ready.shrink_to(self.ready.len() / 4 * 5);
             self.sent = 0;
         }
     }
@@ -279,6 +308,29 @@ mod tests {
         outbox.fill(number, b"!");
         outbox.mark_sent(4);
         assert_eq!((outbox.unsent(), outbox.buffered()), (&b""[..], 0));
+    }
+
+    /// A client that takes a large reply more slowly than it comes, piece by piece.
+    #[test]
+    fn a_large_output_costs_little_more_than_what_waits() {
+        let mut outbox = Outbox::default();
+        let number = outbox.reserve();
+        let bytes = [0; 100_000];
+        let mut first = true;
+        for _ in 0..1000 {
+            outbox.fill_piece(
+                number,
+                Piece {
+                    bytes: &bytes,
+                    first,
+                    last: false,
+                },
+            );
+            first = false;
+            outbox.mark_sent(90_000);
+            let (memory, buffered) = (outbox.memory(), outbox.buffered());
+            assert!(memory < buffered / 4 * 7 + 500_000, "{memory} {buffered}");
+        }
     }
 
     #[test]

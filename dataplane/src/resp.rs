@@ -577,15 +577,22 @@ impl ReplyProgress {
     /// the state is then ready for the next one.
     #[inline]
     pub fn scan(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadReply> {
-        if bytes.len() < self.need || (self.in_text && !self.look_through_text(bytes)?) {
+        if bytes.len() < self.need {
             return Ok(None);
+        }
+        if self.in_text {
+            *self = self.through_text(bytes)?;
+            if self.in_text {
+                return Ok(None);
+            }
         }
         while self.missing > 0 {
             let Some(&kind) = bytes.get(self.at) else {
                 return Ok(None);
             };
             let Some((number, end)) = reply_line(bytes, self.at + 1)? else {
-                return self.cut_line(kind, bytes).map(|()| None);
+                *self = self.cut_line(kind, bytes)?;
+                return Ok(None);
             };
             let count = |number: Option<i64>| match number {
                 Some(-1) => Ok(0),
@@ -635,19 +642,25 @@ impl ReplyProgress {
         passed
     }
 
-    /// Of a line of text that began before, looks through what is new. Whether it ends there.
-    fn look_through_text(&mut self, bytes: &[u8]) -> Result<bool, BadReply> {
+    /// Within a line of text that began before: looks through what is new.
+    #[cold]
+    fn through_text(mut self, bytes: &[u8]) -> Result<Self, BadReply> {
         let rest = bytes.get(self.at..).unwrap_or_default();
-        let end = reply_line(rest, 0)?.map(|(_, len)| len);
-        self.at += end.unwrap_or_else(|| seen(rest));
-        self.missing -= u64::from(end.is_some());
-        self.in_text = end.is_none();
-        Ok(end.is_some())
+        match reply_line(rest, 0)? {
+            Some((_, len)) => {
+                self.at += len;
+                self.missing -= 1;
+                self.in_text = false;
+            }
+            None => self.at += seen(rest),
+        }
+        Ok(self)
     }
 
     /// `bytes` end within the line at `at`. A text can be as long as a client's script makes it: what
     /// was looked through is not looked at again, and may be passed on. A number cannot.
-    fn cut_line(&mut self, kind: u8, bytes: &[u8]) -> Result<(), BadReply> {
+    #[cold]
+    fn cut_line(mut self, kind: u8, bytes: &[u8]) -> Result<Self, BadReply> {
         let line = &bytes[self.at..];
         match kind {
             b'+' | b'-' | b':' | b'_' | b',' | b'#' | b'(' => {
@@ -657,7 +670,7 @@ impl ReplyProgress {
             _ if line.len() > NUMBER_MAX => return Err(BadReply),
             _ => {}
         }
-        Ok(())
+        Ok(self)
     }
 
     fn add(&self, values: u64) -> Result<u64, BadReply> {

@@ -74,6 +74,34 @@ async fn a_value_of_512_mib_passes_a_proxy_that_may_hold_256() {
     );
 }
 
+/// A line of text has no length in front: a script can make one of any.
+#[tokio::test]
+async fn a_line_of_100_mib_passes_a_proxy_that_may_hold_48() {
+    let cluster = cluster(1, &["--max-memory", "48MiB"]).await;
+    let proxy = &cluster.proxies[0];
+    let mut stream = TcpStream::connect(&proxy.addr).await.unwrap();
+    let script = b"EVAL \"return {ok=string.rep('a', 100*1024*1024)}\" 1 k\r\nPING\r\n";
+    stream.write_all(script).await.unwrap();
+    let expected = 1 + 100 * MIB + 2 + 7;
+    let (mut piece, mut got) = (vec![0; MIB], 0);
+    while got < expected {
+        let read = timeout(SOON, stream.read(&mut piece)).await;
+        let Ok(read) = read else {
+            panic!("no more comes after {got} bytes");
+        };
+        let read = read.unwrap();
+        assert!(read > 0, "closed after {got} bytes");
+        got += read;
+        assert!(got < expected || piece[..read].ends_with(b"a\r\n+PONG\r\n"));
+    }
+    let peak = proxy.process.peak_rss();
+    assert!(
+        peak < 48 * MIB * 11 / 10,
+        "the proxy held {} MiB",
+        peak / MIB
+    );
+}
+
 #[tokio::test]
 async fn what_would_have_to_be_held_and_is_too_large_is_refused_and_nobody_closed() {
     let cluster = cluster(2, &["--max-request-bytes", "4MiB"]).await;
