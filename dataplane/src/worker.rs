@@ -6,10 +6,10 @@
 //! topologies and the order to drain; out go counts ([`crate::metrics`]) and the version that is
 //! routed by.
 //!
-//! The tasks: one for each session (whose panic ends that session alone), one for each pipe, the flusher, the ticker, and the one that
-//! listens to the outside. The flusher is woken by whoever has written something and runs behind all
-//! that were ready before: so each connection is written to once a turn, however many requests or
-//! replies the turn had.
+//! The tasks: one for each session (whose panic ends that session alone), one for each pipe, the
+//! flusher, the ticker, and the one that listens to the outside. The flusher is woken by whoever has
+//! written something and runs behind all that were ready before: so each connection is written to once
+//! a turn, however many requests or replies the turn had.
 
 use std::{
     cell::RefCell,
@@ -300,5 +300,82 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         }
         let ready = worker.backends.ready();
         worker.stats.server_connections.store(ready, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use clap::Parser as _;
+    use proto::ProxyId;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::{
+        config::{Args, Config},
+        memory::Memory,
+    };
+
+    fn worker() -> Rc<RefCell<Worker>> {
+        let args = Args::parse_from(["sluice-proxy", "--controller", "127.0.0.1:1"]);
+        let serving = Config::new(&args).unwrap().serving;
+        let id = ProxyId::new("p").unwrap();
+        let proxy = Proxy::new(id, 10, 1, Memory::new(1 << 30));
+        Worker::new(0, Arc::new(serving), Arc::new(proxy))
+    }
+
+    /// A client, and the other end of its connection.
+    fn connection(listener: &TcpListener) -> (tokio::net::TcpStream, TcpStream, SocketAddr) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let client = tokio::net::TcpStream::from_std(client).unwrap();
+        (client, stream, peer)
+    }
+
+    async fn panics_within_its_turn(session: Ending) {
+        poll_fn::<(), _>(|_| {
+            let _turn = session.worker.borrow_mut();
+            panic!("as a fault in the code would")
+        })
+        .await;
+    }
+
+    async fn scenario() {
+        let worker = worker();
+        spawn_local(run_flusher(Rc::clone(&worker)));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mut good, stream, peer) = connection(&listener);
+        serve(&worker, stream, peer);
+        let (mut bad, stream, peer) = connection(&listener);
+        let session = Session::start(&worker.borrow(), stream, peer).unwrap();
+        let id = worker.borrow_mut().clients.insert(session);
+        worker.borrow().stats.sessions.store(2, Relaxed);
+        let worker = Rc::clone(&worker);
+        let session = Ending {
+            worker: Rc::clone(&worker),
+            id,
+        };
+        assert!(spawn_local(panics_within_its_turn(session)).await.is_err());
+
+        let mut reply = [0; 7];
+        assert_eq!(bad.read(&mut reply).await.unwrap(), 0, "it was closed");
+        good.write_all(b"PING\r\n").await.unwrap();
+        good.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"+PONG\r\n");
+        let stats = Arc::clone(&worker.borrow().stats);
+        assert_eq!((stats.panics.get(), stats.sessions.load(Relaxed)), (1, 1));
+    }
+
+    #[test]
+    fn a_panic_ends_its_session_alone() {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+            .unwrap();
+        let most = Duration::from_secs(20);
+        runtime.block_on(async { tokio::time::timeout(most, scenario()).await.unwrap() });
     }
 }

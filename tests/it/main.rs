@@ -4,6 +4,7 @@
 
 mod auth;
 mod backend;
+mod connections;
 mod controller;
 mod corpus;
 mod dev;
