@@ -1,0 +1,389 @@
+//! The sessions of a worker, and the fan-outs their requests are part of.
+//!
+//! Replies come here from the pipes, and are put where they belong; who has something to be sent is
+//! remembered for the flusher, who waits for a topology, a tick or memory for whoever brings it. Here
+//! it is counted what each session holds, and here sessions are broken off. Nothing is read or written,
+//! and no request looked at: that is the session's part ([`super`]).
+//!
+//! Invariant: what a session holds is what the account was told, whenever a turn ends; a session that
+//! is gone is forgotten once nothing is under way for it.
+
+use std::{task::Waker, time::Duration};
+
+use slab::Slab;
+
+use super::{LARGE_REPLY, Phase, Session};
+use crate::{
+    backend::{Pending, Recipient},
+    buffer,
+    command::Kind,
+    config::Serving,
+    fanout::{Fanouts, Outcome, Part},
+    framer::Piece,
+    memory::{Account, Pressure},
+    metrics::WorkerStats,
+    outbox::Outbox,
+    resp::put_error,
+};
+
+/// See the module.
+pub(crate) struct Clients {
+    pub(super) sessions: Slab<Session>,
+    pub(super) fanouts: Fanouts,
+    pub(crate) account: Account,
+    pub(super) dirty: Vec<u32>,
+    /// Sessions whose task is to look again with the next topology or tick.
+    waiting: Vec<u32>,
+    /// Pipes that are not read from until a session has taken what waits for it.
+    stopped: Vec<Waker>,
+    /// The session that a reply has just made overfull.
+    overfull: Option<u32>,
+    /// Memory was short when it was last looked at.
+    pub(super) short: bool,
+    output_limit: usize,
+    reply_patience: Duration,
+    /// Clients closed because they stopped a pipe for too long, since they were last counted.
+    pub(super) impatient: u64,
+    /// Error replies since they were last counted.
+    pub(super) errors: u64,
+    /// Of the worker's flusher, which runs once all that is ready has been polled.
+    pub(super) flusher: Option<Waker>,
+    pub(super) flush_scheduled: bool,
+}
+
+impl Clients {
+    pub(crate) fn new(serving: &Serving, account: Account) -> Self {
+        Self {
+            sessions: Slab::new(),
+            fanouts: Fanouts::default(),
+            account,
+            dirty: Vec::new(),
+            waiting: Vec::new(),
+            stopped: Vec::new(),
+            overfull: None,
+            short: false,
+            output_limit: serving.output_limit,
+            reply_patience: serving.reply_patience,
+            impatient: 0,
+            errors: 0,
+            flusher: None,
+            flush_scheduled: false,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, session: Session) -> u32 {
+        let id = self.sessions.insert(session) as u32;
+        self.recount(id);
+        id
+    }
+
+    pub(crate) fn session(&mut self, id: u32) -> &mut Session {
+        &mut self.sessions[id as usize]
+    }
+
+    /// Whether no client is connected; replies for those who left may still be under way.
+    pub(crate) fn none_connected(&self) -> bool {
+        self.sessions
+            .iter()
+            .all(|(_, session)| session.phase == Phase::Gone)
+    }
+
+    pub(super) fn recount(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        let now = session.memory();
+        self.account.recount(&mut session.counted, now);
+    }
+
+    /// Says that a request was sent on: to whom its reply goes, and what it will weigh.
+    #[inline]
+    pub(super) fn pending(&mut self, id: u32, kind: Kind, may_write: bool, since: u32) -> Pending {
+        let session = &mut self.sessions[id as usize];
+        let weight = session.weight();
+        session.expected += weight as usize;
+        self.account.expect(weight);
+        Pending {
+            to: Recipient::Session {
+                session: id,
+                number: session.outbox.reserve(),
+            },
+            kind,
+            may_write,
+            since,
+            weight,
+        }
+    }
+
+    /// Brings the reply of a request, or of a part of one, or a piece of it.
+    #[inline]
+    pub(crate) fn deliver(
+        &mut self,
+        pending: Pending,
+        piece: Piece<'_>,
+        outcome: Outcome,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
+        match pending.to {
+            Recipient::Session { session, number } => {
+                self.errors += u64::from(piece.first && piece.bytes[0] == b'-');
+                if piece.first && piece.last {
+                    let len = piece.bytes.len() as u32;
+                    self.arrived(session, pending, len, stats, micros);
+                    self.reply(session, number, |out| out.extend_from_slice(piece.bytes));
+                } else {
+                    self.deliver_piece(session, number, pending, piece, stats, micros);
+                }
+            }
+            Recipient::Part(part) => self.deliver_part(part, piece, outcome, stats, micros),
+        }
+    }
+
+    /// A request has been answered, in so many bytes.
+    #[inline]
+    fn arrived(&mut self, id: u32, pending: Pending, len: u32, stats: &WorkerStats, micros: u32) {
+        let session = &mut self.sessions[id as usize];
+        session.expected -= pending.weight as usize;
+        session.learn(len);
+        self.account.arrived(pending.weight);
+        stats.latency[pending.kind as usize].record(micros.wrapping_sub(pending.since));
+    }
+
+    fn deliver_piece(
+        &mut self,
+        id: u32,
+        number: u32,
+        pending: Pending,
+        piece: Piece<'_>,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
+        let session = &mut self.sessions[id as usize];
+        session.pieces = session.pieces.saturating_add(piece.bytes.len() as u32);
+        if piece.last {
+            let len = std::mem::take(&mut session.pieces);
+            self.arrived(id, pending, len, stats, micros);
+        }
+        self.fill(id, |outbox| outbox.fill_piece(number, piece));
+    }
+
+    fn deliver_part(
+        &mut self,
+        part: Part,
+        piece: Piece<'_>,
+        outcome: Outcome,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
+        let whole = self.fanouts.whole(part);
+        let Recipient::Session {
+            session: id,
+            number,
+        } = whole.to
+        else {
+            unreachable!("what is split belongs to a session")
+        };
+        let session = &mut self.sessions[id as usize];
+        let bytes = if session.is_closed() {
+            &[]
+        } else {
+            piece.bytes
+        };
+        session.fanned += bytes.len();
+        let piece = Piece { bytes, ..piece };
+        let Some(fanout) = self.fanouts.fill(part, piece, outcome) else {
+            return self.mark_dirty(id); // it is counted then
+        };
+        self.sessions[id as usize].fanned -= fanout.bytes;
+        self.arrived(id, whole, fanout.bytes as u32, stats, micros);
+        self.reply(id, number, |out| fanout.merge(out));
+        self.fanouts.end(fanout);
+    }
+
+    /// Of the reply to this request pieces were delivered, and the rest will never come. Nothing can
+    /// be said to its client any more that it would not take for a part of the reply.
+    pub(crate) fn cut_off(&mut self, pending: Pending) {
+        match pending.to {
+            Recipient::Session { session, .. } => self.break_off(session),
+            Recipient::Part(part) => {
+                let bytes = self.fanouts.forget(part);
+                if let Recipient::Session { session, .. } = self.fanouts.whole(part).to {
+                    self.sessions[session as usize].fanned -= bytes;
+                }
+            }
+        }
+    }
+
+    /// Closes a session, whatever waits for it.
+    pub(crate) fn break_off(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if session.phase != Phase::Gone {
+            session.phase = Phase::Broken;
+        }
+        session.wake();
+        self.release(id);
+    }
+
+    /// Drops all that a closed session holds.
+    pub(super) fn release(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        session.outbox.discard();
+        session.upload = None;
+        session.args = Vec::new();
+        buffer::give(&mut session.input);
+        if std::mem::take(&mut session.fanned) > 0 {
+            self.fanouts.discard(id);
+        }
+        self.refill(id);
+        self.recount(id);
+    }
+
+    pub(crate) fn reply_error(&mut self, session: u32, number: u32, text: &str) {
+        self.errors += 1;
+        self.reply(session, number, |out| put_error(out, text));
+    }
+
+    #[inline]
+    pub(super) fn reply(&mut self, id: u32, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        self.fill(id, |outbox| outbox.fill_with(number, write));
+    }
+
+    #[inline]
+    pub(crate) fn fill(&mut self, id: u32, fill: impl FnOnce(&mut Outbox)) {
+        let session = &mut self.sessions[id as usize];
+        fill(&mut session.outbox);
+        if session.is_closed() {
+            session.outbox.discard();
+            if session.phase == Phase::Gone && session.outbox.in_flight() == 0 {
+                self.forget(id);
+            }
+            return;
+        }
+        if session.outbox.buffered() >= self.output_limit {
+            session.overfull = true;
+            self.overfull = Some(id);
+        }
+        self.mark_dirty(id);
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// Whether it takes long to send what waits for a session.
+    pub(super) fn has_much(&self, id: u32) -> bool {
+        let unsent = |session: &Session| session.outbox.unsent().len();
+        self.sessions.get(id as usize).map_or(0, unsent) > LARGE_REPLY as usize
+    }
+
+    pub(super) fn forget(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        self.account.recount(&mut session.counted, 0);
+        self.sessions.remove(id as usize);
+    }
+
+    /// The session that what was just delivered has made overfull.
+    pub(crate) fn take_overfull(&mut self) -> Option<u32> {
+        self.overfull.take()
+    }
+
+    /// Whether a session still stops the pipe that brings its replies, after so long; the pipe's task
+    /// is woken when it no longer does. One that does so for too long is closed.
+    pub(crate) fn stops_pipes(&mut self, id: u32, waited: Duration, waker: &Waker) -> bool {
+        let Some(session) = self
+            .sessions
+            .get(id as usize)
+            .filter(|session| session.overfull)
+        else {
+            return false;
+        };
+        if waited < self.reply_patience {
+            self.stopped.push(waker.clone());
+            return true;
+        }
+        let client = session.client.id;
+        tracing::warn!(
+            client,
+            "closed: others wait because it does not take its replies"
+        );
+        self.impatient += 1;
+        self.break_off(id);
+        false
+    }
+
+    /// A session has taken what waited for it, or will take no more: pipes may bring it more.
+    pub(super) fn refill(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if session.overfull && session.outbox.buffered() < self.output_limit / 2 {
+            session.overfull = false;
+            self.stopped.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Has the flusher run at the end of this turn, if there is something to flush, or to close.
+    #[inline]
+    pub(crate) fn schedule_flush(&mut self) {
+        let critical = self.account.pressure() == Pressure::Critical;
+        if !self.flush_scheduled && (critical || !self.dirty.is_empty()) {
+            self.wake_flusher();
+        }
+    }
+
+    #[inline]
+    pub(super) fn wake_flusher(&mut self) {
+        self.flush_scheduled = true;
+        if let Some(flusher) = &self.flusher {
+            flusher.wake_by_ref();
+        }
+    }
+
+    /// Has a session's task look again with the next topology or tick.
+    pub(crate) fn wait(&mut self, id: u32) {
+        let session = &mut self.sessions[id as usize];
+        if !std::mem::replace(&mut session.is_waiting, true) {
+            self.waiting.push(id);
+        }
+    }
+
+    /// Wakes some of those who wait for a held slot or for memory, or whose upload's server may be
+    /// silent: the topology has changed, or there is memory, or time has passed.
+    pub(crate) fn retry(&mut self, most: usize) {
+        let most = most.min(self.waiting.len());
+        for id in self.waiting.drain(..most) {
+            if let Some(session) = self.sessions.get_mut(id as usize) {
+                session.is_waiting = false;
+                session.wake();
+            }
+        }
+    }
+
+    /// Wakes everybody, to notice that the worker drains.
+    pub(crate) fn wake_all(&mut self) {
+        self.sessions.iter().for_each(|(_, session)| session.wake());
+    }
+
+    /// Closes the session that holds most; whether there was one that holds anything to speak of.
+    pub(super) fn close_greediest(&mut self) -> bool {
+        let open = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !session.is_closed());
+        let Some((id, session)) = open.max_by_key(|(_, session)| session.counted) else {
+            return false;
+        };
+        if session.counted < buffer::KEEP_CAPACITY {
+            return false;
+        }
+        tracing::warn!(
+            client = session.client.id,
+            bytes = session.counted,
+            "closed: it holds most of what is near --max-memory"
+        );
+        self.break_off(id as u32);
+        true
+    }
+}
