@@ -8,7 +8,7 @@
 //! Invariant: the output holds the replies of the requests before `head`, whole and in order, and
 //! behind them what has come of the reply of `head`.
 
-use std::collections::VecDeque;
+use std::{cell::RefCell, collections::VecDeque};
 
 use crate::{
     buffer,
@@ -47,6 +47,30 @@ enum Early {
 struct Large {
     bytes: Vec<u8>,
     whole: bool,
+}
+
+/// Queues are kept for the next use if they have room for so many replies at most,
+const KEEP_EARLY: usize = 256;
+/// and so many of them.
+const KEEP_QUEUES: usize = 64;
+
+thread_local! {
+    /// Empty ones: an idle session owns none, and a busy one allocates none for each batch.
+    static SPARE: RefCell<Vec<VecDeque<Early>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn spare_queue() -> VecDeque<Early> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+fn give_queue(queue: VecDeque<Early>) {
+    if queue.capacity() <= KEEP_EARLY {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < KEEP_QUEUES {
+                spare.push(queue);
+            }
+        });
+    }
 }
 
 impl Outbox {
@@ -118,6 +142,9 @@ impl Outbox {
 
     fn early(&mut self, number: u32) -> &mut Early {
         let index = number.wrapping_sub(self.head) as usize;
+        if self.early.capacity() == 0 {
+            self.early = spare_queue();
+        }
         while self.early.len() <= index {
             self.early.push_back(Early::Nothing);
         }
@@ -134,7 +161,7 @@ impl Outbox {
         loop {
             match self.early.front_mut() {
                 None => {
-                    self.early = VecDeque::new();
+                    give_queue(std::mem::take(&mut self.early));
                     buffer::give(&mut self.parked);
                     return;
                 }

@@ -6,6 +6,8 @@
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
+use memchr::memchr;
+
 /// How many slots there are.
 pub const SLOT_COUNT: usize = 1024;
 
@@ -55,11 +57,11 @@ impl Slot {
 /// the whole key.
 #[inline]
 pub fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = key.iter().position(|&b| b == b'{') else {
+    let Some(open) = memchr(b'{', key) else {
         return key;
     };
     let rest = &key[open + 1..];
-    match rest.iter().position(|&b| b == b'}') {
+    match memchr(b'}', rest) {
         Some(close) => &rest[..close],
         None => key,
     }
