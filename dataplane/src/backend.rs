@@ -55,6 +55,8 @@ pub(crate) enum Recipient {
     Session { session: u32, number: u32 },
     /// To a fan-out.
     Part(Part),
+    /// It is not a client's: `QUEUED`, and the like.
+    Nobody,
 }
 
 /// A request under way.

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use crate::{error, resp::Protocol};
+use crate::{resp::Protocol, transaction::Transaction};
 
 /// See the module.
 #[derive(Debug)]
@@ -15,8 +15,8 @@ pub(crate) struct Client {
     pub(crate) database: u16,
     /// Always true where no password is asked for.
     pub(crate) authenticated: bool,
-    /// MULTI was refused: what follows up to EXEC must not be executed as if it stood alone.
-    refused_multi: bool,
+    /// What it has queued, from MULTI to EXEC.
+    pub(crate) transaction: Option<Box<Transaction>>,
     /// What is asked for seldom stands apart, so that a session stays small.
     pub(crate) identity: Box<Identity>,
 }
@@ -41,7 +41,7 @@ impl Client {
             protocol: Protocol::Resp2,
             database: 0,
             authenticated,
-            refused_multi: false,
+            transaction: None,
             identity: Box::new(Identity {
                 peer,
                 local,
@@ -58,26 +58,7 @@ impl Client {
         self.protocol = Protocol::Resp2;
         self.database = 0;
         self.authenticated = authenticated;
-        self.refused_multi = false;
+        self.transaction = None;
         self.identity.name.clear();
-    }
-
-    /// Transactions are not served yet. A client that sends one in a single pipeline has sent its
-    /// commands before it learns that; none of them may be executed.
-    pub(crate) fn refuse_transaction(&mut self, command: &[u8]) -> Option<&'static str> {
-        let is = |name: &[u8]| command.eq_ignore_ascii_case(name);
-        if !self.authenticated {
-            None // there is another reason not to execute anything
-        } else if is(b"MULTI") {
-            self.refused_multi = true;
-            Some(error::NO_TRANSACTIONS)
-        } else if !self.refused_multi || is(b"RESET") || is(b"QUIT") {
-            None
-        } else if is(b"EXEC") || is(b"DISCARD") {
-            self.refused_multi = false;
-            Some(error::TRANSACTION_DISCARDED)
-        } else {
-            Some(error::IN_REFUSED_TRANSACTION)
-        }
     }
 }

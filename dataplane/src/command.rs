@@ -56,9 +56,10 @@ pub mod category {
     pub const SCRIPTING: u32 = 1 << 10;
     pub const CONNECTION: u32 = 1 << 11;
     pub const DANGEROUS: u32 = 1 << 12;
+    pub const TRANSACTION: u32 = 1 << 13;
 
     /// By bit, as Redis names them.
-    pub const NAMES: [&str; 13] = [
+    pub const NAMES: [&str; 14] = [
         "@keyspace",
         "@string",
         "@bitmap",
@@ -72,6 +73,7 @@ pub mod category {
         "@scripting",
         "@connection",
         "@dangerous",
+        "@transaction",
     ];
 }
 
@@ -105,6 +107,16 @@ pub enum Class {
     Split(Split),
     /// The proxy.
     Local(Local),
+    /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
+    Transaction(Bound),
+}
+
+/// Where a transaction begins or ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bound {
+    Multi,
+    Exec,
+    Discard,
 }
 
 /// How a command over many slots is split and merged.
@@ -192,6 +204,15 @@ impl Command {
     #[inline]
     pub fn may_write(&self) -> bool {
         self.flags & flag::READONLY == 0
+    }
+
+    /// Whether it is not queued between `MULTI` and `EXEC`, but acted upon at once.
+    #[inline]
+    pub fn is_never_queued(&self) -> bool {
+        matches!(
+            self.class,
+            Class::Transaction(_) | Class::Local(Local::Reset | Local::Quit)
+        )
     }
 
     /// Whether one group answers it, by its first argument, whatever the others are.

@@ -22,9 +22,10 @@ pub(crate) const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
 pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
 
-pub(crate) const NO_TRANSACTIONS: &str = "ERR MULTI is not supported by this proxy";
-pub(crate) const IN_REFUSED_TRANSACTION: &str =
-    "ERR not executed: it stands behind a refused MULTI; EXEC, DISCARD or RESET end that";
+pub(crate) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
+pub(crate) const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
+pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
+pub(crate) const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
 pub(crate) const TRANSACTION_DISCARDED: &str =
     "EXECABORT Transaction discarded because of previous errors.";
 
@@ -41,6 +42,12 @@ pub(crate) const TOO_LARGE_TO_HOLD: &str =
 
 /// Arguments of an unknown command are shown up to so many bytes, as in Redis.
 const SHOWN: usize = 128;
+
+/// `EXEC` itself was refused, with this error.
+pub(crate) fn exec_refused(error: &str) -> String {
+    let text = error.strip_prefix("ERR ").unwrap_or(error);
+    format!("EXECABORT Transaction discarded because of: {text}")
+}
 
 pub(crate) fn arity(command: &str) -> String {
     format!("ERR wrong number of arguments for '{command}' command")

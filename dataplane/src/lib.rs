@@ -38,6 +38,7 @@ pub mod route;
 mod session;
 mod socket;
 mod thread;
+mod transaction;
 mod upload;
 mod worker;
 

@@ -8,7 +8,7 @@
 use proto::{Slot, SlotState, Topology};
 
 use crate::{
-    command::{Class, Command, Local, Split},
+    command::{Bound, Class, Command, Local, Split},
     resp::Request,
 };
 
@@ -21,6 +21,8 @@ pub enum Route {
     Forward(u16),
     /// Several groups answer for some of its keys each.
     Split(Split),
+    /// It begins or ends a transaction.
+    Transaction(Bound),
     /// One of its slots is held: it waits for the next topology.
     Hold,
     /// It is answered with an error, and sent nowhere.
@@ -45,6 +47,7 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Local(local) => Route::Local(local),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward => one_slot(command, request, topology),
+        Class::Transaction(bound) => Route::Transaction(bound),
         Class::Split(split) => many_slots(command, split, request, topology),
     }
 }
@@ -66,6 +69,11 @@ fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Ro
 
 /// The slot whose owner answers what has no key.
 const KEYLESS: Slot = Slot::new(0).expect("0 is a slot");
+
+/// Decides for a transaction, all keys of which are in one slot.
+pub fn route_transaction(slot: Option<Slot>, topology: &Topology) -> Route {
+    to_owner(slot.unwrap_or(KEYLESS), topology)
+}
 
 fn to_owner(slot: Slot, topology: &Topology) -> Route {
     let route = topology.route(slot);

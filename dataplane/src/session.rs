@@ -28,7 +28,7 @@ use crate::{
     backend::{Lane, Pending, Recipient, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Command, Kind, Split},
+    command::{self, Bound, Class, Command, Kind, Split},
     error,
     fanout::Part,
     local::{self, After},
@@ -216,7 +216,7 @@ impl Session {
     }
 
     /// What wakes its task.
-    fn task(&self) -> &Waker {
+    pub(crate) fn task(&self) -> &Waker {
         self.waker
             .as_ref()
             .expect("set when the task was first polled")
@@ -259,7 +259,7 @@ impl Session {
     /// Its pipe, among those to a server. It changes between bulk and usual only while nothing is under
     /// way, so that no request overtakes another.
     #[inline]
-    fn way(&mut self, id: u32) -> Way {
+    pub(crate) fn way(&mut self, id: u32) -> Way {
         if self.outbox.in_flight() == 0 {
             self.bulk = self.is_bulky();
         }
@@ -285,6 +285,11 @@ impl Session {
             + self.outbox.memory()
             + self.fanned
             + self.upload.as_ref().map_or(0, |upload| upload.memory())
+            + self
+                .client
+                .transaction
+                .as_ref()
+                .map_or(0, |transaction| transaction.memory())
     }
 }
 
@@ -616,7 +621,7 @@ impl Worker {
             UploadRoute::Held => Some(error::TOO_LARGE_TO_HOLD.to_owned()),
         };
         if let Some(text) = refusal {
-            self.answer_error(id, &text);
+            self.refuse(id, &text);
         }
         self.clients.sessions[id as usize].upload = Some(Box::new(Upload::refused(tail)));
         Some((taken, Dispatched::Done))
@@ -633,8 +638,8 @@ impl Worker {
         else {
             return UploadRoute::Held; // it is dealt with once it is whole
         };
-        if let Some(error) = client.refuse_transaction(request.arg(0)) {
-            return UploadRoute::Refused(error.to_owned());
+        if client.transaction.is_some() {
+            return UploadRoute::Held; // to be queued
         }
         if !command.accepts(argc) {
             return UploadRoute::Refused(error::arity(command.name));
@@ -648,7 +653,7 @@ impl Worker {
             }
             Route::Hold => UploadRoute::Waits,
             Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
-            Route::Local(_) | Route::Split(_) => UploadRoute::Held,
+            Route::Local(_) | Route::Split(_) | Route::Transaction(_) => UploadRoute::Held,
         }
     }
 
@@ -675,33 +680,36 @@ impl Worker {
     /// Sends one request on its way.
     fn dispatch(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
         let name = request.arg(0);
-        let client = &mut self.clients.sessions[id as usize].client;
-        if let Some(error) = client.refuse_transaction(name) {
-            return self.answer_error(id, error);
-        }
         let Some(command) = command::lookup(name) else {
             // A browser that was made to talk to a Redis port; Redis ends it the same way.
             if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
                 return Dispatched::Last;
             }
-            return self.answer_error(id, &error::unknown_command(request));
+            return self.refuse(id, &error::unknown_command(request));
         };
         if !command.accepts(request.argc()) {
-            return self.answer_error(id, &error::arity(command.name));
+            return self.refuse_arity(id, command);
         }
-        let session = &self.clients.sessions[id as usize];
-        if !session.client.authenticated && command.flags & command::flag::NO_AUTH == 0 {
+        let client = &self.clients.sessions[id as usize].client;
+        if !client.authenticated && command.flags & command::flag::NO_AUTH == 0 {
             return self.answer_error(id, error::NO_AUTH);
+        }
+        if client.transaction.is_some() && !command.is_never_queued() {
+            return self.queue(id, command, request);
         }
         let route = match (&self.topology, command.class) {
             (Some(topology), _) => route(command, request, topology),
-            (None, command::Class::Local(local)) => Route::Local(local),
+            (None, Class::Local(local)) => Route::Local(local),
+            (None, Class::Transaction(bound)) => Route::Transaction(bound),
             (None, _) => return self.answer_error(id, error::NO_TOPOLOGY),
         };
         match route {
             Route::Local(local) => self.answer_local(id, local, request),
             Route::Forward(group) => self.forward(id, command, request, group),
             Route::Split(split) => self.split(id, command, split, request),
+            Route::Transaction(Bound::Multi) => self.multi(id),
+            Route::Transaction(Bound::Exec) => self.exec(id),
+            Route::Transaction(Bound::Discard) => self.discard(id),
             Route::Hold => self.hold(id),
             Route::Reject(why) => self.answer_error(id, error::rejection(why)),
         }
@@ -819,7 +827,7 @@ impl Worker {
     }
 
     /// Lets the session wait for the next topology, but not for ever.
-    fn hold(&mut self, id: u32) -> Dispatched {
+    pub(crate) fn hold(&mut self, id: u32) -> Dispatched {
         let session = &mut self.clients.sessions[id as usize];
         let since = match session.held_since {
             Some(since) => since,
@@ -865,6 +873,15 @@ impl Worker {
             After::Stay => Dispatched::Done,
             After::Finish => Dispatched::Last,
         }
+    }
+
+    /// Answers a request that no server has to do with.
+    pub(crate) fn answer(&mut self, id: u32, write: impl FnOnce(&mut Vec<u8>)) -> Dispatched {
+        let number = self.clients.sessions[id as usize].outbox.reserve();
+        self.clients.reply(id, number, write);
+        self.stats.requests_local.add(1);
+        self.taken(id);
+        Dispatched::Done
     }
 
     pub(crate) fn answer_error(&mut self, id: u32, text: &str) -> Dispatched {

@@ -18,6 +18,9 @@ def check(client):
     for n in range(10_000):
         pipe.get(f"py:{n}")
     assert pipe.execute()[10_000:] == [str(n) for n in range(10_000)]
+    with client.pipeline() as transaction:
+        transaction.set("{py}:t", 1).incr("{py}:t").get("{py}:t")
+        assert transaction.execute() == [True, 2, "2"]
     client.delete("py:h")
     assert client.hset("py:h", mapping={"f": "v", "g": "w"}) == 2
     assert client.hgetall("py:h") == {"f": "v", "g": "w"}

@@ -14,3 +14,4 @@ mod memory;
 mod pipeline;
 mod routing;
 mod topology;
+mod transaction;

@@ -232,27 +232,6 @@ async fn each_session_has_its_own_database_and_protocol() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_refused_transaction_is_executed() {
-    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
-    let mut client = cluster.proxies[0].raw().await;
-    assert_eq!(client.command("SET n 0").await, "+OK");
-    for (command, reply) in [
-        ("MULTI", "-ERR MULTI is not supported by this proxy"),
-        ("INCRBY n 100", "-ERR not executed"),
-        ("PING", "-ERR not executed"),
-        ("EXEC", "-EXECABORT "),
-        ("GET n", "$1 0"),
-        ("MULTI", "-ERR MULTI is not supported"),
-        ("DISCARD", "-EXECABORT "),
-        ("INCR n", ":1"),
-        ("EXEC", "-ERR unknown command 'EXEC'"),
-    ] {
-        let got = client.command(command).await;
-        assert!(got.starts_with(reply), "{command}: {got}");
-    }
-}
-
-#[tokio::test]
 async fn names_that_look_like_options_do_not_hide_a_blocking_read() {
     let cluster = Cluster::builder().groups(2).proxies(1).start().await;
     let mut client = cluster.proxies[0].raw().await;

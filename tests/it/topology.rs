@@ -144,6 +144,11 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     ])
     .await;
     assert_eq!(held.reply().await, "+OK");
+    let transaction = ["MULTI", "INCR {a}n", "EXEC"].map(words);
+    let mut queued = proxy.raw().await;
+    queued.pipeline(&transaction).await;
+    assert_eq!(queued.reply().await, "+OK");
+    assert_eq!(queued.reply().await, "+QUEUED");
     for n in 0..100 {
         assert_eq!(other.command(&format!("SET b {n}")).await, "+OK");
     }
@@ -164,6 +169,7 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     assert_eq!(held.reply().await, "+OK");
     assert_eq!(held.reply().await, "*2 $1 2 $2 99");
     assert_eq!(held.reply().await, "+PONG");
+    assert_eq!(queued.reply().await, "*1 :1", "EXEC waited");
 
     // Held for too long: the client may try again, and nothing was executed.
     controller
@@ -172,6 +178,7 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
         ))))
         .await;
     assert_eq!(acked(controller.hear().await), 3);
+    queued.pipeline(&transaction).await;
     let since = tokio::time::Instant::now();
     assert!(held.command("SET a 3").await.starts_with("-TRYAGAIN "));
     assert!(
@@ -179,6 +186,10 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
         "after {:?}",
         since.elapsed()
     );
+    assert_eq!(queued.reply().await, "+OK");
+    assert_eq!(queued.reply().await, "+QUEUED");
+    assert!(queued.reply().await.starts_with("-TRYAGAIN "));
+    assert_eq!(queued.command("EXEC").await, "-ERR EXEC without MULTI");
     assert_eq!(held.command("GET b").await, "$2 99");
     let value: u32 = redis::cmd("GET")
         .arg("a")

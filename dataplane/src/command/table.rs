@@ -4,7 +4,8 @@
 //! What has no row here does not exist for a client: it gets Redis's own `unknown command`.
 
 use super::{
-    Class::{self, Forward, Local, Split},
+    Bound::{Discard, Exec, Multi},
+    Class::{self, Forward, Local, Split, Transaction},
     Command, Keys,
     Local::{
         Auth, Client, Command as CommandInfo, Echo, Hello, Info, Ping, Quit, Reset, Select, Time,
@@ -12,7 +13,7 @@ use super::{
     Split::{Mget, Mset, Sum},
     category::{
         BITMAP, CONNECTION, DANGEROUS, GEO, HASH, HYPERLOGLOG, KEYSPACE, LIST, SCRIPTING, SET,
-        SORTEDSET, STREAM, STRING,
+        SORTEDSET, STREAM, STRING, TRANSACTION,
     },
     flag::{
         ALLOW_BUSY, BLOCKING, DENYOOM, FAST, LOADING, MOVABLEKEYS, NO_AUTH, NO_MANDATORY_KEYS,
@@ -60,12 +61,14 @@ pub(super) const TABLE: &[Command] = &[
     row("decr", 2, WRITE | DENYOOM | FAST, STRING, ONE, Forward),
     row("decrby", 3, WRITE | DENYOOM | FAST, STRING, ONE, Forward),
     row("del", -2, WRITE, KEYSPACE, range(1, -1, 1), Split(Sum)),
+    row("discard", 1, NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY, TRANSACTION, Keys::None, Transaction(Discard)),
     row("dump", 2, READONLY, KEYSPACE, ONE, Forward),
     row("echo", 2, LOADING | STALE | FAST, CONNECTION, Keys::None, Local(Echo)),
     row("eval", -3, NOSCRIPT | STALE | SKIP_MONITOR | NO_MANDATORY_KEYS | MOVABLEKEYS, SCRIPTING, Keys::Counted { at: 2 }, Forward),
     row("eval_ro", -3, READONLY | NOSCRIPT | STALE | SKIP_MONITOR | NO_MANDATORY_KEYS | MOVABLEKEYS, SCRIPTING, Keys::Counted { at: 2 }, Forward),
     row("evalsha", -3, NOSCRIPT | STALE | SKIP_MONITOR | NO_MANDATORY_KEYS | MOVABLEKEYS, SCRIPTING, Keys::Counted { at: 2 }, Forward),
     row("evalsha_ro", -3, READONLY | NOSCRIPT | STALE | SKIP_MONITOR | NO_MANDATORY_KEYS | MOVABLEKEYS, SCRIPTING, Keys::Counted { at: 2 }, Forward),
+    row("exec", 1, NOSCRIPT | LOADING | STALE, TRANSACTION, Keys::None, Transaction(Exec)),
     row("exists", -2, READONLY | FAST, KEYSPACE, range(1, -1, 1), Split(Sum)),
     row("expire", -3, WRITE | FAST, KEYSPACE, ONE, Forward),
     row("expireat", -3, WRITE | FAST, KEYSPACE, ONE, Forward),
@@ -128,6 +131,7 @@ pub(super) const TABLE: &[Command] = &[
     row("move", 3, WRITE | FAST, KEYSPACE, ONE, Forward),
     row("mset", -3, WRITE | DENYOOM, STRING, range(1, -1, 2), Split(Mset)),
     row("msetnx", -3, WRITE | DENYOOM, STRING, range(1, -1, 2), Forward),
+    row("multi", 1, NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY, TRANSACTION, Keys::None, Transaction(Multi)),
     row("object", -2, READONLY, KEYSPACE, Keys::AfterSubcommand, Forward),
     row("persist", 2, WRITE | FAST, KEYSPACE, ONE, Forward),
     row("pexpire", -3, WRITE | FAST, KEYSPACE, ONE, Forward),

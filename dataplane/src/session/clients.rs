@@ -88,7 +88,7 @@ impl Clients {
             .all(|(_, session)| session.phase == Phase::Gone)
     }
 
-    pub(super) fn recount(&mut self, id: u32) {
+    pub(crate) fn recount(&mut self, id: u32) {
         let session = &mut self.sessions[id as usize];
         let now = session.memory();
         self.account.recount(&mut session.counted, now);
@@ -96,7 +96,7 @@ impl Clients {
 
     /// Says that a request was sent on: to whom its reply goes, and what it will weigh.
     #[inline]
-    pub(super) fn pending(&mut self, id: u32, kind: Kind, may_write: bool, since: u32) -> Pending {
+    pub(crate) fn pending(&mut self, id: u32, kind: Kind, may_write: bool, since: u32) -> Pending {
         let session = &mut self.sessions[id as usize];
         let weight = session.weight();
         session.expected += weight as usize;
@@ -135,6 +135,7 @@ impl Clients {
                 }
             }
             Recipient::Part(part) => self.deliver_part(part, piece, outcome, stats, micros),
+            Recipient::Nobody => {}
         }
     }
 
@@ -210,6 +211,7 @@ impl Clients {
                     self.sessions[session as usize].fanned -= bytes;
                 }
             }
+            Recipient::Nobody => {}
         }
     }
 
@@ -228,6 +230,7 @@ impl Clients {
         let session = &mut self.sessions[id as usize];
         session.outbox.discard();
         session.upload = None;
+        session.client.transaction = None;
         session.args = Vec::new();
         buffer::give(&mut session.input);
         if std::mem::take(&mut session.fanned) > 0 {

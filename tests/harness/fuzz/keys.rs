@@ -140,6 +140,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
     let got = route(command, request, &TOPOLOGY);
     let expected = match command.class {
         Class::Local(local) => Route::Local(local),
+        Class::Transaction(bound) => Route::Transaction(bound),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
             Route::Reject(Rejection::CrossSlot)

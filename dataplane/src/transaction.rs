@@ -1,0 +1,240 @@
+//! `MULTI … EXEC`: what is queued in between, and how it goes to its server as one block.
+//!
+//! Nothing of a transaction is sent before `EXEC`: until then it costs no server anything, and one that
+//! is given up leaves nothing behind. Then `MULTI`, the commands as they came, and `EXEC` go into a pipe
+//! in one piece, so that nothing of another session stands between them; only the reply to `EXEC` is
+//! the client's.
+//!
+//! What is wrong with a command is said when it is queued, as far as the proxy can know, and `EXEC` then
+//! executes nothing. The server checks again: what it refuses while it queues makes its `EXEC` fail, too.
+//!
+//! Invariant: a transaction is executed as a whole, by the owner of the one slot of all its keys, or not
+//! at all.
+
+use proto::Slot;
+
+use crate::{
+    backend::{Pending, Recipient, Refusal},
+    command::{Bound, Class, Command, Kind, Local},
+    error,
+    resp::{Request, put_header, put_simple},
+    route::{Rejection, Route, route_transaction},
+    session::Dispatched,
+    worker::Worker,
+};
+
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+
+/// What a client has queued since `MULTI`.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    /// The commands, as they came.
+    frames: Vec<u8>,
+    count: u32,
+    keys: Keys,
+    may_write: bool,
+    /// A command was refused: `EXEC` will execute nothing.
+    aborted: bool,
+}
+
+/// The slots of all keys so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Keys {
+    #[default]
+    None,
+    InOneSlot(Slot),
+    InSeveral,
+}
+
+impl Keys {
+    fn and(self, slot: Slot) -> Self {
+        match self {
+            Self::None => Self::InOneSlot(slot),
+            Self::InOneSlot(one) if one == slot => self,
+            Self::InOneSlot(_) | Self::InSeveral => Self::InSeveral,
+        }
+    }
+}
+
+impl Transaction {
+    /// Bytes of memory it owns.
+    pub(crate) fn memory(&self) -> usize {
+        size_of::<Self>() + self.frames.capacity()
+    }
+
+    /// A command was refused. What is queued is of no use any more.
+    pub(crate) fn abort(&mut self) {
+        self.aborted = true;
+        self.frames = Vec::new();
+    }
+
+    /// Queues a command, or says why it cannot be.
+    fn queue(
+        &mut self,
+        command: &Command,
+        request: &Request<'_>,
+        most: usize,
+    ) -> Result<(), &'static str> {
+        match command.class {
+            Class::Forward | Class::Split(_) => {}
+            // These need nothing of the proxy: the server answers them like any other.
+            Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
+            Class::Local(_) | Class::Transaction(_) => return Err(error::NOT_IN_TRANSACTION),
+        }
+        let mut own = Keys::None;
+        command.visit_keys(request, |index| {
+            own = own.and(Slot::of_key(request.arg(index)));
+        });
+        match own {
+            Keys::None => {}
+            Keys::InOneSlot(slot) => self.keys = self.keys.and(slot),
+            Keys::InSeveral => return Err(error::rejection(Rejection::CrossSlot)),
+        }
+        self.count += 1;
+        self.may_write |= command.may_write();
+        if self.aborted {
+            return Ok(());
+        }
+        if self.frames.len() + request.raw().len() > most {
+            return Err(error::TOO_LARGE_TO_HOLD);
+        }
+        self.frames.extend_from_slice(request.raw());
+        Ok(())
+    }
+}
+
+/// The commands that begin and end a transaction.
+impl Worker {
+    pub(crate) fn multi(&mut self, id: u32) -> Dispatched {
+        let client = &mut self.clients.session(id).client;
+        if client.transaction.is_some() {
+            return self.answer_error(id, error::NESTED_MULTI);
+        }
+        client.transaction = Some(Box::default());
+        self.answer(id, |out| put_simple(out, "OK"))
+    }
+
+    pub(crate) fn discard(&mut self, id: u32) -> Dispatched {
+        match self.clients.session(id).client.transaction.take() {
+            None => self.answer_error(id, error::DISCARD_WITHOUT_MULTI),
+            Some(_) => self.answer(id, |out| put_simple(out, "OK")),
+        }
+    }
+
+    /// A command between `MULTI` and `EXEC`.
+    pub(crate) fn queue(
+        &mut self,
+        id: u32,
+        command: &Command,
+        request: &Request<'_>,
+    ) -> Dispatched {
+        let most = self.serving.max_request_bytes;
+        let client = &mut self.clients.session(id).client;
+        let transaction = client.transaction.as_mut().expect("one has begun");
+        match transaction.queue(command, request, most) {
+            Ok(()) => {
+                self.clients.recount(id);
+                self.answer(id, |out| put_simple(out, "QUEUED"))
+            }
+            Err(text) => self.refuse(id, text),
+        }
+    }
+
+    /// Answers a request with an error that, within a transaction, aborts it.
+    pub(crate) fn refuse(&mut self, id: u32, text: &str) -> Dispatched {
+        if let Some(transaction) = &mut self.clients.session(id).client.transaction {
+            transaction.abort();
+        }
+        self.answer_error(id, text)
+    }
+
+    /// A command with too few arguments, or too many. A malformed `EXEC` ends its transaction.
+    pub(crate) fn refuse_arity(&mut self, id: u32, command: &Command) -> Dispatched {
+        let text = error::arity(command.name);
+        if command.class == Class::Transaction(Bound::Exec) {
+            self.clients.session(id).client.transaction = None;
+            return self.answer_error(id, &error::exec_refused(&text));
+        }
+        self.refuse(id, &text)
+    }
+
+    pub(crate) fn exec(&mut self, id: u32) -> Dispatched {
+        let done = self.try_exec(id);
+        if done != Dispatched::Waits {
+            self.clients.session(id).client.transaction = None;
+        }
+        done
+    }
+
+    fn try_exec(&mut self, id: u32) -> Dispatched {
+        let Some(transaction) = &self.clients.session(id).client.transaction else {
+            return self.answer_error(id, error::EXEC_WITHOUT_MULTI);
+        };
+        if transaction.aborted {
+            return self.answer_error(id, error::TRANSACTION_DISCARDED);
+        }
+        let slot = match transaction.keys {
+            Keys::None if transaction.count == 0 => {
+                return self.answer(id, |out| put_header(out, b'*', 0));
+            }
+            Keys::None => None,
+            Keys::InOneSlot(slot) => Some(slot),
+            Keys::InSeveral => {
+                return self.answer_error(id, error::rejection(Rejection::CrossSlot));
+            }
+        };
+        let Some(topology) = &self.topology else {
+            return self.answer_error(id, error::NO_TOPOLOGY);
+        };
+        match route_transaction(slot, topology) {
+            Route::Forward(group) => self.send_transaction(id, group),
+            Route::Hold => self.hold(id),
+            Route::Reject(why) => self.answer_error(id, error::rejection(why)),
+            Route::Local(_) | Route::Split(_) | Route::Transaction(_) => {
+                unreachable!("a slot has one owner")
+            }
+        }
+    }
+
+    fn send_transaction(&mut self, id: u32, group: u16) -> Dispatched {
+        let micros = self.micros;
+        let Self {
+            clients, backends, ..
+        } = self;
+        let session = clients.session(id);
+        let way = session.way(id);
+        let pipe = backends.pipe(group, way);
+        match backends.admit(pipe, session.task()) {
+            Ok(()) => {}
+            Err(Refusal::Full) => return Dispatched::Waits,
+            Err(Refusal::Down(why)) => return self.answer_error(id, &why),
+        }
+        let transaction = session.client.transaction.take().expect("it was looked at");
+        let out = backends.output(pipe);
+        out.extend_from_slice(MULTI);
+        out.extend_from_slice(&transaction.frames);
+        out.extend_from_slice(EXEC);
+        let kind = if transaction.may_write {
+            Kind::Write
+        } else {
+            Kind::Read
+        };
+        let exec = clients.pending(id, kind, transaction.may_write, micros);
+        // `OK`, and `QUEUED` for each command.
+        for _ in 0..=transaction.count {
+            let to = Recipient::Nobody;
+            backends.expect(
+                pipe,
+                Pending {
+                    to,
+                    weight: 0,
+                    ..exec
+                },
+            );
+        }
+        backends.expect(pipe, exec);
+        self.taken(id);
+        Dispatched::Done
+    }
+}
