@@ -282,9 +282,9 @@ impl Allowance {
             self.tokens -= 1.0;
             return None;
         }
-        // A few at once: waking up for each one would cost more than it does.
+        // Few at once: the requests of others wait behind all that a turn has to open.
         Some(Duration::from_secs_f64(
-            (self.rate / 100.0).max(1.0) / self.rate,
+            (self.rate / 1000.0).max(1.0) / self.rate,
         ))
     }
 }
@@ -419,7 +419,7 @@ mod tests {
             [0, 0, 10, 510, 5000].map(&mut taken),
             [1000, 0, 10, 500, 1000]
         );
-        assert_eq!(allowance.take(start).unwrap(), Duration::from_millis(10));
+        assert_eq!(allowance.take(start).unwrap(), Duration::from_millis(1));
     }
 
     #[test]

@@ -45,7 +45,7 @@ use crate::{
     metrics::{Proxy, ServerStats, WorkerStats},
     resp::{BadReply, Protocol, ReplyProgress, put_bulk, put_header},
     socket::Socket,
-    worker::{Worker, essential},
+    worker::{self, Worker, essential},
 };
 
 /// Where a reply goes.
@@ -156,8 +156,9 @@ impl Way {
     };
 }
 
-/// What may be expected on a bulk pipe at a time.
-const BULK_WINDOW: usize = 4 << 20;
+/// What may be expected on a bulk pipe at a time: the next large reply while one is read. A server works
+/// off all requests that it has been sent before it looks at those on other pipes.
+const BULK_WINDOW: usize = 2 << 20;
 
 /// How a connection to a server is opened.
 #[derive(Clone)]
@@ -179,6 +180,8 @@ struct Pipe {
     bulk: bool,
     /// What the replies under way will weigh.
     expected: usize,
+    /// What the last one was expected to weigh.
+    weighed: u32,
     stats: Arc<ServerStats>,
     state: State,
     /// Its server has left the topology: it ends once nothing is under way.
@@ -429,6 +432,7 @@ impl Pipe {
             database: way.database,
             bulk: way.lane == Lane::Bulk,
             expected: 0,
+            weighed: 0,
             stats: Arc::clone(&server.stats),
             state: State::Opening,
             retired: false,
@@ -505,7 +509,12 @@ impl Pipe {
     /// If there is room again, wakes some of those who wait for it; who finds none waits again.
     fn call_waiting(&mut self, most: usize) {
         if !self.waiting.is_empty() && !self.is_full() {
-            let most = most.min(self.waiting.len());
+            let mut most = most.min(self.waiting.len());
+            if self.bulk {
+                // Who is called in vain has lost its place: no more than there is room for.
+                let room = BULK_WINDOW - self.expected;
+                most = most.min(room.div_ceil(self.weighed.max(1) as usize));
+            }
             self.waiting.drain(..most).for_each(Waker::wake);
         }
     }
@@ -523,6 +532,7 @@ impl Pipe {
             unsent,
             stats,
             expected,
+            weighed,
             ..
         } = self;
         framer.receive(bytes, |piece| {
@@ -538,6 +548,7 @@ impl Pipe {
             let to = to.ok_or(BadReply)?;
             if piece.last {
                 *expected -= to.weight as usize;
+                *weighed = to.weight;
                 stats.latency.record(micros.wrapping_sub(to.since));
             }
             deliver(to, piece);
@@ -595,6 +606,8 @@ enum End {
 
 /// A pipe reads so often in one turn at most: then the sessions have their turn.
 const READS: usize = 4;
+/// And the one for large replies: what it brings takes longest to pass on.
+const BULK_READS: usize = 1;
 /// So many of those who wait for room are woken at once.
 const WAITING_CALLED: usize = 8;
 /// What a pipe's output may keep allocated between turns.
@@ -746,7 +759,8 @@ impl Worker {
         };
         let socket = Rc::clone(socket);
         pipe.waker.get_or_insert_with(|| cx.waker().clone());
-        for _ in 0..READS {
+        let reads = if pipe.bulk { BULK_READS } else { READS };
+        for _ in 0..reads {
             if pipe.retired && pipe.pending.is_empty() {
                 return Poll::Ready(End::Retired);
             }
@@ -807,7 +821,7 @@ impl Worker {
                 Poll::Ready(Err(e)) => return Poll::Ready(End::Broken(e.to_string())),
             }
         }
-        cx.waker().wake_by_ref();
+        worker::yield_turn(cx);
         Poll::Pending
     }
 

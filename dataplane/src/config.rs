@@ -80,7 +80,8 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = settings::bytes)]
     pub max_memory: usize,
     /// Bytes of replies that are likely to be under way to one client at most; then it is not read from
-    /// until they come. What its replies have weighed so far says what the next ones will
+    /// until they come. What its replies have weighed so far says what the next ones will. A client
+    /// with large ones is not read from either while it has not taken so many
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = settings::bytes)]
     pub max_inflight_bytes: usize,
     /// Bytes of replies that may wait for one client: at half of them it is not read from until it

@@ -38,7 +38,7 @@ use crate::{
     route::{Route, route},
     socket::Socket,
     upload::Upload,
-    worker::Worker,
+    worker::{self, Worker},
 };
 
 mod clients;
@@ -51,12 +51,12 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 const READS: usize = 2;
 /// And so much at once, but in the middle of a larger request: a burst of small ones takes long.
 const READ: usize = 32 * 1024;
-/// What one client gets in one turn at most: copying megabytes would keep all others waiting.
-const FLUSH: usize = 256 * 1024;
+/// What one client gets in one turn at most: copying much would keep all others waiting.
+const FLUSH: usize = 128 * 1024;
 /// So many of those who wait for memory are woken when there is some.
 const EASED: usize = 16;
 /// What all clients get in one turn, but for small replies.
-const FLUSH_ALL: usize = 512 * 1024;
+const FLUSH_ALL: usize = 256 * 1024;
 /// A request that is longer is not held, if it can go to its server as it comes.
 const UPLOAD: usize = 1 << 20;
 /// Replies of this size count as large where memory is tight.
@@ -68,7 +68,7 @@ const BULK_REPLY: u32 = 32 * 1024;
 const CRAWL: u32 = 1024;
 /// No reply has come yet, by which to know what the next ones weigh.
 const UNKNOWN: u32 = u32::MAX;
-/// What the first reply to a session weighs, for all that is known.
+/// What the first reply to a session weighs at least, for all that is known.
 const FIRST_REPLY: u32 = 256 * 1024;
 
 /// What a session costs when it holds nothing: itself, its task, its socket's registration.
@@ -418,7 +418,7 @@ impl Worker {
                 };
             }
         }
-        cx.waker().wake_by_ref();
+        worker::yield_turn(cx);
         Poll::Pending
     }
 
@@ -478,7 +478,11 @@ impl Worker {
             return true;
         }
         let buffered = session.outbox.buffered();
-        if buffered >= self.serving.output_limit / 2 {
+        // One with large replies may have asked for many, which it does not take: those already there
+        // are enough. One with small ones may write all its requests before it reads the first reply.
+        if buffered >= self.serving.output_limit / 2
+            || (session.bulk && buffered >= self.serving.max_inflight_bytes)
+        {
             return true;
         }
         // One that waits must not be what memory is short of.

@@ -29,7 +29,7 @@ use crate::{
     resp::{BadReply, Tail},
     session::Dispatched,
     socket::Socket,
-    worker::Worker,
+    worker::{self, Worker},
 };
 
 /// See the module.
@@ -192,7 +192,7 @@ impl Worker {
                 }
             }
         }
-        cx.waker().wake_by_ref();
+        worker::yield_turn(cx);
         Poll::Pending
     }
 

@@ -17,8 +17,10 @@ use std::{
     io,
     net::{SocketAddr, TcpStream},
     panic::AssertUnwindSafe,
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::Context,
     thread,
     time::Duration,
 };
@@ -179,6 +181,13 @@ pub(crate) async fn essential(task: impl Future<Output = ()>) {
         tracing::error!("a task that cannot be replaced has panicked");
         std::process::abort();
     }
+}
+
+/// Has the task that is being polled run again with the next turn, behind the events that have come by
+/// then. One that wakes itself instead runs again before the runtime looks for events, dozens of times.
+pub(crate) fn yield_turn(cx: &mut Context<'_>) {
+    let again = pin!(tokio::task::yield_now()).poll(cx);
+    debug_assert!(again.is_pending(), "it was polled once");
 }
 
 /// Takes what comes from outside, until the worker has drained.

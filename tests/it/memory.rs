@@ -150,6 +150,37 @@ async fn a_merged_reply_beyond_the_limit_ends_its_client_alone() {
     );
 }
 
+/// Who does not take what it has asked for waits, and holds little.
+#[tokio::test]
+async fn who_asks_for_much_and_takes_nothing_is_not_closed() {
+    let cluster = cluster(1, &["--max-memory", "64MiB"]).await;
+    let proxy = &cluster.proxies[0];
+    assert_eq!(set_large(&proxy.addr, "large", MIB).await, "+OK\r\n");
+    let mut other = proxy.raw().await;
+    assert_eq!(other.command("SET small 1").await, "+OK");
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(&proxy.addr).await.unwrap();
+        let gets = "GET large\r\n".repeat(100);
+        stream.write_all(gets.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    for _ in 0..100 {
+        assert_eq!(other.command("GET small").await, "$1 1");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        metric(proxy, "sluice_proxy_sessions_closed_memory_total").await,
+        0
+    );
+    let peak = proxy.process.peak_rss();
+    assert!(
+        peak < 64 * MIB * 11 / 10,
+        "the proxy held {} MiB",
+        peak / MIB
+    );
+}
+
 /// Requests that have begun are held without anything ever being answered. The limit holds all the
 /// same, and what is free again is noticed though nobody else does anything.
 #[tokio::test]

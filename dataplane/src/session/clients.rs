@@ -12,7 +12,7 @@ use std::{task::Waker, time::Duration};
 
 use slab::Slab;
 
-use super::{LARGE_REPLY, Phase, Session};
+use super::{FIRST_REPLY, LARGE_REPLY, Phase, Session, UNKNOWN};
 use crate::{
     backend::{Pending, Recipient},
     buffer,
@@ -25,6 +25,9 @@ use crate::{
     outbox::Outbox,
     resp::put_error,
 };
+
+/// One huge first reply says little of the next client's.
+const FIRST_REPLY_MAX: u32 = 4 << 20;
 
 /// See the module.
 pub(crate) struct Clients {
@@ -40,6 +43,8 @@ pub(crate) struct Clients {
     overfull: Option<u32>,
     /// Memory was short when it was last looked at.
     pub(super) short: bool,
+    /// What clients' first replies weigh: a running mean.
+    first_reply: u32,
     output_limit: usize,
     reply_patience: Duration,
     /// Clients closed because they stopped a pipe for too long, since they were last counted.
@@ -62,6 +67,7 @@ impl Clients {
             stopped: Vec::new(),
             overfull: None,
             short: false,
+            first_reply: 0,
             output_limit: serving.output_limit,
             reply_patience: serving.reply_patience,
             impatient: 0,
@@ -98,7 +104,11 @@ impl Clients {
     #[inline]
     pub(crate) fn pending(&mut self, id: u32, kind: Kind, may_write: bool, since: u32) -> Pending {
         let session = &mut self.sessions[id as usize];
-        let weight = session.weight();
+        let weight = if session.mean == UNKNOWN {
+            self.first_reply.max(FIRST_REPLY)
+        } else {
+            session.weight()
+        };
         session.expected += weight as usize;
         self.account.expect(weight);
         Pending {
@@ -144,6 +154,9 @@ impl Clients {
     fn arrived(&mut self, id: u32, pending: Pending, len: u32, stats: &WorkerStats, micros: u32) {
         let session = &mut self.sessions[id as usize];
         session.expected -= pending.weight as usize;
+        if session.mean == UNKNOWN {
+            self.first_reply = self.first_reply / 4 * 3 + len.min(FIRST_REPLY_MAX) / 4;
+        }
         session.learn(len);
         self.account.arrived(pending.weight);
         stats.latency[pending.kind as usize].record(micros.wrapping_sub(pending.since));
