@@ -29,7 +29,7 @@ use crate::{
     backend::{Lane, Pending, Recipient, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Command, Kind, Split},
+    command::{self, Class, Command, Kind, Split},
     config::Serving,
     error,
     fanout::{Fanouts, Outcome, Part},
@@ -1043,12 +1043,12 @@ impl Worker {
         if let Some(error) = client.refuse_transaction(name) {
             return self.answer_error(id, error);
         }
-        let Some(command) = command::lookup(name) else {
+        let Some(command) = command::find(request) else {
             // A browser that was made to talk to a Redis port; Redis ends it the same way.
             if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
                 return Dispatched::Last;
             }
-            return self.answer_error(id, &error::unknown_command(request));
+            return self.answer_error(id, &error::unknown(request));
         };
         if !command.accepts(request.argc()) {
             return self.answer_error(id, &error::arity(command.name));
@@ -1059,7 +1059,7 @@ impl Worker {
         }
         let route = match (&self.topology, command.class) {
             (Some(topology), _) => route(command, request, topology),
-            (None, command::Class::Local(local)) => Route::Local(local),
+            (None, Class::Local(local) | Class::Container(Some(local))) => Route::Local(local),
             (None, _) => return self.answer_error(id, error::NO_TOPOLOGY),
         };
         match route {
