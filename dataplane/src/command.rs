@@ -247,7 +247,7 @@ impl Command {
     }
 
     /// Those of its subcommands that a client may call.
-    pub fn subcommands(&self) -> impl Iterator<Item = &'static Command> {
+    pub fn subcommands(&self) -> impl Iterator<Item = &'static Self> {
         served().filter(|row| row.words().1.is_some() && row.words().0 == self.name)
     }
 
@@ -567,7 +567,7 @@ mod tests {
                     Some((container, name)) => {
                         assert!(lookup(command.name.as_bytes()).is_none(), "{name}");
                         lookup(container.as_bytes())
-                            .and_then(|container| position(container))
+                            .and_then(position)
                             .and_then(|container| subcommand(container, name.as_bytes()))
                     }
                 };

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// The Redis whose commands the table knows; what clients are told they talk to.
+/// The Redis in whose words the proxy answers; what clients are told they talk to.
 const REDIS_VERSION: &str = "7.0.15";
 
 /// What an answer may look at, and the one thing it may change: the client.

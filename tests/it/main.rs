@@ -4,6 +4,7 @@
 
 mod auth;
 mod backend;
+mod commands;
 mod controller;
 mod corpus;
 mod dev;

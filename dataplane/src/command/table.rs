@@ -389,7 +389,7 @@ pub(super) const TABLE: &[Command] = &[
     row("smismember", -3, READONLY | FAST, SET, ONE, Forward),
     row("smove", 4, WRITE | FAST, SET, range(1, 2, 1), Forward),
     row("sort", -2, WRITE | DENYOOM | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, Keys::Sort, Forward),
-    row("sort_ro", -2, READONLY | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, Keys::Sort, Forward),
+    row("sort_ro", -2, READONLY | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, ONE, Forward),
     row("spop", -2, WRITE | FAST, SET, ONE, Forward),
     row("spublish", 3, FAST | LOADING | STALE | PUBSUB, 0, ONE, NotYet),
     row("srandmember", -2, READONLY, SET, ONE, Forward),
