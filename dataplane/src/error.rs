@@ -4,7 +4,7 @@
 //! became of the request: `TRYAGAIN` and `CLUSTERDOWN` mean *not executed*, `UNKNOWNOUTCOME` means
 //! that it may have been.
 
-use crate::{resp::Request, route::Rejection};
+use crate::{command, resp::Request, route::Rejection};
 
 pub(crate) const SYNTAX: &str = "ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -53,14 +53,19 @@ pub(crate) fn arity(command: &str) -> String {
     format!("ERR wrong number of arguments for '{command}' command")
 }
 
-pub(crate) fn unknown_subcommand(command: &str, subcommand: &[u8]) -> String {
-    format!(
-        "ERR unknown subcommand '{}'. Try {command} HELP.",
-        shown(subcommand, SHOWN)
-    )
+/// What is said of a request that calls nothing.
+pub(crate) fn unknown(request: &Request<'_>) -> String {
+    match command::lookup(request.arg(0)) {
+        Some(container) => format!(
+            "ERR unknown subcommand '{}'. Try {} HELP.",
+            shown(request.arg(1), SHOWN),
+            container.name.to_uppercase()
+        ),
+        None => unknown_command(request),
+    }
 }
 
-pub(crate) fn unknown_command(request: &Request<'_>) -> String {
+fn unknown_command(request: &Request<'_>) -> String {
     let mut args = String::new();
     for arg in request.args_from(1) {
         if args.len() >= SHOWN {
@@ -84,6 +89,7 @@ pub(crate) fn rejection(rejection: Rejection) -> &'static str {
     match rejection {
         Rejection::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
         Rejection::NotServed(_) => "CLUSTERDOWN Hash slot not served",
+        Rejection::Unknown => "ERR unknown command",
         Rejection::Blocks => "ERR BLOCK is not supported by this proxy",
     }
 }

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     client::Client,
-    command::{self, Command, Keys, Local, category, flag},
+    command::{self, Command, Keys, Local, flag},
     config::{PASSWORD_MAX, Serving},
     error,
     metrics::Proxy,
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// The Redis whose commands the table knows; what clients are told they talk to.
+/// The Redis in whose words the proxy answers; what clients are told they talk to.
 const REDIS_VERSION: &str = "7.0.15";
 
 /// What an answer may look at, and the one thing it may change: the client.
@@ -50,8 +50,21 @@ pub(crate) fn answer(
 ) -> After {
     match local {
         Local::Auth => auth(context, request, out),
-        Local::Client => client(context, request, out),
-        Local::Command => command_command(request, context.client.protocol, out),
+        Local::ClientGetName => client_get_name(context.client, out),
+        Local::ClientHelp => put_help(out, "CLIENT", CLIENT_HELP),
+        Local::ClientId => put_int(out, context.client.id as i64),
+        Local::ClientInfo => {
+            put_verbatim(out, context.client.protocol, &client_info(context.client));
+        }
+        Local::ClientNoEvict => client_no_evict(request, out),
+        Local::ClientSetInfo => client_set_info(context.client, request, out),
+        Local::ClientSetName => client_set_name(context.client, request, out),
+        Local::CommandAll => put_commands(context.client.protocol, out),
+        Local::CommandCount => put_int(out, commands().count() as i64),
+        Local::CommandDocs => command_docs(request, context.client.protocol, out),
+        Local::CommandGetKeys => command_get_keys(request, out),
+        Local::CommandInfo => command_info(request, context.client.protocol, out),
+        Local::CommandList => command_list(request, out),
         Local::Echo => put_bulk(out, request.arg(1)),
         Local::Hello => hello(context, request, out),
         Local::Info => info(context, request, out),
@@ -208,36 +221,29 @@ fn client_name(name: &[u8]) -> Option<String> {
         .then(|| String::from_utf8_lossy(name).into_owned())
 }
 
-fn client(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
-    let subcommand = request.arg(1).to_ascii_lowercase();
-    let arity = |expected: usize| request.argc() == expected;
-    let client = &mut *context.client;
-    match subcommand.as_slice() {
-        b"id" if arity(2) => put_int(out, client.id as i64),
-        b"getname" if arity(2) && client.identity.name.is_empty() => {
-            put_null(out, client.protocol);
+fn client_get_name(client: &Client, out: &mut Vec<u8>) {
+    if client.identity.name.is_empty() {
+        put_null(out, client.protocol);
+    } else {
+        put_bulk(out, client.identity.name.as_bytes());
+    }
+}
+
+fn client_set_name(client: &mut Client, request: &Request<'_>, out: &mut Vec<u8>) {
+    match client_name(request.arg(2)) {
+        Some(name) => {
+            client.identity.name = name;
+            put_simple(out, "OK");
         }
-        b"getname" if arity(2) => put_bulk(out, client.identity.name.as_bytes()),
-        b"setname" if arity(3) => match client_name(request.arg(2)) {
-            Some(name) => {
-                client.identity.name = name;
-                put_simple(out, "OK");
-            }
-            None => put_error(out, error::BAD_CLIENT_NAME),
-        },
-        b"setinfo" if arity(4) => set_info(client, request.arg(2), request.arg(3), out),
-        // Clients of a proxy are not evicted by any server; there is nothing to switch.
-        b"no-evict" if arity(3) => match request.arg(2).to_ascii_lowercase().as_slice() {
-            b"on" | b"off" => put_simple(out, "OK"),
-            _ => put_error(out, error::SYNTAX),
-        },
-        b"info" if arity(2) => put_verbatim(out, client.protocol, &client_info(client)),
-        b"help" if arity(2) => put_help(out, "CLIENT", CLIENT_HELP),
-        b"id" | b"getname" | b"setname" | b"setinfo" | b"no-evict" | b"info" | b"help" => {
-            let name = format!("client|{}", String::from_utf8_lossy(&subcommand));
-            put_error(out, &error::arity(&name));
-        }
-        _ => put_error(out, &error::unknown_subcommand("CLIENT", request.arg(1))),
+        None => put_error(out, error::BAD_CLIENT_NAME),
+    }
+}
+
+/// Clients of a proxy are not evicted by any server; there is nothing to switch.
+fn client_no_evict(request: &Request<'_>, out: &mut Vec<u8>) {
+    match request.arg(2).to_ascii_lowercase().as_slice() {
+        b"on" | b"off" => put_simple(out, "OK"),
+        _ => put_error(out, error::SYNTAX),
     }
 }
 
@@ -267,7 +273,8 @@ fn put_help(out: &mut Vec<u8>, command: &str, lines: &[&str]) {
     }
 }
 
-fn set_info(client: &mut Client, field: &[u8], value: &[u8], out: &mut Vec<u8>) {
+fn client_set_info(client: &mut Client, request: &Request<'_>, out: &mut Vec<u8>) {
+    let (field, value) = (request.arg(2), request.arg(3));
     let Some(value) = client_name(value) else {
         let text = "cannot contain spaces, newlines or special characters.";
         let field = String::from_utf8_lossy(field).to_ascii_lowercase();
@@ -401,87 +408,59 @@ fn info_sluice(context: &Context<'_>, text: &mut String) {
     }
 }
 
-fn command_command(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>) {
-    if request.argc() == 1 {
-        put_header(out, b'*', command::all().len());
-        return command::all()
-            .iter()
-            .for_each(|command| put_command(command, protocol, out));
+/// Those that clients may call, without the subcommands.
+fn commands() -> impl Iterator<Item = &'static Command> {
+    command::served().filter(|command| command.words().1.is_none())
+}
+
+/// The command of a name as `COMMAND` tells it: of a subcommand, `client|id`.
+fn by_name(name: &[u8]) -> Option<&'static Command> {
+    command::served().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name))
+}
+
+fn put_commands(protocol: Protocol, out: &mut Vec<u8>) {
+    put_header(out, b'*', commands().count());
+    commands().for_each(|command| put_command(command, protocol, out));
+}
+
+fn command_info(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>) {
+    if request.argc() == 2 {
+        return put_commands(protocol, out);
     }
-    match request.arg(1).to_ascii_lowercase().as_slice() {
-        b"count" if request.argc() == 2 => put_int(out, command::all().len() as i64),
-        b"list" if request.argc() == 2 => {
-            put_header(out, b'*', command::all().len());
-            command::all()
-                .iter()
-                .for_each(|command| put_bulk(out, command.name.as_bytes()));
+    put_header(out, b'*', request.argc() - 2);
+    for name in request.args_from(2) {
+        match by_name(name) {
+            Some(command) => put_command(command, protocol, out),
+            None => put_null(out, protocol),
         }
-        b"info" if request.argc() == 2 => {
-            put_header(out, b'*', command::all().len());
-            command::all()
-                .iter()
-                .for_each(|command| put_command(command, protocol, out));
-        }
-        b"info" => {
-            put_header(out, b'*', request.argc() - 2);
-            for name in request.args_from(2) {
-                match command::lookup(name) {
-                    Some(command) => put_command(command, protocol, out),
-                    None => put_null(out, protocol),
-                }
-            }
-        }
-        b"docs" => put_docs(request, protocol, out),
-        b"getkeys" if request.argc() > 3 => put_keys(request, out),
-        b"count" | b"list" | b"getkeys" => {
-            let name = String::from_utf8_lossy(request.arg(1)).to_ascii_lowercase();
-            put_error(out, &error::arity(&format!("command|{name}")));
-        }
-        _ => put_error(out, &error::unknown_subcommand("COMMAND", request.arg(1))),
     }
 }
 
-/// A command as `COMMAND` of Redis 7 prints it. Tips, key specifications and subcommands are left
-/// empty.
+fn command_list(request: &Request<'_>, out: &mut Vec<u8>) {
+    if request.argc() > 2 {
+        return put_error(out, error::SYNTAX);
+    }
+    put_header(out, b'*', command::served().count());
+    command::served().for_each(|command| put_bulk(out, command.name.as_bytes()));
+}
+
+/// A command as `COMMAND` of Redis 7 prints it. Tips and key specifications are left empty.
 fn put_command(command: &Command, protocol: Protocol, out: &mut Vec<u8>) {
     put_header(out, b'*', 10);
     put_bulk(out, command.name.as_bytes());
     put_int(out, command.arity.into());
-    put_names(out, protocol, &names(&flag::NAMES, command.flags));
-    let (first, last, step) = match command.keys {
-        Keys::None | Keys::AfterSubcommand | Keys::Counted { .. } | Keys::Streams => (0, 0, 0),
-        Keys::Range { first, last, step } => (first.into(), last.into(), step.into()),
-        Keys::StoredCounted | Keys::Sort | Keys::GeoRadius => (1, 1, 1),
-    };
-    for number in [first, last, step] {
+    put_names(out, protocol, &command.flag_names());
+    for number in command.key_range() {
         put_int(out, number);
     }
-    let mut categories = names(&category::NAMES, command.categories);
-    for (bit, category) in [
-        (flag::WRITE, "@write"),
-        (flag::READONLY, "@read"),
-        (flag::BLOCKING, "@blocking"),
-    ] {
-        if command.flags & bit != 0 {
-            categories.push(category);
-        }
-    }
-    categories.push(if command.flags & flag::FAST == 0 {
-        "@slow"
-    } else {
-        "@fast"
-    });
-    put_names(out, protocol, &categories);
-    for _ in ["tips", "key specifications", "subcommands"] {
+    put_names(out, protocol, &command.category_names());
+    for _ in ["tips", "key specifications"] {
         put_header(out, b'*', 0);
     }
-}
-
-fn names(names: &[&'static str], bits: u32) -> Vec<&'static str> {
-    (0..names.len())
-        .filter(|bit| bits & (1 << bit) != 0)
-        .map(|bit| names[bit])
-        .collect()
+    put_header(out, b'*', command.subcommands().count());
+    for subcommand in command.subcommands() {
+        put_command(subcommand, protocol, out);
+    }
 }
 
 fn put_names(out: &mut Vec<u8>, protocol: Protocol, names: &[&str]) {
@@ -489,34 +468,46 @@ fn put_names(out: &mut Vec<u8>, protocol: Protocol, names: &[&str]) {
     names.iter().for_each(|name| put_simple(out, name));
 }
 
-/// What the table can tell: the arity. Summaries are Redis's own and not repeated here.
-fn put_docs(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>) {
-    let commands: Vec<&Command> = if request.argc() == 2 {
-        command::all().iter().collect()
+fn command_docs(request: &Request<'_>, protocol: Protocol, out: &mut Vec<u8>) {
+    let wanted: Vec<&Command> = if request.argc() == 2 {
+        commands().collect()
     } else {
-        request.args_from(2).filter_map(command::lookup).collect()
+        request.args_from(2).filter_map(by_name).collect()
     };
+    put_docs(wanted, protocol, out);
+}
+
+/// What the table can tell: the arity. Summaries are Redis's own and not repeated here.
+fn put_docs(commands: Vec<&Command>, protocol: Protocol, out: &mut Vec<u8>) {
     put_map(out, protocol, commands.len());
     for command in commands {
+        let subcommands: Vec<&Command> = command.subcommands().collect();
         put_bulk(out, command.name.as_bytes());
-        put_map(out, protocol, 1);
+        put_map(out, protocol, 1 + usize::from(!subcommands.is_empty()));
         put_bulk(out, b"arity");
         put_int(out, command.arity.into());
+        if !subcommands.is_empty() {
+            put_bulk(out, b"subcommands");
+            put_docs(subcommands, protocol, out);
+        }
     }
 }
 
-fn put_keys(request: &Request<'_>, out: &mut Vec<u8>) {
-    let Some(command) = command::lookup(request.arg(2)) else {
+fn command_get_keys(request: &Request<'_>, out: &mut Vec<u8>) {
+    let inner = request.behind(2);
+    let Some(command) = command::find(&inner) else {
         return put_error(out, "ERR Invalid command specified");
     };
-    if !command.accepts(request.argc() - 2) {
+    if command.keys == Keys::None {
+        return put_error(out, "ERR The command has no key arguments");
+    }
+    if !command.accepts(inner.argc()) {
         return put_error(out, "ERR Invalid number of arguments specified for command");
     }
-    let inner = request.behind(2);
     let mut keys = Vec::new();
     command.visit_keys(&inner, |index| keys.push(inner.arg(index)));
-    if keys.is_empty() {
-        return put_error(out, "ERR The command has no key arguments");
+    if keys.is_empty() && command.flags & flag::NO_MANDATORY_KEYS == 0 {
+        return put_error(out, "ERR Invalid arguments specified for command");
     }
     put_header(out, b'*', keys.len());
     keys.into_iter().for_each(|key| put_bulk(out, key));

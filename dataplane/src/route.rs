@@ -38,17 +38,23 @@ pub enum Rejection {
     NotServed(Slot),
     /// It would make a connection wait that others share.
     Blocks,
+    /// Clients may not call it.
+    Unknown,
 }
 
 /// Decides. The request has been checked to have as many arguments as the command must.
 #[inline]
 pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
     match command.class {
-        Class::Local(local) => Route::Local(local),
+        Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward => one_slot(command, request, topology),
         Class::Transaction(bound) => Route::Transaction(bound),
         Class::Split(split) => many_slots(command, split, request, topology),
+        // `command::find` finds none of these; what is not known to be harmless is not sent.
+        Class::Container(None) | Class::Denied(_) | Class::NotYet => {
+            Route::Reject(Rejection::Unknown)
+        }
     }
 }
 
@@ -159,7 +165,7 @@ mod tests {
             .scan(&raw, &mut args, &limits, true)
             .unwrap();
         let request = Request::new(&raw, &args);
-        let command = command::lookup(request.arg(0)).unwrap();
+        let command = command::find(&request).unwrap();
         assert_eq!(route(command, &request, &topology()), expected, "{line}");
     }
 

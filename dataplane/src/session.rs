@@ -684,12 +684,12 @@ impl Worker {
     /// Sends one request on its way.
     fn dispatch(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
         let name = request.arg(0);
-        let Some(command) = command::lookup(name) else {
+        let Some(command) = command::find(request) else {
             // A browser that was made to talk to a Redis port; Redis ends it the same way.
             if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
                 return Dispatched::Last;
             }
-            return self.refuse(id, &error::unknown_command(request));
+            return self.refuse(id, &error::unknown(request));
         };
         if !command.accepts(request.argc()) {
             return self.refuse_arity(id, command);
@@ -703,7 +703,7 @@ impl Worker {
         }
         let route = match (&self.topology, command.class) {
             (Some(topology), _) => route(command, request, topology),
-            (None, Class::Local(local)) => Route::Local(local),
+            (None, Class::Local(local) | Class::Container(Some(local))) => Route::Local(local),
             (None, Class::Transaction(bound)) => Route::Transaction(bound),
             (None, _) => return self.answer_error(id, error::NO_TOPOLOGY),
         };

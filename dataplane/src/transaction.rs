@@ -80,7 +80,11 @@ impl Transaction {
             Class::Forward | Class::Split(_) => {}
             // These need nothing of the proxy: the server answers them like any other.
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
-            Class::Local(_) | Class::Transaction(_) => return Err(error::NOT_IN_TRANSACTION),
+            Class::Local(_)
+            | Class::Transaction(_)
+            | Class::Container(_)
+            | Class::Denied(_)
+            | Class::NotYet => return Err(error::NOT_IN_TRANSACTION),
         }
         let mut own = Keys::None;
         command.visit_keys(request, |index| {

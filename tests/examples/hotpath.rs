@@ -133,7 +133,7 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
             break;
         };
         let request = Request::new(&input[..len], &args);
-        let command = command::lookup(request.arg(0)).unwrap();
+        let command = command::find(&request).unwrap();
         assert!(command.accepts(request.argc()));
         match route(command, &request, &worker.topology) {
             Route::Forward(group) => {

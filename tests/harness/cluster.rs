@@ -33,6 +33,7 @@ pub struct Builder {
     proxy_args: Vec<String>,
     controller_args: Vec<String>,
     server_args: Vec<String>,
+    server: Option<PathBuf>,
     unassigned: bool,
 }
 
@@ -73,6 +74,12 @@ impl Builder {
         self
     }
 
+    /// The program that every server is, unless it is Debian's `redis-server`.
+    pub fn server(mut self, program: PathBuf) -> Self {
+        self.server = Some(program);
+        self
+    }
+
     /// Leaves all slots without an owner.
     pub fn unassigned(mut self) -> Self {
         self.unassigned = true;
@@ -83,9 +90,10 @@ impl Builder {
     pub async fn start(self) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let mut groups = Vec::new();
+        let program = self.server.unwrap_or_else(|| REDIS_SERVER.into());
         for group in 1..=self.groups {
-            let primary =
-                Server::start(dir.path(), &format!("g{group}-primary"), &self.server_args);
+            let name = format!("g{group}-primary");
+            let primary = Server::run(&program, dir.path(), &name, &self.server_args);
             primary.answers().await;
             let mut servers = vec![primary];
             for replica in 1..=self.replicas {
@@ -93,7 +101,7 @@ impl Builder {
                 let port = servers[0].port.to_string();
                 let mut args = self.server_args.clone();
                 args.extend(["--replicaof".to_owned(), "127.0.0.1".to_owned(), port]);
-                servers.push(Server::start(dir.path(), &name, &args));
+                servers.push(Server::run(&program, dir.path(), &name, &args));
             }
             groups.push(servers);
         }
@@ -212,30 +220,46 @@ pub struct Server {
     pub addr: String,
     /// Its port.
     pub port: u16,
+    program: PathBuf,
     dir: PathBuf,
     name: String,
     args: Vec<String>,
 }
 
+const REDIS_SERVER: &str = "redis-server";
+
 impl Server {
-    /// Starts one on a free port, that keeps what is written in an append-only file.
+    /// Starts Debian's on a free port, that keeps what is written in an append-only file.
     pub fn start(dir: &Path, name: &str, args: &[String]) -> Self {
+        Self::run(Path::new(REDIS_SERVER), dir, name, args)
+    }
+
+    /// The same, of any program.
+    pub fn run(program: &Path, dir: &Path, name: &str, args: &[String]) -> Self {
         let port = free_port();
         let own = dir.join(format!("{name}-{port}"));
         std::fs::create_dir_all(&own).unwrap();
-        let process = Self::spawn(dir, &own, name, port, args);
+        let process = Self::spawn(program, dir, &own, name, port, args);
         let (name, args) = (name.to_owned(), args.to_vec());
         Self {
             process,
             addr: format!("127.0.0.1:{port}"),
             port,
+            program: program.to_owned(),
             dir: own,
             name,
             args,
         }
     }
 
-    fn spawn(dir: &Path, own: &Path, name: &str, port: u16, args: &[String]) -> Process {
+    fn spawn(
+        program: &Path,
+        dir: &Path,
+        own: &Path,
+        name: &str,
+        port: u16,
+        args: &[String],
+    ) -> Process {
         let port = port.to_string();
         let own = own.to_string_lossy();
         let fixed = [
@@ -253,13 +277,14 @@ impl Server {
             .into_iter()
             .chain(durable)
             .chain(args.iter().map(String::as_str));
-        Process::start(dir, name, "redis-server", all, &[])
+        Process::start(dir, name, program, all, &[])
     }
 
     /// Starts it again on the same port with the same data; it must have been killed.
     pub fn restart(&mut self) {
         let logs = self.dir.parent().unwrap();
-        self.process = Self::spawn(logs, &self.dir, &self.name, self.port, &self.args);
+        let (own, args) = (&self.dir, &self.args);
+        self.process = Self::spawn(&self.program, logs, own, &self.name, self.port, args);
     }
 
     /// Returns once it answers.

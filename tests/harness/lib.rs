@@ -22,7 +22,7 @@ pub mod scripted;
 
 pub use cluster::{Builder, Cluster, Controller, Proxy, Server};
 pub use load::Load;
-pub use process::{Process, binary, free_port};
+pub use process::{Process, binary, free_port, other_server};
 pub use raw::Raw;
 pub use scripted::ScriptedController;
 

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::{self, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -160,6 +161,23 @@ pub fn binary(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// A server that `make servers` has fetched: `redis-8.2`. None where there is none for this kind of
+/// machine, which is said.
+pub fn other_server(name: &str) -> Option<PathBuf> {
+    let proxy = binary("sluice-proxy");
+    let target = proxy.parent().and_then(Path::parent).unwrap();
+    let path = target.join("wheels").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    let why = fs::read_to_string(path.with_added_extension("unavailable"))
+        .unwrap_or_else(|_| panic!("{} is missing: run `make servers`", path.display()));
+    // Not `eprintln`, which is not seen when a test passes.
+    let text = format!("SKIPPED {why}");
+    io::stderr().write_all(text.as_bytes()).unwrap();
+    None
 }
 
 /// A port that was free a moment ago.

@@ -29,7 +29,11 @@ async fn no_key_is_missed_that_redis_finds() {
     let mut compared = 0;
     for (path, bytes) in inputs("keys") {
         let mut words: Vec<&[u8]> = bytes.split(|&b| b == b'\n').collect();
-        words[0] = command_for(words[0]).name.as_bytes();
+        let (command, subcommand) = command_for(&words).words();
+        words[0] = command.as_bytes();
+        if let (Some(subcommand), Some(word)) = (subcommand, words.get_mut(1)) {
+            *word = subcommand.as_bytes();
+        }
         let ask = request(&[&[b"COMMAND".as_slice(), b"GETKEYS"], &words[..]].concat());
         proxy.send(&ask).await;
         plain.send(&ask).await;

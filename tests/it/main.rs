@@ -4,6 +4,7 @@
 
 mod auth;
 mod backend;
+mod commands;
 mod connections;
 mod controller;
 mod corpus;

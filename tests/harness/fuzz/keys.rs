@@ -9,13 +9,13 @@ use dataplane::{
 };
 use proto::{ClusterId, Group, GroupId, ServerAddr, Slot, SlotState, Topology, Version};
 
-/// Input: the words of a request, a line each. A first word that names no command stands for one.
+/// Input: the words of a request, a line each. First words that name no command stand for one.
 ///
 /// Every key is an argument behind the name. Where the request goes follows from the slots of its
 /// keys, computed here in another way.
 pub fn keys(bytes: &[u8]) {
     let words: Vec<&[u8]> = bytes.split(|&b| b == b'\n').collect();
-    let command = command_for(words[0]);
+    let command = command_for(&words);
     if !command.accepts(words.len()) {
         return;
     }
@@ -32,6 +32,7 @@ pub fn keys(bytes: &[u8]) {
     assert_eq!(scanned, Ok(Scanned::Request(raw.len())));
     let request = Request::new(&raw, &args);
     assert!(request.args_from(0).eq(words.iter().copied()));
+    check_find(&request);
 
     let mut keys = Vec::new();
     command.visit_keys(&request, |index| keys.push(index));
@@ -41,21 +42,33 @@ pub fn keys(bytes: &[u8]) {
     check_route(command, &request, &slots);
 }
 
-/// The command of this name; where there is none, some command, so that every input is of use.
-pub fn command_for(name: &[u8]) -> &'static Command {
-    let all = command::all();
-    let found = all
-        .iter()
-        .find(|command| name.eq_ignore_ascii_case(command.name.as_bytes()));
-    let looked_up = command::lookup(name);
-    assert_eq!(
-        found.map(|command| command.name),
-        looked_up.map(|command| command.name)
-    );
-    looked_up.unwrap_or_else(|| {
-        let sum = name.iter().fold(0, |sum, &b| sum + usize::from(b));
-        &all[sum % all.len()]
+/// What these words call; where that is nothing, some command, so that every input is of use.
+pub fn command_for(words: &[&[u8]]) -> &'static Command {
+    named(words).unwrap_or_else(|| {
+        let sum = words[0].iter().fold(0, |sum, &b| sum + usize::from(b));
+        let all: Vec<_> = command::served().collect();
+        all[sum % all.len()]
     })
+}
+
+/// What clients may call by these words.
+fn named(words: &[&[u8]]) -> Option<&'static Command> {
+    let is = |own: &str, word: &[u8]| own.as_bytes().eq_ignore_ascii_case(word);
+    let mut commands = command::served().filter(|row| row.words().1.is_none());
+    let command = commands.find(|row| is(row.name, words[0]))?;
+    match words.get(1) {
+        Some(word) if matches!(command.class, Class::Container(_)) => command
+            .subcommands()
+            .find(|row| row.words().1.is_some_and(|own| is(own, word))),
+        _ => Some(command),
+    }
+}
+
+/// What a request calls is found by its hash as it is by looking through the table.
+fn check_find(request: &Request<'_>) {
+    let words: Vec<&[u8]> = request.args_from(0).collect();
+    let name = |command: Option<&Command>| command.map(|command| command.name);
+    assert_eq!(name(command::find(request)), name(named(&words)));
 }
 
 /// What follows from where a command's keys are said to be.
@@ -70,14 +83,13 @@ fn check_keys(command: &Command, request: &Request<'_>, words: &[&[u8]], keys: &
                     .all(|pair| pair[1] - pair[0] == usize::from(step))
             );
         }
-        Keys::AfterSubcommand => assert!(keys == [2] || (keys.is_empty() && words.len() == 2)),
-        Keys::Counted { at } if !keys.is_empty() => {
-            let count = number(at.into());
+        Keys::Counted { at, step } if !keys.is_empty() => {
+            let (count, all) = (number(at.into()), usize::from(at) + 1..);
             assert_eq!(Some(keys.len()), count);
             assert!(
                 keys.iter()
                     .copied()
-                    .eq((usize::from(at) + 1..).take(keys.len()))
+                    .eq(all.step_by(step.into()).take(keys.len()))
             );
         }
         Keys::StoredCounted if !keys.is_empty() => {
@@ -139,7 +151,10 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
     let is_held = slots.iter().any(|slot| is_held(slot.number()));
     let got = route(command, request, &TOPOLOGY);
     let expected = match command.class {
-        Class::Local(local) => Route::Local(local),
+        Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
+        Class::Container(None) | Class::Denied(_) | Class::NotYet => {
+            Route::Reject(Rejection::Unknown)
+        }
         Class::Transaction(bound) => Route::Transaction(bound),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
