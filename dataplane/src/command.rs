@@ -119,6 +119,8 @@ pub enum Class {
     Forward,
     /// Each group that owns some of its keys answers for these; the replies are merged.
     Split(Split),
+    /// Each group that owns slots gets the whole of it; the replies are merged.
+    Everywhere(Merge),
     /// The proxy.
     Local(Local),
     /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
@@ -150,6 +152,35 @@ pub enum Split {
     Mset,
     /// Keys; the reply is the sum of the parts' numbers.
     Sum,
+}
+
+impl Split {
+    /// How the parts' replies become one.
+    pub fn merge(self) -> Merge {
+        match self {
+            Self::Mget => Merge::Values,
+            Self::Mset => Merge::Same,
+            Self::Sum => Merge::Sum,
+        }
+    }
+}
+
+/// How the replies of several groups become one. If a group fails, the whole does, with its error; but
+/// for [`Merge::Any`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Merge {
+    /// One value for each key, in their order.
+    Values,
+    /// They all say the same, so that one is enough.
+    Same,
+    /// Their numbers are added.
+    Sum,
+    /// Their arrays, one behind the other.
+    Concat,
+    /// Of each place in their arrays of numbers, the least: 1 only where all say so.
+    Least,
+    /// One success is enough: only one of them has what it is about.
+    Any,
 }
 
 /// What the proxy answers itself.

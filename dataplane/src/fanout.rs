@@ -7,7 +7,7 @@ use slab::Slab;
 
 use crate::{
     backend::{Pending, Recipient},
-    command::Split,
+    command::Merge,
     framer::Piece,
     resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
 };
@@ -36,8 +36,8 @@ pub(crate) struct Fanout {
     pub(crate) whole: Pending,
     /// Bytes of replies that have come.
     pub(crate) bytes: usize,
-    split: Split,
-    /// For [`Split::Mget`]: of each key, in order, the part that brings its value.
+    merge: Merge,
+    /// For [`Merge::Values`]: of each key, in order, the part that brings its value.
     part_of_key: Vec<u16>,
     parts: Vec<Reply>,
     missing: u16,
@@ -68,19 +68,19 @@ impl Fanouts {
     pub(crate) fn start(
         &mut self,
         whole: Pending,
-        split: Split,
+        merge: Merge,
         part_of_key: &[u16],
         parts: u16,
     ) -> u32 {
         let mut fanout = self.spare.pop().unwrap_or_else(|| Fanout {
             whole,
             bytes: 0,
-            split,
+            merge,
             part_of_key: Vec::new(),
             parts: Vec::new(),
             missing: 0,
         });
-        (fanout.whole, fanout.split, fanout.missing) = (whole, split, parts);
+        (fanout.whole, fanout.merge, fanout.missing) = (whole, merge, parts);
         fanout.part_of_key.extend_from_slice(part_of_key);
         fanout.parts.resize_with(parts.into(), Reply::default);
         self.fanouts.insert(fanout) as u32
@@ -158,20 +158,28 @@ impl Fanouts {
 impl Fanout {
     /// Writes the one reply.
     pub(crate) fn merge(&self, out: &mut Vec<u8>) {
+        let succeeded = self.parts.iter().find(|part| !part.failed);
+        if let (Merge::Any, Some(part)) = (self.merge, succeeded) {
+            return out.extend_from_slice(&part.bytes);
+        }
         if let Some(failed) = self.parts.iter().find(|part| part.failed) {
             return self.merge_failure(failed, out);
         }
-        match self.split {
-            Split::Mget => self.merge_values(out),
-            Split::Mset => out.extend_from_slice(b"+OK\r\n"),
-            Split::Sum => {
-                let sum = self
-                    .parts
-                    .iter()
-                    .filter_map(|part| number(&part.bytes))
-                    .sum();
-                put_int(out, sum);
+        match self.merge {
+            Merge::Values => self.merge_values(out),
+            Merge::Same | Merge::Any => out.extend_from_slice(&self.parts[0].bytes),
+            Merge::Sum => {
+                let numbers = self.parts.iter().filter_map(|part| number(&part.bytes));
+                put_int(out, numbers.sum());
             }
+            Merge::Concat => {
+                let lens = self.parts.iter().map(|part| len(&part.bytes));
+                put_header(out, b'*', lens.sum());
+                for part in &self.parts {
+                    out.extend_from_slice(values(&part.bytes));
+                }
+            }
+            Merge::Least => self.merge_least(out),
         }
     }
 
@@ -187,8 +195,23 @@ impl Fanout {
         let text = text.trim_start_matches("UNKNOWNOUTCOME ");
         put_error(
             out,
-            &format!("UNKNOWNOUTCOME some keys were written and others not: {text}"),
+            &format!("UNKNOWNOUTCOME not all groups executed it: {text}"),
         );
+    }
+
+    fn merge_least(&self, out: &mut Vec<u8>) {
+        let numbers = |part: &Reply| -> Vec<i64> {
+            let lines = values(&part.bytes).split_inclusive(|&b| b == b'\n');
+            lines.filter_map(number).collect()
+        };
+        let mut least = numbers(&self.parts[0]);
+        for part in &self.parts[1..] {
+            for (least, number) in least.iter_mut().zip(numbers(part)) {
+                *least = number.min(*least);
+            }
+        }
+        put_header(out, b'*', least.len());
+        least.iter().for_each(|&number| put_int(out, number));
     }
 
     fn merge_values(&self, out: &mut Vec<u8>) {
@@ -210,6 +233,16 @@ impl Fanout {
     }
 }
 
+/// How many values an array has, by its header.
+fn len(array: &[u8]) -> usize {
+    let header = &array[..array.len() - values(array).len()];
+    let count = header
+        .strip_prefix(b"*")
+        .map(|count| count.trim_ascii_end());
+    let count = count.and_then(parse_int).unwrap_or(0);
+    usize::try_from(count).unwrap_or(0)
+}
+
 /// What stands behind an array's header.
 fn values(array: &[u8]) -> &[u8] {
     let header = array
@@ -229,17 +262,17 @@ mod tests {
     use super::*;
     use crate::command::Kind;
 
-    fn check(split: Split, order: &[u16], replies: &[(&str, Outcome)], expected: &str) {
+    fn check(merge: Merge, order: &[u16], replies: &[(&str, Outcome)], expected: &str) {
         let mut fanouts = Fanouts::default();
         let to = Recipient::Session {
             session: 7,
             number: 9,
         };
         let whole = Pending {
-            may_write: split != Split::Mget,
+            may_write: merge != Merge::Values,
             ..Pending::new(to, Kind::Split)
         };
-        let fanout = fanouts.start(whole, split, order, replies.len() as u16);
+        let fanout = fanouts.start(whole, merge, order, replies.len() as u16);
         let mut last = None;
         // The last part answers first: the order of arrival must not matter.
         for (index, (reply, outcome)) in replies.iter().enumerate().rev() {
@@ -270,7 +303,7 @@ mod tests {
     #[test]
     fn values_come_in_the_order_of_the_keys() {
         check(
-            Split::Mget,
+            Merge::Values,
             &[0, 1, 1, 0],
             &[
                 ("*2\r\n$1\r\na\r\n$1\r\nd\r\n", Answered),
@@ -283,7 +316,7 @@ mod tests {
     #[test]
     fn numbers_are_added() {
         check(
-            Split::Sum,
+            Merge::Sum,
             &[],
             &[(":2\r\n", Answered), (":40\r\n", Answered)],
             ":42\r\n",
@@ -291,35 +324,65 @@ mod tests {
     }
 
     #[test]
+    fn arrays_are_put_together() {
+        let (one, two) = ("*1\r\n$1\r\na\r\n", "*2\r\n$1\r\nb\r\n$2\r\ncc\r\n");
+        let all = "*3\r\n$1\r\na\r\n$1\r\nb\r\n$2\r\ncc\r\n";
+        let none = ("*0\r\n", Answered);
+        check(
+            Merge::Concat,
+            &[],
+            &[(one, Answered), none, (two, Answered)],
+            all,
+        );
+        check(Merge::Concat, &[], &[none, none], "*0\r\n");
+        let (one, two) = ("*3\r\n:1\r\n:0\r\n:1\r\n", "*3\r\n:1\r\n:1\r\n:0\r\n");
+        let least = "*3\r\n:1\r\n:0\r\n:0\r\n";
+        check(
+            Merge::Least,
+            &[],
+            &[(one, Answered), (two, Answered)],
+            least,
+        );
+    }
+
+    #[test]
+    fn one_success_is_enough_where_only_one_has_it() {
+        let not = ("-NOTBUSY No scripts in execution right now.\r\n", Answered);
+        let ok = ("+OK\r\n", Answered);
+        check(Merge::Any, &[], &[not, ok], "+OK\r\n");
+        check(Merge::Any, &[], &[not, not], not.0);
+    }
+
+    #[test]
     fn a_failed_part_fails_the_whole() {
         let ok = ("+OK\r\n", Answered);
-        check(Split::Mset, &[], &[ok, ok], "+OK\r\n");
+        check(Merge::Same, &[], &[ok, ok], "+OK\r\n");
         let down = ("-CLUSTERDOWN down\r\n", NotExecuted);
-        check(Split::Mset, &[], &[down, down], "-CLUSTERDOWN down\r\n");
+        check(Merge::Same, &[], &[down, down], "-CLUSTERDOWN down\r\n");
         check(
-            Split::Mget,
+            Merge::Values,
             &[0, 1],
             &[("*1\r\n$-1\r\n", Answered), down],
             "-CLUSTERDOWN down\r\n",
         );
-        let doubt = "-UNKNOWNOUTCOME some keys were written and others not: ";
+        let doubt = "-UNKNOWNOUTCOME not all groups executed it: ";
         check(
-            Split::Mset,
+            Merge::Same,
             &[],
             &[ok, down],
             &format!("{doubt}CLUSTERDOWN down\r\n"),
         );
         let lost = ("-UNKNOWNOUTCOME lost\r\n", Unknown);
-        check(Split::Sum, &[], &[lost, down], &format!("{doubt}lost\r\n"));
+        check(Merge::Sum, &[], &[lost, down], &format!("{doubt}lost\r\n"));
         let oom = ("-OOM command not allowed\r\n", Answered);
         check(
-            Split::Mset,
+            Merge::Same,
             &[],
             &[oom, oom],
             "-OOM command not allowed\r\n",
         );
         check(
-            Split::Mset,
+            Merge::Same,
             &[],
             &[ok, oom],
             &format!("{doubt}OOM command not allowed\r\n"),

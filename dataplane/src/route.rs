@@ -8,7 +8,7 @@
 use proto::{Slot, SlotState, Topology};
 
 use crate::{
-    command::{Bound, Class, Command, Local, Split},
+    command::{Bound, Class, Command, Local, Merge, Split, flag},
     resp::Request,
 };
 
@@ -21,6 +21,8 @@ pub enum Route {
     Forward(u16),
     /// Several groups answer for some of its keys each.
     Split(Split),
+    /// All groups that own slots answer it.
+    Everywhere(Merge),
     /// It begins or ends a transaction.
     Transaction(Bound),
     /// One of its slots is held: it waits for the next topology.
@@ -50,6 +52,7 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward => one_slot(command, request, topology),
         Class::Transaction(bound) => Route::Transaction(bound),
+        Class::Everywhere(merge) => everywhere(command, merge, topology),
         Class::Split(split) => many_slots(command, split, request, topology),
         // `command::find` finds none of these; what is not known to be harmless is not sent.
         Class::Container(None) | Class::Denied(_) | Class::NotYet => {
@@ -87,6 +90,18 @@ fn to_owner(slot: Slot, topology: &Topology) -> Route {
         (None, _) => Route::Reject(Rejection::NotServed(slot)),
         (Some(_), SlotState::Held) => Route::Hold,
         (Some(group), SlotState::Serving) => Route::Forward(group),
+    }
+}
+
+/// What may change any key waits while a slot is held, as a request for each slot would.
+fn everywhere(command: &Command, merge: Merge, topology: &Topology) -> Route {
+    let is_held = |slot| topology.route(slot).state == SlotState::Held;
+    if topology.owners().next().is_none() {
+        Route::Reject(Rejection::NotServed(KEYLESS))
+    } else if command.flags & flag::WRITE != 0 && Slot::all().any(is_held) {
+        Route::Hold
+    } else {
+        Route::Everywhere(merge)
     }
 }
 

@@ -25,16 +25,15 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Lane, Pending, Recipient, Refusal, Way},
+    backend::{Lane, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Bound, Class, Command, Kind, Split},
+    command::{self, Bound, Class, Command, Kind},
     error,
-    fanout::Part,
     local::{self, After},
     memory::Pressure,
     outbox::Outbox,
-    resp::{Arg, Limits, Progress, Request, Scanned, put_bulk, put_header, split_inline},
+    resp::{Arg, Limits, Progress, Request, Scanned, split_inline},
     route::{Route, route},
     socket::Socket,
     upload::Upload,
@@ -42,8 +41,10 @@ use crate::{
 };
 
 mod clients;
+mod parts;
 
 pub(crate) use clients::Clients;
+pub(crate) use parts::Splitting;
 
 /// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.
 const HOLD_MAX: Duration = Duration::from_secs(2);
@@ -297,21 +298,6 @@ impl Session {
 enum Still {
     Idle,
     Stalled,
-}
-
-/// For the request that is being split; kept for its memory.
-#[derive(Default)]
-pub(crate) struct Splitting {
-    /// The groups that own some of its keys.
-    parts: Vec<PartOf>,
-    /// Of each key, the part it belongs to.
-    part_of_key: Vec<u16>,
-}
-
-struct PartOf {
-    group: u16,
-    keys: usize,
-    pipe: u32,
 }
 
 /// Where a request goes that is not whole yet and longer than [`UPLOAD`].
@@ -657,7 +643,9 @@ impl Worker {
             }
             Route::Hold => UploadRoute::Waits,
             Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
-            Route::Local(_) | Route::Split(_) | Route::Transaction(_) => UploadRoute::Held,
+            Route::Local(_) | Route::Split(_) | Route::Everywhere(_) | Route::Transaction(_) => {
+                UploadRoute::Held
+            }
         }
     }
 
@@ -711,6 +699,7 @@ impl Worker {
             Route::Local(local) => self.answer_local(id, local, request),
             Route::Forward(group) => self.forward(id, command, request, group),
             Route::Split(split) => self.split(id, command, split, request),
+            Route::Everywhere(merge) => self.send_everywhere(id, command, merge, request),
             Route::Transaction(Bound::Multi) => self.multi(id),
             Route::Transaction(Bound::Exec) => self.exec(id),
             Route::Transaction(Bound::Discard) => self.discard(id),
@@ -741,91 +730,6 @@ impl Worker {
         backends.output(pipe).extend_from_slice(request.raw());
         let pending = clients.pending(id, command.kind(), command.may_write(), micros);
         backends.expect(pipe, pending);
-        self.taken(id);
-        Dispatched::Done
-    }
-
-    /// Sends each group one request for those of the keys that it owns.
-    fn split(
-        &mut self,
-        id: u32,
-        command: &Command,
-        split: Split,
-        request: &Request<'_>,
-    ) -> Dispatched {
-        let values = if split == Split::Mset { 2 } else { 1 };
-        if !(request.argc() - 1).is_multiple_of(values) {
-            return self.answer_error(id, &error::arity(command.name));
-        }
-        let micros = self.micros;
-        let Self {
-            clients,
-            backends,
-            topology,
-            splitting: Splitting { parts, part_of_key },
-            ..
-        } = self;
-        let topology = topology.as_ref().expect("a route was made from it");
-        let session = &mut clients.sessions[id as usize];
-        let way = session.way(id);
-        parts.clear();
-        part_of_key.clear();
-        command.visit_keys(request, |index| {
-            let slot = proto::Slot::of_key(request.arg(index));
-            let group = topology.route(slot).group.expect("routed to an owner");
-            let known = parts.iter().position(|part| part.group == group);
-            let part = known.unwrap_or_else(|| {
-                parts.push(PartOf {
-                    group,
-                    keys: 0,
-                    pipe: 0,
-                });
-                parts.len() - 1
-            });
-            parts[part].keys += 1;
-            part_of_key.push(part as u16);
-        });
-        for part in parts.iter_mut() {
-            part.pipe = backends.pipe(part.group, way);
-            // Nothing has been sent yet: if one part cannot be, none is.
-            match backends.admit(part.pipe, session.task()) {
-                Ok(()) => {}
-                Err(Refusal::Full) => return Dispatched::Waits,
-                Err(Refusal::Down(why)) => return self.answer_error(id, &why),
-            }
-        }
-        for part in parts.iter() {
-            let out = backends.output(part.pipe);
-            put_header(out, b'*', 1 + part.keys * values);
-            put_bulk(out, request.arg(0));
-        }
-        for (key, &part) in part_of_key.iter().enumerate() {
-            let first = 1 + key * values;
-            let frames = request.frames(first, first + values);
-            let pipe = parts[usize::from(part)].pipe;
-            backends.output(pipe).extend_from_slice(frames);
-        }
-        let whole = clients.pending(id, Kind::Split, command.may_write(), micros);
-        let of_keys: &[u16] = if split == Split::Mget {
-            part_of_key
-        } else {
-            &[]
-        };
-        let count = parts.len() as u16;
-        let fanout = clients.fanouts.start(whole, split, of_keys, count);
-        for (part, index) in parts.iter().zip(0..) {
-            let to = Recipient::Part(Part { fanout, index });
-            let weight = whole.weight / u32::from(count);
-            backends.expect(
-                part.pipe,
-                Pending {
-                    to,
-                    weight,
-                    ..whole
-                },
-            );
-        }
-        self.stats.requests_split.add(1);
         self.taken(id);
         Dispatched::Done
     }

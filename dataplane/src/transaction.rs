@@ -82,6 +82,7 @@ impl Transaction {
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
             Class::Local(_)
             | Class::Transaction(_)
+            | Class::Everywhere(_)
             | Class::Container(_)
             | Class::Denied(_)
             | Class::NotYet => return Err(error::NOT_IN_TRANSACTION),
@@ -195,7 +196,7 @@ impl Worker {
             Route::Forward(group) => self.send_transaction(id, group),
             Route::Hold => self.hold(id),
             Route::Reject(why) => self.answer_error(id, error::rejection(why)),
-            Route::Local(_) | Route::Split(_) | Route::Transaction(_) => {
+            Route::Local(_) | Route::Split(_) | Route::Everywhere(_) | Route::Transaction(_) => {
                 unreachable!("a slot has one owner")
             }
         }

@@ -199,6 +199,17 @@ impl Topology {
         &self.groups
     }
 
+    /// The groups that own slots, by their index in [`Topology::groups`].
+    pub fn owners(&self) -> impl Iterator<Item = u16> {
+        let mut owns = vec![false; self.groups.len()];
+        for group in self.slots.iter().filter_map(|route| route.group) {
+            owns[usize::from(group)] = true;
+        }
+        (0..)
+            .zip(owns)
+            .filter_map(|(group, owns)| owns.then_some(group))
+    }
+
     /// What happens with requests for a slot.
     #[inline]
     pub fn route(&self, slot: Slot) -> SlotRoute {

@@ -140,7 +140,11 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
                 worker.pipes[usize::from(group)].extend_from_slice(request.raw());
             }
             Route::Split(_) => split(command, &request, worker),
-            other @ (Route::Local(_) | Route::Transaction(_) | Route::Hold | Route::Reject(_)) => {
+            other @ (Route::Local(_)
+            | Route::Everywhere(_)
+            | Route::Transaction(_)
+            | Route::Hold
+            | Route::Reject(_)) => {
                 panic!("{other:?}")
             }
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{
-    command::{self, Bound, Class, Command, Keys, Split},
+    command::{self, Bound, Class, Command, Keys, Merge, Split},
     resp::{Limits, Progress, Request, put_bulk, put_header},
 };
 use redis::{Value, cmd};
@@ -403,6 +403,16 @@ fn what_becomes_of(row: &Command) -> String {
         }
         Class::Transaction(Bound::Discard) => {
             "ends the transaction, of which nothing was sent".to_owned()
+        }
+        Class::Everywhere(merge) => {
+            let merged = match merge {
+                Merge::Values | Merge::Same => "they all say the same",
+                Merge::Sum => "their numbers are added",
+                Merge::Concat => "their arrays become one",
+                Merge::Least => "1 where all say so",
+                Merge::Any => "one success is enough",
+            };
+            format!("to each group that owns slots; {merged}")
         }
         Class::Split(Split::Mget) => "split; the values in the order of the keys".to_owned(),
         Class::Split(Split::Mset) => "split; done when all parts are".to_owned(),

@@ -10,6 +10,7 @@ mod controller;
 mod corpus;
 mod dev;
 mod drain;
+mod fanout;
 mod hostile;
 mod memory;
 mod pipeline;

@@ -149,6 +149,11 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     queued.pipeline(&transaction).await;
     assert_eq!(queued.reply().await, "+OK");
     assert_eq!(queued.reply().await, "+QUEUED");
+    // It may change any key, those of the held slot, too.
+    let mut flush = proxy.raw().await;
+    flush.pipeline(&["SELECT 5", "FLUSHDB"].map(words)).await;
+    assert_eq!(flush.reply().await, "+OK");
+    assert!(other.command("DBSIZE").await.starts_with(':'));
     for n in 0..100 {
         assert_eq!(other.command(&format!("SET b {n}")).await, "+OK");
     }
@@ -170,6 +175,7 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     assert_eq!(held.reply().await, "*2 $1 2 $2 99");
     assert_eq!(held.reply().await, "+PONG");
     assert_eq!(queued.reply().await, "*1 :1", "EXEC waited");
+    assert_eq!(flush.reply().await, "+OK");
 
     // Held for too long: the client may try again, and nothing was executed.
     controller

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use dataplane::{
-    command::{self, Class, Command, Keys},
+    command::{self, Class, Command, Keys, flag},
     resp::{Limits, Progress, Request, Scanned, put_bulk, put_header},
     route::{Rejection, Route, route},
 };
@@ -156,6 +156,9 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
             Route::Reject(Rejection::Unknown)
         }
         Class::Transaction(bound) => Route::Transaction(bound),
+        // Some slots of this topology are always held.
+        Class::Everywhere(_) if command.flags & flag::WRITE != 0 => Route::Hold,
+        Class::Everywhere(merge) => Route::Everywhere(merge),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
             Route::Reject(Rejection::CrossSlot)

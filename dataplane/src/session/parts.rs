@@ -1,0 +1,151 @@
+//! Requests that go to several groups: what each of them is sent.
+//!
+//! Nothing is sent before every group takes its part; what comes back is put together by
+//! [`crate::fanout`].
+
+use super::Dispatched;
+use crate::{
+    backend::{Pending, Recipient, Refusal},
+    command::{Command, Kind, Merge, Split},
+    error,
+    fanout::Part,
+    resp::{Request, put_bulk, put_header},
+    worker::Worker,
+};
+
+/// For the request that is being split; kept for its memory.
+#[derive(Default)]
+pub(crate) struct Splitting {
+    /// The groups that get a part.
+    parts: Vec<PartOf>,
+    /// Of each key, the part it belongs to.
+    part_of_key: Vec<u16>,
+}
+
+struct PartOf {
+    group: u16,
+    keys: usize,
+    pipe: u32,
+}
+
+impl PartOf {
+    fn new(group: u16) -> Self {
+        Self {
+            group,
+            keys: 0,
+            pipe: 0,
+        }
+    }
+}
+
+impl Worker {
+    /// Sends each group one request for those of the keys that it owns.
+    pub(super) fn split(
+        &mut self,
+        id: u32,
+        command: &Command,
+        split: Split,
+        request: &Request<'_>,
+    ) -> Dispatched {
+        let values = if split == Split::Mset { 2 } else { 1 };
+        if !(request.argc() - 1).is_multiple_of(values) {
+            return self.answer_error(id, &error::arity(command.name));
+        }
+        let topology = self.topology.as_ref().expect("a route was made from it");
+        let Splitting { parts, part_of_key } = &mut self.splitting;
+        parts.clear();
+        part_of_key.clear();
+        command.visit_keys(request, |index| {
+            let slot = proto::Slot::of_key(request.arg(index));
+            let group = topology.route(slot).group.expect("routed to an owner");
+            let known = parts.iter().position(|part| part.group == group);
+            let part = known.unwrap_or_else(|| {
+                parts.push(PartOf::new(group));
+                parts.len() - 1
+            });
+            parts[part].keys += 1;
+            part_of_key.push(part as u16);
+        });
+        if let Err(refused) = self.admit_parts(id) {
+            return refused;
+        }
+        let Splitting { parts, part_of_key } = &self.splitting;
+        for part in parts {
+            let out = self.backends.output(part.pipe);
+            put_header(out, b'*', 1 + part.keys * values);
+            put_bulk(out, request.arg(0));
+        }
+        for (key, &part) in part_of_key.iter().enumerate() {
+            let first = 1 + key * values;
+            let frames = request.frames(first, first + values);
+            let pipe = parts[usize::from(part)].pipe;
+            self.backends.output(pipe).extend_from_slice(frames);
+        }
+        self.expect_parts(id, command, split.merge())
+    }
+
+    /// Sends the whole request to each group that owns slots.
+    pub(super) fn send_everywhere(
+        &mut self,
+        id: u32,
+        command: &Command,
+        merge: Merge,
+        request: &Request<'_>,
+    ) -> Dispatched {
+        let topology = self.topology.as_ref().expect("a route was made from it");
+        let Splitting { parts, part_of_key } = &mut self.splitting;
+        parts.clear();
+        part_of_key.clear();
+        parts.extend(topology.owners().map(PartOf::new));
+        if let Err(refused) = self.admit_parts(id) {
+            return refused;
+        }
+        for part in &self.splitting.parts {
+            let out = self.backends.output(part.pipe);
+            out.extend_from_slice(request.raw());
+        }
+        self.expect_parts(id, command, merge)
+    }
+
+    /// Finds each part its pipe. Nothing has been sent yet: if one part cannot be, none is.
+    fn admit_parts(&mut self, id: u32) -> Result<(), Dispatched> {
+        let session = self.clients.session(id);
+        let way = session.way(id);
+        for part in &mut self.splitting.parts {
+            part.pipe = self.backends.pipe(part.group, way);
+            match self.backends.admit(part.pipe, session.task()) {
+                Ok(()) => {}
+                Err(Refusal::Full) => return Err(Dispatched::Waits),
+                Err(Refusal::Down(why)) => return Err(self.answer_error(id, &why)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts were written: says where their replies go.
+    fn expect_parts(&mut self, id: u32, command: &Command, merge: Merge) -> Dispatched {
+        let Splitting { parts, part_of_key } = &self.splitting;
+        let may_write = command.may_write();
+        let whole = (self.clients).pending(id, Kind::Split, may_write, self.micros);
+        let of_keys: &[u16] = if merge == Merge::Values {
+            part_of_key
+        } else {
+            &[]
+        };
+        let count = parts.len() as u16;
+        let fanout = self.clients.fanouts.start(whole, merge, of_keys, count);
+        for (part, index) in parts.iter().zip(0..) {
+            let to = Recipient::Part(Part { fanout, index });
+            let weight = whole.weight / u32::from(count);
+            let pending = Pending {
+                to,
+                weight,
+                ..whole
+            };
+            self.backends.expect(part.pipe, pending);
+        }
+        self.stats.requests_split.add(1);
+        self.taken(id);
+        Dispatched::Done
+    }
+}
