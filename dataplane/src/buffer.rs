@@ -9,7 +9,7 @@ use std::cell::RefCell;
 pub(crate) const KEEP_CAPACITY: usize = 64 * 1024;
 /// At most so many bytes are kept, by capacity.
 const KEEP_TOTAL: usize = 4 << 20;
-const FIRST_CAPACITY: usize = 4 * 1024;
+const FIRST_CAPACITY: usize = 1024;
 
 #[derive(Default)]
 struct Spare {
