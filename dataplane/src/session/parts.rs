@@ -126,7 +126,8 @@ impl Worker {
     fn expect_parts(&mut self, id: u32, command: &Command, merge: Merge) -> Dispatched {
         let Splitting { parts, part_of_key } = &self.splitting;
         let may_write = command.may_write();
-        let whole = (self.clients).pending(id, Kind::Split, may_write, self.micros);
+        let micros = self.micros;
+        let whole = self.clients.pending(id, Kind::Split, may_write, micros);
         let of_keys: &[u16] = if merge == Merge::Values {
             part_of_key
         } else {
