@@ -24,6 +24,13 @@ async fn metric(proxy: &Proxy, name: &str) -> u64 {
     metrics.lines().find_map(line).expect(name)
 }
 
+/// It never held more than so many MiB, and a tenth.
+fn stayed_within(proxy: &Proxy, limit: usize) {
+    let peak = proxy.process.peak_rss();
+    let most = limit * MIB * 11 / 10;
+    assert!(peak < most, "the proxy held {} MiB", peak / MIB);
+}
+
 /// Sets a key to so many bytes, which go out in pieces; the reply.
 async fn set_large(addr: &str, key: &str, len: usize) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
@@ -66,12 +73,7 @@ async fn a_value_of_512_mib_passes_a_proxy_that_may_hold_256() {
     let mut rest = [0; 9];
     stream.read_exact(&mut rest).await.unwrap();
     assert_eq!(&rest, b"\r\n+PONG\r\n");
-    let peak = proxy.process.peak_rss();
-    assert!(
-        peak < 256 * MIB * 11 / 10,
-        "the proxy held {} MiB",
-        peak / MIB
-    );
+    stayed_within(proxy, 256);
 }
 
 /// A line of text has no length in front: a script can make one of any.
@@ -94,12 +96,7 @@ async fn a_line_of_100_mib_passes_a_proxy_that_may_hold_48() {
         got += read;
         assert!(got < expected || piece[..read].ends_with(b"a\r\n+PONG\r\n"));
     }
-    let peak = proxy.process.peak_rss();
-    assert!(
-        peak < 48 * MIB * 11 / 10,
-        "the proxy held {} MiB",
-        peak / MIB
-    );
+    stayed_within(proxy, 48);
 }
 
 #[tokio::test]
@@ -142,12 +139,7 @@ async fn a_merged_reply_beyond_the_limit_ends_its_client_alone() {
         1
     );
     assert_eq!(client.command("PING").await, "+PONG", "it holds nothing");
-    let peak = proxy.process.peak_rss();
-    assert!(
-        peak < 64 * MIB * 11 / 10,
-        "the proxy held {} MiB",
-        peak / MIB
-    );
+    stayed_within(proxy, 64);
 }
 
 /// Who does not take what it has asked for waits, and holds little.
@@ -173,12 +165,7 @@ async fn who_asks_for_much_and_takes_nothing_is_not_closed() {
         metric(proxy, "sluice_proxy_sessions_closed_memory_total").await,
         0
     );
-    let peak = proxy.process.peak_rss();
-    assert!(
-        peak < 64 * MIB * 11 / 10,
-        "the proxy held {} MiB",
-        peak / MIB
-    );
+    stayed_within(proxy, 64);
 }
 
 /// Requests that have begun are held without anything ever being answered. The limit holds all the
@@ -207,12 +194,7 @@ async fn half_requests_of_many_are_bounded_and_forgotten_when_they_leave() {
         }
     })
     .await;
-    let peak = proxy.process.peak_rss();
-    assert!(
-        peak < 64 * MIB * 11 / 10,
-        "the proxy held {} MiB",
-        peak / MIB
-    );
+    stayed_within(proxy, 64);
     drop(open);
     eventually(|| async {
         match held().await {
