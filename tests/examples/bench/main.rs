@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // fails by panicking
 
 mod document;
+mod floor;
 mod machine;
 mod memory;
 mod peer;
@@ -22,11 +23,14 @@ use clap::Parser;
 enum Args {
     Speed(speed::Options),
     Memory(memory::Options),
+    #[command(hide = true)]
+    Floor(floor::Options),
 }
 
 fn main() {
     match Args::parse() {
         Args::Speed(options) => speed::run(&options),
         Args::Memory(options) => memory::run(&options),
+        Args::Floor(options) => floor::run(&options),
     }
 }

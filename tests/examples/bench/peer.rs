@@ -87,6 +87,15 @@ impl Peer {
         }
     }
 
+    /// No proxy, but the least that one could cost: see [`crate::floor`].
+    pub(crate) fn floor(dir: &Path) -> Self {
+        let port = free_port();
+        let program = std::env::current_exe().unwrap();
+        let args = ["floor".to_owned(), port.to_string()];
+        let process = Process::start(dir, "floor", program, args, &[]);
+        Self::started("floor".to_owned(), port, process)
+    }
+
     /// twemproxy, with the options of the comparison.
     pub(crate) fn twemproxy(dir: &Path, servers: [u16; 2]) -> Self {
         let port = free_port();

@@ -9,6 +9,9 @@ use std::{
 /// How many keys `redis-benchmark` chooses among; all are there before each scenario.
 const KEYS: u32 = 100_000;
 
+/// How many keys `mget10` asks for.
+pub(crate) const MGET_KEYS: usize = 10;
+
 /// One way of asking.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,

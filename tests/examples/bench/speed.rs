@@ -17,7 +17,7 @@ pub(crate) struct Options {
     /// Rounds that count, after one to warm up; up to twice as many are run to find quiet ones
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Whom to drive: direct, twemproxy, envoy, sluice-1, sluice-1-again, sluice-2 or a label of
+    /// Whom to drive: direct, floor, twemproxy, envoy, sluice-1, sluice-1-again, sluice-2 or a label of
     /// --sluice-bin. The first is the base of the ratios, unless twemproxy is there
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
@@ -35,8 +35,9 @@ pub(crate) struct Options {
     scenarios: Vec<String>,
 }
 
-const ALL_PEERS: [&str; 6] = [
+const ALL_PEERS: [&str; 7] = [
     "direct",
+    "floor",
     "twemproxy",
     "envoy",
     "sluice-1",
@@ -126,6 +127,7 @@ fn start(name: &str, dir: &Path, servers: &[Server; 2], options: &Options) -> Pe
     let own = |workers| Peer::sluice(dir, ports, &Build::own(name, &["--workers", workers]), 0);
     match (name, &options.envoy) {
         ("direct", _) => Peer::direct(&servers[0]),
+        ("floor", _) => Peer::floor(dir),
         ("twemproxy", _) => Peer::twemproxy(dir, ports),
         ("envoy", Some(program)) => Peer::envoy(dir, ports, program),
         ("sluice-1" | "sluice-1-again", _) => own("1"),
@@ -292,7 +294,9 @@ fn section(
          driven in turns by `redis-benchmark`, each round beginning with another one; a first round warms \
          up. Shown are medians of the rounds; a ratio is taken within each round, and the median of those \
          is shown, with the least and the most of any round.\n\n\
-         * **direct**: one of the servers without a proxy, for scale.\n\
+         * **direct**: one of the servers without a proxy, for scale. **floor**: no proxy, but the least \
+         that one could cost here: it reads, counts the requests and writes as many replies, and has no \
+         servers.\n\
          * **twemproxy**: crc32, modula, one connection a server. **envoy**: `redis_proxy` with one worker \
          (`--concurrency 1`).\n\
          * **sluice-1**, **sluice-2**: the proxy with one and with two workers. **sluice-1-again**: a second \
