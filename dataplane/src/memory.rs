@@ -1,8 +1,8 @@
 //! How much memory the process holds for its clients and servers, against `--max-memory`.
 //!
 //! Each worker counts its own ([`Account`]) and tells the sum of all ([`Memory`]) whenever it has changed
-//! by much. Counted is what buffers have allocated, whether it is used or not. What a reply will weigh is known only once it
-//! is there, so that of a request under way its likely weight counts as *expected*.
+//! by much. Counted is what buffers have allocated, whether it is used or not. What a reply will weigh is
+//! known only once it is there, so that of a request under way its likely weight counts as *expected*.
 //!
 //! The ladder: from [`TIGHT`] on no client is accepted, buffers that nobody uses are given back, and
 //! clients with large replies wait before they may ask for more; from [`CRITICAL`] on the client that

@@ -217,7 +217,7 @@ impl Session {
     }
 
     /// What wakes its task.
-    pub(crate) fn task(&self) -> &Waker {
+    fn task(&self) -> &Waker {
         self.waker
             .as_ref()
             .expect("set when the task was first polled")
@@ -260,7 +260,7 @@ impl Session {
     /// Its pipe, among those to a server. It changes between bulk and usual only while nothing is under
     /// way, so that no request overtakes another.
     #[inline]
-    pub(crate) fn way(&mut self, id: u32) -> Way {
+    fn way(&mut self, id: u32) -> Way {
         if self.outbox.in_flight() == 0 {
             self.bulk = self.is_bulky();
         }
@@ -715,23 +715,30 @@ impl Worker {
         request: &Request<'_>,
         group: u16,
     ) -> Dispatched {
-        let micros = self.micros;
-        let Self {
-            clients, backends, ..
-        } = self;
-        let session = &mut clients.sessions[id as usize];
-        let way = session.way(id);
-        let pipe = backends.pipe(group, way);
-        match backends.admit(pipe, session.task()) {
-            Ok(()) => {}
-            Err(Refusal::Full) => return Dispatched::Waits,
-            Err(Refusal::Down(why)) => return self.answer_error(id, &why),
-        }
-        backends.output(pipe).extend_from_slice(request.raw());
-        let pending = clients.pending(id, command.kind(), command.may_write(), micros);
-        backends.expect(pipe, pending);
+        let pipe = match self.admit(id, group) {
+            Ok(pipe) => pipe,
+            Err(refused) => return refused,
+        };
+        let output = self.backends.output(pipe);
+        output.extend_from_slice(request.raw());
+        let (kind, may_write) = (command.kind(), command.may_write());
+        let pending = self.clients.pending(id, kind, may_write, self.micros);
+        self.backends.expect(pipe, pending);
         self.taken(id);
         Dispatched::Done
+    }
+
+    /// The session's pipe to a group, if that takes a request now; else what became of the request.
+    #[inline]
+    pub(crate) fn admit(&mut self, id: u32, group: u16) -> Result<u32, Dispatched> {
+        let session = &mut self.clients.sessions[id as usize];
+        let way = session.way(id);
+        let pipe = self.backends.pipe(group, way);
+        match self.backends.admit(pipe, session.task()) {
+            Ok(()) => Ok(pipe),
+            Err(Refusal::Full) => Err(Dispatched::Waits),
+            Err(Refusal::Down(why)) => Err(self.answer_error(id, &why)),
+        }
     }
 
     /// Lets the session wait for the next topology, but not for ever.

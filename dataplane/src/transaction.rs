@@ -14,7 +14,7 @@
 use proto::Slot;
 
 use crate::{
-    backend::{Pending, Recipient, Refusal},
+    backend::{Pending, Recipient},
     command::{Bound, Class, Command, Kind, Local},
     error,
     resp::{Request, put_header, put_simple},
@@ -203,19 +203,16 @@ impl Worker {
     }
 
     fn send_transaction(&mut self, id: u32, group: u16) -> Dispatched {
+        let pipe = match self.admit(id, group) {
+            Ok(pipe) => pipe,
+            Err(refused) => return refused,
+        };
         let micros = self.micros;
         let Self {
             clients, backends, ..
         } = self;
-        let session = clients.session(id);
-        let way = session.way(id);
-        let pipe = backends.pipe(group, way);
-        match backends.admit(pipe, session.task()) {
-            Ok(()) => {}
-            Err(Refusal::Full) => return Dispatched::Waits,
-            Err(Refusal::Down(why)) => return self.answer_error(id, &why),
-        }
-        let transaction = session.client.transaction.take().expect("it was looked at");
+        let transaction = clients.session(id).client.transaction.take();
+        let transaction = transaction.expect("it was looked at");
         let out = backends.output(pipe);
         out.extend_from_slice(MULTI);
         out.extend_from_slice(&transaction.frames);

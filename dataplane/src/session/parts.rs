@@ -5,7 +5,7 @@
 
 use super::Dispatched;
 use crate::{
-    backend::{Pending, Recipient, Refusal},
+    backend::{Pending, Recipient},
     command::{Command, Kind, Merge, Split},
     error,
     fanout::Part,
@@ -109,15 +109,9 @@ impl Worker {
 
     /// Finds each part its pipe. Nothing has been sent yet: if one part cannot be, none is.
     fn admit_parts(&mut self, id: u32) -> Result<(), Dispatched> {
-        let session = self.clients.session(id);
-        let way = session.way(id);
-        for part in &mut self.splitting.parts {
-            part.pipe = self.backends.pipe(part.group, way);
-            match self.backends.admit(part.pipe, session.task()) {
-                Ok(()) => {}
-                Err(Refusal::Full) => return Err(Dispatched::Waits),
-                Err(Refusal::Down(why)) => return Err(self.answer_error(id, &why)),
-            }
+        for part in 0..self.splitting.parts.len() {
+            let group = self.splitting.parts[part].group;
+            self.splitting.parts[part].pipe = self.admit(id, group)?;
         }
         Ok(())
     }
