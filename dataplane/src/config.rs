@@ -86,7 +86,8 @@ pub struct Args {
     pub max_inflight_bytes: usize,
     /// Bytes of replies that may wait for one client: at half of them it is not read from until it
     /// takes them; beyond them the server that brings more is not read from either, for
-    /// --reply-patience (0: a quarter of --max-memory)
+    /// --reply-patience. A client that does not take messages is closed beyond them (0: a quarter of
+    /// --max-memory)
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = settings::bytes)]
     pub output_limit: usize,
     /// How long all clients of a server may wait because one takes a large reply slowly; then that one

@@ -129,9 +129,10 @@ pub(crate) struct WorkerStats {
     pub(crate) server_connections_lost: Counter,
     /// Requests too large to be held, that went to their server as they came.
     pub(crate) uploads: Counter,
-    /// Clients closed because of memory, of replies not taken, or of silence.
+    /// Clients closed because of memory, of replies or messages not taken, or of silence.
     pub(crate) sessions_closed_memory: Counter,
     pub(crate) sessions_closed_stalled: Counter,
+    pub(crate) sessions_closed_overrun: Counter,
     pub(crate) sessions_closed_idle: Counter,
     /// Sessions that ended by a panic.
     pub(crate) panics: Counter,
@@ -254,6 +255,7 @@ const COUNTERS: &[Row] = &[
     ("sessions_opened", "Client connections accepted", None, |w| &w.sessions_opened),
     ("sessions_closed_memory", "Clients closed because the proxy was near --max-memory", None, |w| &w.sessions_closed_memory),
     ("sessions_closed_stalled", "Clients closed for --stall-timeout or --reply-patience", None, |w| &w.sessions_closed_stalled),
+    ("sessions_closed_overrun", "Clients closed because more than --output-limit of messages waited for them", None, |w| &w.sessions_closed_overrun),
     ("sessions_closed_idle", "Clients closed for --client-timeout", None, |w| &w.sessions_closed_idle),
     ("requests", "Requests taken from clients", None, |w| &w.requests),
     ("requests_local", "Requests the proxy answered itself", None, |w| &w.requests_local),

@@ -3,10 +3,11 @@
 //! A request takes a number ([`Outbox::reserve`]); its reply comes with that number, whole
 //! ([`Outbox::fill_with`]) or in pieces ([`Outbox::fill_piece`]), in whatever order the backends
 //! answer. What is next in order goes straight into the output; what comes early is parked until its
-//! turn. Owns no socket and knows no reply.
+//! turn. A message that no request asked for goes in between ([`Outbox::interject`]), or takes a number
+//! itself ([`Outbox::append`]). Owns no socket and knows no reply.
 //!
-//! Invariant: the output holds the replies of the requests before `head`, whole and in order, and
-//! behind them what has come of the reply of `head`.
+//! Invariant: the output holds the replies of the requests before `head`, whole and in order, messages
+//! only between them, and behind all what has come of the reply of `head`.
 
 use std::{cell::RefCell, collections::VecDeque};
 
@@ -29,8 +30,17 @@ pub(crate) struct Outbox {
     early: VecDeque<Early>,
     /// The bytes of small replies that came early.
     parked: Vec<u8>,
-    /// Bytes of large replies that came early.
+    /// Bytes of large replies that came early, and of messages that wait in
+    /// `cut`.
     large: usize,
+    /// A part of the reply of `head` is in the output, and not yet its end.
+    cut: Option<Box<Cut>>,
+}
+
+#[derive(Default)]
+struct Cut {
+    /// Messages that wait for the end.
+    messages: Vec<u8>,
 }
 
 /// Of one request behind the head.
@@ -124,7 +134,10 @@ impl Outbox {
             let output = self.output(piece.bytes.len());
             output.extend_from_slice(piece.bytes);
             if piece.last {
+                self.uncut();
                 self.advance();
+            } else if self.cut.is_none() {
+                self.cut = Some(Box::default());
             }
             return;
         }
@@ -137,6 +150,39 @@ impl Outbox {
             buffer::reserve(&mut large.bytes, piece.bytes.len());
             large.bytes.extend_from_slice(piece.bytes);
             large.whole = piece.last;
+        }
+    }
+
+    /// Takes a message that no request asked for. It goes before all replies of which nothing is in the
+    /// output yet.
+    pub(crate) fn interject(&mut self, message: &[u8]) {
+        if let Some(cut) = &mut self.cut {
+            self.large += message.len();
+            cut.messages.extend_from_slice(message);
+        } else {
+            self.output(message.len()).extend_from_slice(message);
+        }
+    }
+
+    /// Takes a message that goes behind the replies to all requests so far; the number it takes.
+    pub(crate) fn append(&mut self, message: &[u8]) -> u32 {
+        let number = self.reserve();
+        self.fill_with(number, |out| out.extend_from_slice(message));
+        number
+    }
+
+    #[allow(dead_code, reason = "for subscriptions")]
+    /// Whether what has this number is not in the output yet, or not whole.
+    pub(crate) fn awaits(&self, number: u32) -> bool {
+        number.wrapping_sub(self.head) < self.in_flight()
+    }
+
+    /// The last piece of the head's reply is in the output.
+    fn uncut(&mut self) {
+        if let Some(cut) = self.cut.take() {
+            self.large -= cut.messages.len();
+            self.output(cut.messages.len())
+                .extend_from_slice(&cut.messages);
         }
     }
 
@@ -184,6 +230,7 @@ impl Outbox {
                     }
                     if !whole {
                         self.early[0] = Early::Nothing; // the rest goes straight into the output
+                        self.cut = Some(Box::default());
                         return;
                     }
                 }
@@ -238,6 +285,9 @@ impl Outbox {
         self.sent = 0;
         self.parked = Vec::new();
         self.large = 0;
+        if let Some(cut) = &mut self.cut {
+            cut.messages = Vec::new();
+        }
         for early in &mut self.early {
             match early {
                 Early::Nothing => {}
@@ -324,6 +374,61 @@ mod tests {
         }
     }
 
+    /// Whenever it comes, and however the large reply is cut: the message stands between replies.
+    #[test]
+    fn a_message_never_comes_within_a_reply() {
+        let pieces: [(&[u8], bool, bool); 3] = [
+            (b"<a", true, false),
+            (b"b", false, false),
+            (b"c>", false, true),
+        ];
+        // `m` is a message at once, `n` one behind all replies; the large reply is request 1.
+        for (order, expected) in [
+            ("m0abc2", "m0<abc>2"),
+            ("0mabc2", "0m<abc>2"),
+            ("0ambmc2", "0<abc>mm2"),
+            ("0abcm2", "0<abc>m2"),
+            ("0abc2m", "0<abc>2m"),
+            ("abm0mc2", "m0<abc>m2"),
+            ("abcm20", "m0<abc>2"),
+            ("n0abc2", "0<abc>2n"),
+            ("0anbmc2", "0<abc>m2n"),
+            ("2ncb0amn", "0<abc>2nmn"),
+        ] {
+            let mut outbox = Outbox::default();
+            (0..3).for_each(|_| _ = outbox.reserve());
+            let mut parts = pieces.iter();
+            for step in order.chars() {
+                match step {
+                    'a'..='c' => {
+                        let &(bytes, first, last) = parts.next().unwrap();
+                        outbox.fill_piece(1, Piece { bytes, first, last });
+                    }
+                    'm' => outbox.interject(b"m"),
+                    'n' => assert!(outbox.append(b"n") >= 3),
+                    number => {
+                        outbox.fill(number.to_digit(10).unwrap(), number.to_string().as_bytes());
+                    }
+                }
+                assert!(outbox.buffered() >= outbox.unsent().len());
+            }
+            assert_eq!(outbox.unsent(), expected.as_bytes(), "{order}");
+            assert_eq!((outbox.in_flight(), outbox.large), (0, 0), "{order}");
+            assert_eq!(outbox.buffered(), expected.len(), "{order}");
+        }
+    }
+
+    #[test]
+    fn what_is_awaited_is_known() {
+        let mut outbox = Outbox::default();
+        let reply = outbox.reserve();
+        let message = outbox.append(b"m");
+        assert!(outbox.awaits(reply) && outbox.awaits(message));
+        outbox.fill(reply, b"1");
+        assert!(!outbox.awaits(reply) && !outbox.awaits(message));
+        assert_eq!(outbox.unsent(), b"1m");
+    }
+
     #[test]
     fn what_is_sent_in_parts_is_sent_once() {
         let mut outbox = Outbox::default();
@@ -377,6 +482,26 @@ mod tests {
         outbox.fill(second, b"2");
         outbox.discard();
         outbox.fill(first, b"1");
+        outbox.discard();
+        assert_eq!((outbox.in_flight(), outbox.buffered()), (0, 0));
+        let large = outbox.reserve();
+        let (bytes, piece) = (&b"x"[..], Piece::whole(b"x"));
+        outbox.fill_piece(
+            large,
+            Piece {
+                last: false,
+                ..piece
+            },
+        );
+        outbox.interject(bytes);
+        outbox.discard();
+        outbox.fill_piece(
+            large,
+            Piece {
+                first: false,
+                ..piece
+            },
+        );
         outbox.discard();
         assert_eq!((outbox.in_flight(), outbox.buffered()), (0, 0));
     }

@@ -43,7 +43,8 @@ use crate::{
 mod clients;
 mod parts;
 
-pub(crate) use clients::Clients;
+#[allow(unused_imports, reason = "for subscriptions")]
+pub(crate) use clients::{Clients, Place};
 pub(crate) use parts::Splitting;
 
 /// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.
@@ -848,6 +849,8 @@ impl Worker {
         self.stats.errors.add(errors);
         let impatient = std::mem::take(&mut self.clients.impatient);
         self.stats.sessions_closed_stalled.add(impatient);
+        let overrun = std::mem::take(&mut self.clients.overrun);
+        self.stats.sessions_closed_overrun.add(overrun);
         if self.clients.short || self.clients.account.pressure() != Pressure::None {
             self.relieve();
         }

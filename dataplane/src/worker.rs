@@ -318,16 +318,23 @@ mod tests {
 
     use clap::Parser as _;
     use proto::ProxyId;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        task::yield_now,
+    };
 
     use super::*;
     use crate::{
         config::{Args, Config},
+        framer::Piece,
         memory::Memory,
+        outbox::Outbox,
+        session::Place,
     };
 
     fn worker() -> Rc<RefCell<Worker>> {
-        let args = Args::parse_from(["sluice-proxy", "--controller", "127.0.0.1:1"]);
+        let args = ["sluice-proxy", "--controller", "127.0.0.1:1"];
+        let args = Args::parse_from(args.into_iter().chain(["--output-limit", "8MiB"]));
         let serving = Config::new(&args).unwrap().serving;
         let id = ProxyId::new("p").unwrap();
         let proxy = Proxy::new(id, 10, 1, Memory::new(1 << 30));
@@ -378,13 +385,55 @@ mod tests {
         assert_eq!((stats.panics.get(), stats.sessions.load(Relaxed)), (1, 1));
     }
 
-    #[test]
-    fn a_panic_ends_its_session_alone() {
+    fn run(scenario: impl Future<Output = ()>) {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
             .unwrap();
         let most = Duration::from_secs(20);
-        runtime.block_on(async { tokio::time::timeout(most, scenario()).await.unwrap() });
+        runtime.block_on(async { tokio::time::timeout(most, scenario).await.unwrap() });
+    }
+
+    #[test]
+    fn a_panic_ends_its_session_alone() {
+        run(scenario());
+    }
+
+    #[test]
+    fn messages_come_between_replies_and_close_who_does_not_take_them() {
+        run(async {
+            let worker = worker();
+            spawn_local(run_flusher(Rc::clone(&worker)));
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let (mut client, stream, peer) = connection(&listener);
+            serve(&worker, stream, peer);
+            let id = 0; // the first
+            let awaited = worker.borrow_mut().clients.session(id).outbox.reserve();
+            for (place, message) in [(Place::Last, b"last "), (Place::Next, b"next ")] {
+                worker.borrow_mut().clients.push(id, place, message);
+            }
+            let mut got = [0; 5];
+            client.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"next ");
+            let reply = |outbox: &mut Outbox| outbox.fill_piece(awaited, Piece::whole(b"reply"));
+            worker.borrow_mut().clients.fill(id, reply);
+            worker.borrow_mut().clients.schedule_flush();
+            let mut got = [0; 10];
+            client.read_exact(&mut got).await.unwrap();
+            assert_eq!(&got, b"replylast ");
+
+            let stats = Arc::clone(&worker.borrow().stats);
+            let message = vec![b'm'; 1 << 20];
+            let mut pushed = 0;
+            while stats.sessions_closed_overrun.get() == 0 {
+                worker.borrow_mut().clients.push(id, Place::Next, &message);
+                pushed += message.len();
+                yield_now().await;
+            }
+            assert!(pushed > worker.borrow().serving.output_limit);
+            let mut all = Vec::new();
+            assert!(client.read_to_end(&mut all).await.is_err() || all.len() < pushed);
+            worker.borrow_mut().clients.push(id, Place::Next, &message); // to nobody
+        });
     }
 }

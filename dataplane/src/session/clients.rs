@@ -1,6 +1,7 @@
 //! The sessions of a worker, and the fan-outs their requests are part of.
 //!
-//! Replies come here from the pipes, and are put where they belong; who has something to be sent is
+//! Replies come here from the pipes, messages from whoever has some ([`Clients::push`]), and are put where
+//! they belong; who has something to be sent is
 //! remembered for the flusher, who waits for a topology, a tick or memory for whoever brings it. Here
 //! it is counted what each session holds, and here sessions are broken off. Nothing is read or written,
 //! and no request looked at: that is the session's part ([`super`]).
@@ -26,6 +27,16 @@ use crate::{
     resp::put_error,
 };
 
+/// Where a message that no request asked for goes.
+#[allow(dead_code, reason = "for subscriptions")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Before all replies that have not begun to leave, also while a request waits for long.
+    Next,
+    /// Behind the replies to all requests so far.
+    Last,
+}
+
 /// One huge first reply says little of the next client's.
 const FIRST_REPLY_MAX: u32 = 4 << 20;
 
@@ -49,6 +60,8 @@ pub(crate) struct Clients {
     reply_patience: Duration,
     /// Clients closed because they stopped a pipe for too long, since they were last counted.
     pub(super) impatient: u64,
+    /// Clients closed because they did not take their messages, likewise.
+    pub(super) overrun: u64,
     /// Error replies since they were last counted.
     pub(super) errors: u64,
     /// Of the worker's flusher, which runs once all that is ready has been polled.
@@ -71,6 +84,7 @@ impl Clients {
             output_limit: serving.output_limit,
             reply_patience: serving.reply_patience,
             impatient: 0,
+            overrun: 0,
             errors: 0,
             flusher: None,
             flush_scheduled: false,
@@ -279,6 +293,31 @@ impl Clients {
             self.overfull = Some(id);
         }
         self.mark_dirty(id);
+    }
+
+    /// Brings a message that no request asked for, whole, in the session's RESP. Nobody can be made wait
+    /// with messages: a session that has not taken as many as it may is closed. One that is gone gets
+    /// none.
+    #[allow(dead_code, reason = "for subscriptions")]
+    pub(crate) fn push(&mut self, id: u32, place: Place, message: &[u8]) {
+        let Some(session) = self.sessions.get_mut(id as usize) else {
+            return;
+        };
+        if session.is_closed() {
+            return;
+        }
+        match place {
+            Place::Next => session.outbox.interject(message),
+            Place::Last => _ = session.outbox.append(message),
+        }
+        if session.outbox.buffered() > self.output_limit {
+            let (client, bytes) = (session.client.id, session.outbox.buffered());
+            tracing::warn!(client, bytes, "closed: it does not take its messages");
+            self.overrun += 1;
+            return self.break_off(id);
+        }
+        self.mark_dirty(id);
+        self.schedule_flush();
     }
 
     #[inline]
