@@ -20,6 +20,7 @@ use crate::{
     admin::Admin,
     config::{Config, Source},
     control::Control,
+    crew::Crew,
     error,
     memory::{Memory, Pressure},
     metrics::{Proxy, registry},
@@ -80,7 +81,7 @@ impl App {
 
         let serving = Arc::new(config.serving.clone());
         let mut workers = Vec::new();
-        for index in 0..config.workers {
+        for (crew, errands) in Crew::of(config.workers) {
             let (connections_in, connections) = mpsc::channel(HANDOVER_MAX);
             let (applied_in, applied) = watch::channel(None);
             let inlet = Inlet {
@@ -89,8 +90,14 @@ impl App {
                 drain: drain.clone(),
                 applied: applied_in,
             };
-            let thread = Worker::start(index, Arc::clone(&serving), Arc::clone(&proxy), inlet)
-                .context("start a worker")?;
+            let thread = Worker::start(
+                crew,
+                errands,
+                Arc::clone(&serving),
+                Arc::clone(&proxy),
+                inlet,
+            )
+            .context("start a worker")?;
             workers.push(Started {
                 thread,
                 connections: connections_in,

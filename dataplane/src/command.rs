@@ -123,6 +123,8 @@ pub enum Class {
     Everywhere(Merge),
     /// The proxy.
     Local(Local),
+    /// All workers of the proxy, each for its sessions.
+    Crew(Asked),
     /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
     Transaction(Bound),
     /// Its subcommands have rows of their own, which decide. Alone it is answered by the proxy, if at
@@ -133,6 +135,12 @@ pub enum Class {
     Denied(&'static str),
     /// Nobody, so far.
     NotYet,
+}
+
+/// What all workers of the proxy are asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    ClientList,
 }
 
 /// Where a transaction begins or ends.

@@ -20,6 +20,7 @@ pub(crate) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(crate) const BAD_PROTOCOL: &str = "ERR Protocol version is not an integer or out of range";
 pub(crate) const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(crate) const BAD_CLIENT_ID: &str = "ERR Invalid client ID";
 pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
 
 pub(crate) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
@@ -36,6 +37,13 @@ pub(crate) const NO_TOPOLOGY: &str =
 pub(crate) const HELD_TOO_LONG: &str =
     "TRYAGAIN the slot is being moved and was not released in time";
 
+/// The workers of this proxy have more to ask each other than they can.
+pub(crate) const CREW_BUSY: &str =
+    "TRYAGAIN the proxy's workers are too busy; nothing was executed";
+/// One of them was asked, and did not answer.
+pub(crate) const CREW_SILENT: &str =
+    "UNKNOWNOUTCOME a worker of the proxy did not answer in time; the others have executed it";
+
 /// The whole of it would have to be in memory at once.
 pub(crate) const TOO_LARGE_TO_HOLD: &str =
     "ERR the request is larger than this proxy may hold (--max-request-bytes); it was not executed";
@@ -51,6 +59,10 @@ pub(crate) fn exec_refused(error: &str) -> String {
 
 pub(crate) fn arity(command: &str) -> String {
     format!("ERR wrong number of arguments for '{command}' command")
+}
+
+pub(crate) fn unknown_client_type(name: &[u8]) -> String {
+    format!("ERR Unknown client type '{}'", shown(name, name.len()))
 }
 
 /// What is said of a request that calls nothing.

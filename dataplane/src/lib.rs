@@ -26,6 +26,7 @@ mod client;
 pub mod command;
 mod config;
 pub mod control;
+mod crew;
 mod error;
 mod fanout;
 pub mod framer;

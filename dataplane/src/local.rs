@@ -18,7 +18,7 @@ use crate::{
     metrics::Proxy,
     resp::{
         Protocol, Request, parse_int, put_bulk, put_error, put_header, put_int, put_map, put_null,
-        put_set, put_simple,
+        put_set, put_simple, put_verbatim,
     },
 };
 
@@ -196,7 +196,7 @@ fn put_greeting(client: &Client, out: &mut Vec<u8>) {
         put_bulk(out, value.as_bytes());
     }
     put_bulk(out, b"proto");
-    put_int(out, protocol_number(client.protocol));
+    put_int(out, client.protocol.number());
     put_bulk(out, b"id");
     put_int(out, client.id as i64);
     for (field, value) in [("mode", "standalone"), ("role", "master")] {
@@ -205,13 +205,6 @@ fn put_greeting(client: &Client, out: &mut Vec<u8>) {
     }
     put_bulk(out, b"modules");
     put_header(out, b'*', 0);
-}
-
-fn protocol_number(protocol: Protocol) -> i64 {
-    match protocol {
-        Protocol::Resp2 => 2,
-        Protocol::Resp3 => 3,
-    }
 }
 
 /// A name as CLIENT SETNAME takes it: nothing that would break a line of CLIENT LIST.
@@ -302,23 +295,10 @@ fn client_info(client: &Client) -> String {
         identity.name,
         identity.since.elapsed().as_secs(),
         client.database,
-        protocol_number(client.protocol),
+        client.protocol.number(),
         identity.lib_name,
         identity.lib_version,
     )
-}
-
-/// A text for people: a verbatim string where there are such.
-fn put_verbatim(out: &mut Vec<u8>, protocol: Protocol, text: &str) {
-    match protocol {
-        Protocol::Resp2 => put_bulk(out, text.as_bytes()),
-        Protocol::Resp3 => {
-            put_header(out, b'=', text.len() + 4);
-            out.extend_from_slice(b"txt:");
-            out.extend_from_slice(text.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-    }
 }
 
 fn info(context: &Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {

@@ -19,6 +19,16 @@ pub enum Protocol {
     Resp3,
 }
 
+impl Protocol {
+    /// As `HELLO` names it.
+    pub fn number(self) -> i64 {
+        match self {
+            Self::Resp2 => 2,
+            Self::Resp3 => 3,
+        }
+    }
+}
+
 /// Bounds on one request; beyond them it is a protocol error, as in Redis.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -746,6 +756,19 @@ pub fn put_null(out: &mut Vec<u8>, protocol: Protocol) {
         Protocol::Resp2 => b"$-1\r\n",
         Protocol::Resp3 => b"_\r\n",
     });
+}
+
+/// A text for people: a verbatim string where there are such.
+pub fn put_verbatim(out: &mut Vec<u8>, protocol: Protocol, text: &str) {
+    match protocol {
+        Protocol::Resp2 => put_bulk(out, text.as_bytes()),
+        Protocol::Resp3 => {
+            put_header(out, b'=', text.len() + 4);
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
 }
 
 /// Writes the header of a map of so many pairs: in RESP2, an array twice as long.

@@ -8,7 +8,7 @@
 use proto::{Slot, SlotState, Topology};
 
 use crate::{
-    command::{Bound, Class, Command, Local, Merge, Split, flag},
+    command::{Asked, Bound, Class, Command, Local, Merge, Split, flag},
     resp::Request,
 };
 
@@ -17,6 +17,8 @@ use crate::{
 pub enum Route {
     /// The proxy answers it.
     Local(Local),
+    /// All workers of the proxy answer it.
+    Crew(Asked),
     /// One group answers it; its index in the topology.
     Forward(u16),
     /// Several groups answer for some of its keys each.
@@ -49,6 +51,7 @@ pub enum Rejection {
 pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
     match command.class {
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
+        Class::Crew(what) => Route::Crew(what),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward => one_slot(command, request, topology),
         Class::Transaction(bound) => Route::Transaction(bound),

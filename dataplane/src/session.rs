@@ -42,6 +42,7 @@ use crate::{
 
 mod clients;
 mod parts;
+mod roll;
 
 #[allow(unused_imports, reason = "for subscriptions")]
 pub(crate) use clients::{Clients, Place};
@@ -111,6 +112,8 @@ pub(crate) struct Session {
     pieces: u32,
     /// What the replies under way will weigh.
     expected: usize,
+    /// What it asked for last.
+    last: Option<&'static Command>,
     /// Bytes of the parts of its fan-outs.
     fanned: usize,
     /// Bytes it was last counted with.
@@ -166,6 +169,7 @@ impl Session {
             mean: UNKNOWN,
             pieces: 0,
             expected: 0,
+            last: None,
             fanned: 0,
             counted: 0,
             waker: None,
@@ -339,11 +343,17 @@ impl Worker {
     /// One turn of a session's task. Ready: the session is over.
     pub(crate) fn poll_session(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         let over = self.poll_session_io(id, cx);
+        self.schedule_flush();
+        over
+    }
+
+    /// Has the flusher run at the end of this turn, if there is something for it.
+    #[inline]
+    pub(crate) fn schedule_flush(&mut self) {
         if !self.clients.flush_scheduled && self.backends.is_dirty() {
             self.clients.wake_flusher();
         }
         self.clients.schedule_flush();
-        over
     }
 
     fn poll_session_io(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
@@ -644,9 +654,11 @@ impl Worker {
             }
             Route::Hold => UploadRoute::Waits,
             Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
-            Route::Local(_) | Route::Split(_) | Route::Everywhere(_) | Route::Transaction(_) => {
-                UploadRoute::Held
-            }
+            Route::Local(_)
+            | Route::Crew(_)
+            | Route::Split(_)
+            | Route::Everywhere(_)
+            | Route::Transaction(_) => UploadRoute::Held,
         }
     }
 
@@ -683,7 +695,9 @@ impl Worker {
         if !command.accepts(request.argc()) {
             return self.refuse_arity(id, command);
         }
-        let client = &self.clients.sessions[id as usize].client;
+        let session = &mut self.clients.sessions[id as usize];
+        session.last = Some(command);
+        let client = &session.client;
         if !client.authenticated && command.flags & command::flag::NO_AUTH == 0 {
             return self.answer_error(id, error::NO_AUTH);
         }
@@ -693,11 +707,13 @@ impl Worker {
         let route = match (&self.topology, command.class) {
             (Some(topology), _) => route(command, request, topology),
             (None, Class::Local(local) | Class::Container(Some(local))) => Route::Local(local),
+            (None, Class::Crew(what)) => Route::Crew(what),
             (None, Class::Transaction(bound)) => Route::Transaction(bound),
             (None, _) => return self.answer_error(id, error::NO_TOPOLOGY),
         };
         match route {
             Route::Local(local) => self.answer_local(id, local, request),
+            Route::Crew(what) => self.ask_crew(id, what, request),
             Route::Forward(group) => self.forward(id, command, request, group),
             Route::Split(split) => self.split(id, command, split, request),
             Route::Everywhere(merge) => self.send_everywhere(id, command, merge, request),
@@ -744,6 +760,11 @@ impl Worker {
 
     /// Lets the session wait for the next topology, but not for ever.
     pub(crate) fn hold(&mut self, id: u32) -> Dispatched {
+        self.hold_for(id, error::HELD_TOO_LONG)
+    }
+
+    /// Lets the session wait for the next topology or tick; after too long, with this error.
+    pub(crate) fn hold_for(&mut self, id: u32, late: &str) -> Dispatched {
         let session = &mut self.clients.sessions[id as usize];
         let since = match session.held_since {
             Some(since) => since,
@@ -753,7 +774,7 @@ impl Worker {
             }
         };
         if since.elapsed() >= HOLD_MAX {
-            return self.answer_error(id, error::HELD_TOO_LONG);
+            return self.answer_error(id, late);
         }
         self.clients.wait(id);
         Dispatched::Waits
@@ -779,9 +800,7 @@ impl Worker {
         let mut reply = Vec::new();
         let after = local::answer(local, &mut context, request, buffer::ensure(&mut reply));
         let number = session.outbox.reserve();
-        self.clients.errors += u64::from(reply[0] == b'-');
-        self.clients
-            .reply(id, number, |out| out.extend_from_slice(&reply));
+        self.clients.reply_own(id, number, &reply);
         buffer::give(&mut reply);
         self.stats.requests_local.add(1);
         self.taken(id);

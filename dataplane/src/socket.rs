@@ -9,6 +9,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
     task::{Context, Poll, ready},
 };
 
@@ -47,6 +48,11 @@ impl Socket {
         registered
             .map(Self)
             .map_err(|e| io::Error::other(e.to_string()))
+    }
+
+    /// The number of its descriptor.
+    pub(crate) fn number(&self) -> i32 {
+        self.0.as_raw_fd()
     }
 
     /// Reads what is there; 0 bytes: the other side has closed.

@@ -63,6 +63,11 @@ impl Transaction {
         size_of::<Self>() + self.frames.capacity()
     }
 
+    /// How many commands are queued.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
     /// A command was refused. What is queued is of no use any more.
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
@@ -81,6 +86,7 @@ impl Transaction {
             // These need nothing of the proxy: the server answers them like any other.
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
             Class::Local(_)
+            | Class::Crew(_)
             | Class::Transaction(_)
             | Class::Everywhere(_)
             | Class::Container(_)
@@ -196,7 +202,11 @@ impl Worker {
             Route::Forward(group) => self.send_transaction(id, group),
             Route::Hold => self.hold(id),
             Route::Reject(why) => self.answer_error(id, error::rejection(why)),
-            Route::Local(_) | Route::Split(_) | Route::Everywhere(_) | Route::Transaction(_) => {
+            Route::Local(_)
+            | Route::Crew(_)
+            | Route::Split(_)
+            | Route::Everywhere(_)
+            | Route::Transaction(_) => {
                 unreachable!("a slot has one owner")
             }
         }

@@ -3,11 +3,12 @@
 //! Nothing on the request path is shared with another thread. A worker has its own sessions, its own
 //! pipes to every server, its own copy of the topology; within the thread, tasks take turns with one
 //! [`Worker`] in a `RefCell`, and none keeps it over an await. From outside come new connections, new
-//! topologies and the order to drain; out go counts ([`crate::metrics`]) and the version that is
+//! topologies, the order to drain, and seldom a message from another worker; out go counts ([`crate::metrics`]) and the version that is
 //! routed by.
 //!
 //! The tasks: one for each session (whose panic ends that session alone), one for each pipe, the
-//! flusher, the ticker, and the one that listens to the outside. The flusher is woken by whoever has
+//! flusher, the ticker, the one that does what other workers want ([`crate::crew`]), and the one that
+//! listens to the outside. The flusher is woken by whoever has
 //! written something and runs behind all that were ready before: so each connection is written to once
 //! a turn, however many requests or replies the turn had.
 
@@ -18,7 +19,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     panic::AssertUnwindSafe,
     pin::pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Context,
     thread,
@@ -38,6 +39,7 @@ use crate::{
     backend::Backends,
     client::Client,
     config::Serving,
+    crew::{Crew, Mailbox, run_errands},
     memory::Account,
     metrics::{Proxy, WorkerStats},
     resp::Arg,
@@ -50,6 +52,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// The state of a data thread.
 pub(crate) struct Worker {
+    /// Itself, for tasks that it starts.
+    pub(crate) this: Weak<RefCell<Self>>,
+    pub(crate) crew: Crew,
     pub(crate) clients: Clients,
     pub(crate) backends: Backends,
     /// What is routed by. `None`: nothing has come yet.
@@ -103,13 +108,15 @@ impl Worker {
     /// The size of the one read buffer.
     pub(crate) const SCRATCH: usize = 64 * 1024;
 
-    /// Starts the thread of worker `index`; returns once it has a runtime. It ends when it has drained.
+    /// Starts a worker's thread; returns once it has a runtime. It ends when it has drained.
     pub(crate) fn start(
-        index: usize,
+        crew: Crew,
+        errands: Mailbox,
         serving: Arc<Serving>,
         proxy: Arc<Proxy>,
         inlet: Inlet,
     ) -> io::Result<thread::JoinHandle<()>> {
+        let index = crew.own();
         let (report, reported) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -129,26 +136,37 @@ impl Worker {
                 };
                 let told = report.send(result);
                 if let (Some(runtime), Ok(())) = (runtime, told) {
-                    runtime.block_on(essential(Self::run(index, serving, proxy, inlet)));
+                    runtime.block_on(essential(Self::run(crew, errands, serving, proxy, inlet)));
                 }
             })?;
         reported.recv().map_err(io::Error::other)??;
         Ok(thread)
     }
 
-    async fn run(index: usize, serving: Arc<Serving>, proxy: Arc<Proxy>, inlet: Inlet) {
-        let worker = Self::new(index, serving, proxy);
+    async fn run(
+        crew: Crew,
+        errands: Mailbox,
+        serving: Arc<Serving>,
+        proxy: Arc<Proxy>,
+        inlet: Inlet,
+    ) {
+        let worker = Self::new(crew, serving, proxy);
         let flusher = spawn_local(essential(run_flusher(Rc::clone(&worker))));
+        let errands = spawn_local(essential(run_errands(Rc::clone(&worker), errands)));
         let ticker = spawn_local(essential(run_ticker(Rc::clone(&worker))));
         listen(&worker, inlet).await;
+        errands.abort();
         flusher.abort();
         ticker.abort();
     }
 
-    fn new(index: usize, serving: Arc<Serving>, proxy: Arc<Proxy>) -> Rc<RefCell<Self>> {
+    fn new(crew: Crew, serving: Arc<Serving>, proxy: Arc<Proxy>) -> Rc<RefCell<Self>> {
+        let index = crew.own();
         Rc::new_cyclic(|worker| {
             let name = format!("sluice:proxy:{}:{index}", proxy.incarnation);
             RefCell::new(Self {
+                this: worker.clone(),
+                crew,
                 clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
                 backends: Backends::new(worker.clone(), name, &serving, Arc::clone(&proxy)),
                 topology: None,
@@ -313,7 +331,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::net::TcpListener;
 
     use clap::Parser as _;
@@ -332,13 +350,24 @@ mod tests {
         session::Place,
     };
 
-    fn worker() -> Rc<RefCell<Worker>> {
+    /// One of as many workers as the crew has, with no topology.
+    pub(crate) fn worker(crew: Crew) -> Rc<RefCell<Worker>> {
         let args = ["sluice-proxy", "--controller", "127.0.0.1:1"];
         let args = Args::parse_from(args.into_iter().chain(["--output-limit", "8MiB"]));
         let serving = Config::new(&args).unwrap().serving;
         let id = ProxyId::new("p").unwrap();
-        let proxy = Proxy::new(id, 10, 1, Memory::new(1 << 30));
-        Worker::new(0, Arc::new(serving), Arc::new(proxy))
+        let proxy = Proxy::new(id, 10, 8, Memory::new(1 << 30));
+        Worker::new(crew, Arc::new(serving), Arc::new(proxy))
+    }
+
+    /// A client, and its session.
+    pub(crate) fn client(worker: &Rc<RefCell<Worker>>) -> (tokio::net::TcpStream, u32) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (client, stream, peer) = connection(&listener);
+        serve(worker, stream, peer);
+        let newest = worker.borrow().proxy.last_client.load(Relaxed);
+        let session = worker.borrow().clients.of_client(newest).unwrap();
+        (client, session)
     }
 
     /// A client, and the other end of its connection.
@@ -360,7 +389,7 @@ mod tests {
     }
 
     async fn scenario() {
-        let worker = worker();
+        let worker = worker(Crew::of(1).remove(0).0);
         spawn_local(run_flusher(Rc::clone(&worker)));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (mut good, stream, peer) = connection(&listener);
@@ -385,7 +414,8 @@ mod tests {
         assert_eq!((stats.panics.get(), stats.sessions.load(Relaxed)), (1, 1));
     }
 
-    fn run(scenario: impl Future<Output = ()>) {
+    /// Runs it as a worker's thread does.
+    pub(crate) fn run_local(scenario: impl Future<Output = ()>) {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
@@ -396,13 +426,13 @@ mod tests {
 
     #[test]
     fn a_panic_ends_its_session_alone() {
-        run(scenario());
+        run_local(scenario());
     }
 
     #[test]
     fn messages_come_between_replies_and_close_who_does_not_take_them() {
-        run(async {
-            let worker = worker();
+        run_local(async {
+            let worker = worker(Crew::of(1).remove(0).0);
             spawn_local(run_flusher(Rc::clone(&worker)));
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let (mut client, stream, peer) = connection(&listener);

@@ -141,6 +141,7 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
             }
             Route::Split(_) => split(command, &request, worker),
             other @ (Route::Local(_)
+            | Route::Crew(_)
             | Route::Everywhere(_)
             | Route::Transaction(_)
             | Route::Hold

@@ -418,6 +418,7 @@ fn what_becomes_of(row: &Command) -> String {
         Class::Split(Split::Mset) => "split; done when all parts are".to_owned(),
         Class::Split(Split::Sum) => "split; the parts' numbers are added".to_owned(),
         Class::Local(_) | Class::Container(Some(_)) => "answered by the proxy".to_owned(),
+        Class::Crew(_) => "answered by all workers of the proxy".to_owned(),
         Class::Container(None) => "by its subcommands".to_owned(),
         Class::Denied(why) => format!("refused: {why}"),
         Class::NotYet => "not yet".to_owned(),

@@ -4,6 +4,7 @@
 
 mod auth;
 mod backend;
+mod clients;
 mod commands;
 mod connections;
 mod controller;

@@ -9,8 +9,11 @@
 //! commands`).
 
 use super::{
+    Asked::ClientList,
     Bound::{Discard, Exec, Multi},
-    Class::{self, Container, Denied, Everywhere, Forward, Local, NotYet, Split, Transaction},
+    Class::{
+        self, Container, Crew, Denied, Everywhere, Forward, Local, NotYet, Split, Transaction,
+    },
     Command, Keys,
     Local::{
         Auth, ClientGetName, ClientHelp, ClientId, ClientInfo, ClientNoEvict, ClientSetInfo,
@@ -114,7 +117,7 @@ pub(super) const TABLE: &[Command] = &[
     row("client|import-source", 3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Denied("it is for tools that copy one server to another")),
     row("client|info", 2, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Local(ClientInfo)),
     row("client|kill", -3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, NotYet),
-    row("client|list", -2, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, NotYet),
+    row("client|list", -2, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Crew(ClientList)),
     row("client|no-evict", 3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Local(ClientNoEvict)),
     row("client|no-touch", 3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, NotYet),
     row("client|pause", -3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, NotYet),

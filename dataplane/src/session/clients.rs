@@ -101,6 +101,15 @@ impl Clients {
         &mut self.sessions[id as usize]
     }
 
+    /// The session of the client of this id, if it is connected to this worker. It looks at all: not for
+    /// what is asked often.
+    #[cfg_attr(not(test), expect(dead_code, reason = "CLIENT UNBLOCK is under way"))]
+    pub(crate) fn of_client(&self, client: u64) -> Option<u32> {
+        let found =
+            |(_, session): &(usize, &Session)| session.client.id == client && !session.is_closed();
+        self.sessions.iter().find(found).map(|(id, _)| id as u32)
+    }
+
     /// Whether no client is connected; replies for those who left may still be under way.
     pub(crate) fn none_connected(&self) -> bool {
         self.sessions
@@ -270,6 +279,12 @@ impl Clients {
     pub(crate) fn reply_error(&mut self, session: u32, number: u32, text: &str) {
         self.errors += 1;
         self.reply(session, number, |out| put_error(out, text));
+    }
+
+    /// Answers a request with a reply of the proxy's own, success or error.
+    pub(crate) fn reply_own(&mut self, session: u32, number: u32, reply: &[u8]) {
+        self.errors += u64::from(reply[0] == b'-');
+        self.reply(session, number, |out| out.extend_from_slice(reply));
     }
 
     #[inline]

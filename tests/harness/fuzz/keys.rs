@@ -152,6 +152,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
     let got = route(command, request, &TOPOLOGY);
     let expected = match command.class {
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
+        Class::Crew(what) => Route::Crew(what),
         Class::Container(None) | Class::Denied(_) | Class::NotYet => {
             Route::Reject(Rejection::Unknown)
         }
