@@ -121,6 +121,8 @@ pub enum Class {
     Split(Split),
     /// Each group that owns slots gets the whole of it; the replies are merged.
     Everywhere(Merge),
+    /// As many groups as it takes, and the proxy: their replies alone are not all there is to know.
+    Across(Across),
     /// The proxy.
     Local(Local),
     /// All workers of the proxy, each for its sessions.
@@ -183,12 +185,26 @@ pub enum Merge {
     Same,
     /// Their numbers are added.
     Sum,
-    /// Their arrays, one behind the other.
-    Concat,
     /// Of each place in their arrays of numbers, the least: 1 only where all say so.
     Least,
     /// One success is enough: only one of them has what it is about.
     Any,
+}
+
+/// What is asked of groups in a way of its own, and answered with the proxy's help.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Across {
+    /// One group after another, page by page; of each, the keys it owns.
+    Scan,
+    /// All groups; of each, the keys it owns.
+    AllKeys,
+    /// All groups; a key of one that has some.
+    RandomKey,
+    /// One group's settings, and the proxy's own.
+    Settings,
+    /// All groups, like [`Class::Everywhere`] with [`Merge::Same`], if the proxy was started with
+    /// `--allow-config-set`.
+    Configure,
 }
 
 /// What the proxy answers itself.

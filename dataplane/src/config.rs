@@ -13,7 +13,7 @@ use proto::{
 };
 use serde::Deserialize;
 
-use crate::{memory::Memory, resp::Limits};
+use crate::{glob, memory::Memory, resp::Limits};
 
 /// Route Redis clients to the groups of a cluster
 ///
@@ -63,6 +63,10 @@ pub struct Args {
     /// Log in at the servers with the credentials in this TOML file
     #[arg(long, value_name = "FILE")]
     pub server_auth_file: Option<PathBuf>,
+    /// Let clients change the settings of all servers with CONFIG SET and CONFIG REWRITE. Among these
+    /// are the files they write: who may set them can run programs there
+    #[arg(long)]
+    pub allow_config_set: bool,
     /// Databases that SELECT accepts; the servers must have as many
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub databases: u16,
@@ -167,6 +171,10 @@ pub struct Serving {
     pub server_connections: u16,
     /// What clients must say in AUTH. `None`: nothing is asked.
     pub password: Option<Secret>,
+    /// See [`Args::allow_config_set`].
+    pub allow_config_set: bool,
+    /// The settings that `CONFIG GET` shows, as they were given.
+    shown: Vec<(&'static str, String)>,
     /// See [`Args::databases`].
     pub databases: u16,
     /// See [`Args::max_inflight`].
@@ -193,6 +201,57 @@ pub struct Serving {
     pub server_timeout: Duration,
     /// What the proxy presents to the servers.
     pub credentials: Credentials,
+}
+
+impl Serving {
+    /// What `CONFIG GET` shows of the proxy's own settings that match one of these patterns: the setting
+    /// `--workers` as `sluice-workers`.
+    pub(crate) fn settings<'a>(
+        &self,
+        patterns: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Vec<(String, String)> {
+        let shown = self.shown.iter();
+        let named = shown.map(|(name, value)| (format!("sluice-{name}"), value.clone()));
+        let is_asked = |(name, _): &(String, String)| {
+            let mut patterns = patterns.clone();
+            patterns.any(|pattern| glob::matches(pattern, name.as_bytes()))
+        };
+        named.filter(is_asked).collect()
+    }
+}
+
+/// The settings that clients may see: none names a file, nor what this process runs in.
+fn shown(args: &Args) -> Vec<(&'static str, String)> {
+    let cpus: Vec<String> = args.cpus.iter().map(usize::to_string).collect();
+    let time = |time: Duration| format!("{time:?}");
+    let yes_or_no = if args.allow_config_set { "yes" } else { "no" };
+    vec![
+        ("listen", args.listen.clone()),
+        ("zone", args.zone.clone()),
+        ("workers", args.workers.to_string()),
+        ("cpus", cpus.join(",")),
+        ("server-connections", args.server_connections.to_string()),
+        ("allow-config-set", yes_or_no.to_owned()),
+        ("databases", args.databases.to_string()),
+        ("max-clients", args.max_clients.to_string()),
+        ("max-inflight", args.max_inflight.to_string()),
+        ("accept-rate", args.accept_rate.to_string()),
+        ("max-memory", args.max_memory.to_string()),
+        ("max-inflight-bytes", args.max_inflight_bytes.to_string()),
+        ("output-limit", args.output_limit.to_string()),
+        ("reply-patience", time(args.reply_patience)),
+        ("stall-timeout", time(args.stall_timeout)),
+        ("client-timeout", time(args.client_timeout)),
+        ("max-backlog", args.max_backlog.to_string()),
+        ("max-args", args.max_args.to_string()),
+        ("max-arg-bytes", args.max_arg_bytes.to_string()),
+        ("max-request-bytes", args.max_request_bytes.to_string()),
+        ("connect-timeout", time(args.connect_timeout)),
+        ("server-timeout", time(args.server_timeout)),
+        ("drain-timeout", time(args.drain_timeout)),
+        ("log", args.log.clone()),
+        ("log-format", args.log_format.clone()),
+    ]
 }
 
 /// Checked settings.
@@ -311,6 +370,8 @@ impl Config {
                 cpus: args.cpus.clone(),
                 server_connections: args.server_connections,
                 password,
+                allow_config_set: args.allow_config_set,
+                shown: shown(args),
                 databases: args.databases,
                 max_inflight: args.max_inflight,
                 max_inflight_bytes: args.max_inflight_bytes,
@@ -421,6 +482,40 @@ mod tests {
         topology
             .owner(Slot::new(slot).unwrap())
             .map_or("-", |group| group.id.as_str())
+    }
+
+    #[test]
+    fn every_setting_is_shown_to_clients_or_left_out_on_purpose() {
+        let args = Args::parse_from(["sluice-proxy", "--controller", "h:1"]);
+        let config = Config::new(&args).unwrap();
+        let shown = config.serving.settings([&b"*"[..]].into_iter());
+        let left_out = [
+            "admin",
+            "controller",
+            "static",
+            "id",
+            "advertise",
+            "requirepass-file",
+            "server-auth-file",
+            "ports-file",
+            "config",
+            "check-config",
+            "print-default-config",
+        ];
+        let names = <Args as clap::CommandFactory>::command();
+        let names = names.get_arguments().filter_map(|arg| arg.get_long());
+        for name in names.filter(|name| !left_out.contains(name)) {
+            let name = format!("sluice-{name}");
+            assert!(shown.iter().any(|(shown, _)| *shown == name), "{name}");
+        }
+        let some = config
+            .serving
+            .settings([&b"SLUICE-max-c*"[..], b"sluice-zone"].into_iter());
+        let expected = [("sluice-zone", ""), ("sluice-max-clients", "10000")];
+        assert_eq!(
+            some,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 pub(crate) const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
+pub(crate) const INVALID_CURSOR: &str = "ERR invalid cursor";
 pub(crate) const TRANSACTION_DISCARDED: &str =
     "EXECABORT Transaction discarded because of previous errors.";
 
@@ -47,6 +48,16 @@ pub(crate) const CREW_SILENT: &str =
 /// The whole of it would have to be in memory at once.
 pub(crate) const TOO_LARGE_TO_HOLD: &str =
     "ERR the request is larger than this proxy may hold (--max-request-bytes); it was not executed";
+
+/// What a server said to SCAN is no page.
+pub(crate) const NO_PAGE: &str = "ERR the server's reply to SCAN was not understood";
+/// A group's cursor leaves no room to say which group's it is.
+pub(crate) const CURSOR_TOO_LARGE: &str =
+    "ERR the server's cursor is larger than a proxy's has room for";
+
+/// Settings of servers are files' names, too.
+pub(crate) const CONFIGURE_DENIED: &str = "NOPERM this proxy passes no settings on to its servers: \
+    start it with --allow-config-set to allow CONFIG SET and CONFIG REWRITE";
 
 /// Arguments of an unknown command are shown up to so many bytes, as in Redis.
 const SHOWN: usize = 128;
@@ -101,6 +112,7 @@ pub(crate) fn rejection(rejection: Rejection) -> &'static str {
     match rejection {
         Rejection::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
         Rejection::NotServed(_) => "CLUSTERDOWN Hash slot not served",
+        Rejection::Reserved => "NOPERM keys that begin with {sluice}: are the proxy's own",
         Rejection::Unknown => "ERR unknown command",
         Rejection::Blocks => "ERR BLOCK is not supported by this proxy",
     }

@@ -5,12 +5,35 @@
 
 use slab::Slab;
 
+pub(crate) use self::{
+    cursor::Cursors,
+    keys::{Draw, Owners, Page},
+    settings::Settings,
+};
 use crate::{
     backend::{Pending, Recipient},
     command::Merge,
     framer::Piece,
     resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
 };
+
+pub(crate) mod cursor;
+mod keys;
+mod settings;
+
+/// How the replies of the parts become one.
+pub(crate) enum Merging {
+    /// By what they say alone.
+    Plain(Merge),
+    /// The keys to be shown, of one part for each group.
+    Keys(Owners),
+    /// A page of a scan, of one part.
+    Page(Box<Page>),
+    /// A key, of [`Draw::ASKED`] for each group.
+    Draw(Draw),
+    /// A server's settings, of one part, and the proxy's.
+    Settings(Settings),
+}
 
 /// Names one part of one fan-out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +59,7 @@ pub(crate) struct Fanout {
     pub(crate) whole: Pending,
     /// Bytes of replies that have come.
     pub(crate) bytes: usize,
-    merge: Merge,
+    merging: Merging,
     /// For [`Merge::Values`]: of each key, in order, the part that brings its value.
     part_of_key: Vec<u16>,
     parts: Vec<Reply>,
@@ -68,19 +91,19 @@ impl Fanouts {
     pub(crate) fn start(
         &mut self,
         whole: Pending,
-        merge: Merge,
+        merging: Merging,
         part_of_key: &[u16],
         parts: u16,
     ) -> u32 {
         let mut fanout = self.spare.pop().unwrap_or_else(|| Fanout {
             whole,
             bytes: 0,
-            merge,
+            merging: Merging::Plain(Merge::Same),
             part_of_key: Vec::new(),
             parts: Vec::new(),
             missing: 0,
         });
-        (fanout.whole, fanout.merge, fanout.missing) = (whole, merge, parts);
+        (fanout.whole, fanout.merging, fanout.missing) = (whole, merging, parts);
         fanout.part_of_key.extend_from_slice(part_of_key);
         fanout.parts.resize_with(parts.into(), Reply::default);
         self.fanouts.insert(fanout) as u32
@@ -147,6 +170,7 @@ impl Fanouts {
         {
             fanout.part_of_key.clear();
             fanout.bytes = 0;
+            fanout.merging = Merging::Plain(Merge::Same);
             for reply in &mut fanout.parts {
                 reply.bytes.clear();
             }
@@ -159,25 +183,29 @@ impl Fanout {
     /// Writes the one reply.
     pub(crate) fn merge(&self, out: &mut Vec<u8>) {
         let succeeded = self.parts.iter().find(|part| !part.failed);
-        if let (Merge::Any, Some(part)) = (self.merge, succeeded) {
+        if let (Merging::Plain(Merge::Any), Some(part)) = (&self.merging, succeeded) {
             return out.extend_from_slice(&part.bytes);
         }
         if let Some(failed) = self.parts.iter().find(|part| part.failed) {
             return self.merge_failure(failed, out);
         }
-        match self.merge {
+        let replies = || self.parts.iter().map(|part| part.bytes.as_slice());
+        match &self.merging {
+            Merging::Plain(merge) => self.merge_plain(*merge, out),
+            Merging::Keys(owners) => owners.put_all(replies(), out),
+            Merging::Page(page) => page.put(&self.parts[0].bytes, out),
+            Merging::Draw(draw) => draw.put(&replies().collect::<Vec<_>>(), out),
+            Merging::Settings(settings) => settings.put(&self.parts[0].bytes, out),
+        }
+    }
+
+    fn merge_plain(&self, merge: Merge, out: &mut Vec<u8>) {
+        match merge {
             Merge::Values => self.merge_values(out),
             Merge::Same | Merge::Any => out.extend_from_slice(&self.parts[0].bytes),
             Merge::Sum => {
                 let numbers = self.parts.iter().filter_map(|part| number(&part.bytes));
                 put_int(out, numbers.sum());
-            }
-            Merge::Concat => {
-                let lens = self.parts.iter().map(|part| len(&part.bytes));
-                put_header(out, b'*', lens.sum());
-                for part in &self.parts {
-                    out.extend_from_slice(values(&part.bytes));
-                }
             }
             Merge::Least => self.merge_least(out),
         }
@@ -233,12 +261,9 @@ impl Fanout {
     }
 }
 
-/// How many values an array has, by its header.
-fn len(array: &[u8]) -> usize {
-    let header = &array[..array.len() - values(array).len()];
-    let count = header
-        .strip_prefix(b"*")
-        .map(|count| count.trim_ascii_end());
+/// How many values an array has, or pairs a map, by its header.
+fn count(header: &[u8]) -> usize {
+    let count = header.get(1..).map(<[u8]>::trim_ascii_end);
     let count = count.and_then(parse_int).unwrap_or(0);
     usize::try_from(count).unwrap_or(0)
 }
@@ -272,7 +297,8 @@ mod tests {
             may_write: merge != Merge::Values,
             ..Pending::new(to, Kind::Split)
         };
-        let fanout = fanouts.start(whole, merge, order, replies.len() as u16);
+        let merging = Merging::Plain(merge);
+        let fanout = fanouts.start(whole, merging, order, replies.len() as u16);
         let mut last = None;
         // The last part answers first: the order of arrival must not matter.
         for (index, (reply, outcome)) in replies.iter().enumerate().rev() {
@@ -324,17 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_are_put_together() {
-        let (one, two) = ("*1\r\n$1\r\na\r\n", "*2\r\n$1\r\nb\r\n$2\r\ncc\r\n");
-        let all = "*3\r\n$1\r\na\r\n$1\r\nb\r\n$2\r\ncc\r\n";
-        let none = ("*0\r\n", Answered);
-        check(
-            Merge::Concat,
-            &[],
-            &[(one, Answered), none, (two, Answered)],
-            all,
-        );
-        check(Merge::Concat, &[], &[none, none], "*0\r\n");
+    fn the_least_of_each_place_counts() {
         let (one, two) = ("*3\r\n:1\r\n:0\r\n:1\r\n", "*3\r\n:1\r\n:1\r\n:0\r\n");
         let least = "*3\r\n:1\r\n:0\r\n:0\r\n";
         check(

@@ -30,6 +30,7 @@ mod crew;
 mod error;
 mod fanout;
 pub mod framer;
+mod glob;
 mod local;
 mod memory;
 mod metrics;

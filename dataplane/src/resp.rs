@@ -147,7 +147,7 @@ impl<'a> Request<'a> {
     }
 
     /// The arguments from `first` on.
-    pub fn args_from(&self, first: usize) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    pub fn args_from(&self, first: usize) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         let raw = self.raw;
         self.args[first.min(self.args.len())..]
             .iter()

@@ -5,10 +5,10 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use proto::{Slot, SlotState, Topology};
+use proto::{Slot, SlotState, Topology, slot::RESERVED};
 
 use crate::{
-    command::{Asked, Bound, Class, Command, Local, Merge, Split, flag},
+    command::{Across, Asked, Bound, Class, Command, Local, Merge, Split, flag},
     resp::Request,
 };
 
@@ -25,6 +25,8 @@ pub enum Route {
     Split(Split),
     /// All groups that own slots answer it.
     Everywhere(Merge),
+    /// It is asked of groups in a way of its own.
+    Across(Across),
     /// It begins or ends a transaction.
     Transaction(Bound),
     /// One of its slots is held: it waits for the next topology.
@@ -42,6 +44,8 @@ pub enum Rejection {
     NotServed(Slot),
     /// It would make a connection wait that others share.
     Blocks,
+    /// One of its keys is Sluice's own.
+    Reserved,
     /// Clients may not call it.
     Unknown,
 }
@@ -56,6 +60,10 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Forward => one_slot(command, request, topology),
         Class::Transaction(bound) => Route::Transaction(bound),
         Class::Everywhere(merge) => everywhere(command, merge, topology),
+        Class::Across(across) => match topology.owners().next() {
+            Some(_) => Route::Across(across),
+            None => Route::Reject(Rejection::NotServed(KEYLESS)),
+        },
         Class::Split(split) => many_slots(command, split, request, topology),
         // `command::find` finds none of these; what is not known to be harmless is not sent.
         Class::Container(None) | Class::Denied(_) | Class::NotYet => {
@@ -74,9 +82,22 @@ fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Ro
     if !same {
         return Route::Reject(Rejection::CrossSlot);
     }
+    if slot == Some(Slot::OF_RESERVED) && names_reserved(command, request) {
+        return Route::Reject(Rejection::Reserved);
+    }
     // Without a key (a script that names none, HELP of a subcommand, a malformed count) any group
     // can answer; it is always the same one.
     to_owner(slot.unwrap_or(KEYLESS), topology)
+}
+
+/// Whether one of its keys is Sluice's own. Only worth asking if one is in [`Slot::OF_RESERVED`].
+#[cold]
+pub fn names_reserved(command: &Command, request: &Request<'_>) -> bool {
+    let mut reserved = false;
+    command.visit_keys(request, |index| {
+        reserved |= request.arg(index).starts_with(RESERVED);
+    });
+    reserved
 }
 
 /// The slot whose owner answers what has no key.
@@ -117,7 +138,12 @@ fn many_slots(
 ) -> Route {
     let mut whole: Option<Route> = None;
     command.visit_keys(request, |index| {
-        let one = to_owner(Slot::of_key(request.arg(index)), topology);
+        let slot = Slot::of_key(request.arg(index));
+        let one = if slot == Slot::OF_RESERVED && request.arg(index).starts_with(RESERVED) {
+            Route::Reject(Rejection::Reserved)
+        } else {
+            to_owner(slot, topology)
+        };
         whole = Some(match (whole, one) {
             // An error is certain, whatever the others are; a held slot may yet be served.
             (Some(Route::Reject(rejection)), _) | (_, Route::Reject(rejection)) => {
@@ -220,6 +246,24 @@ mod tests {
             Route::Forward(topology_group_of("block")),
         );
         check("ping", Route::Local(Local::Ping));
+        check("scan 0", Route::Across(Across::Scan));
+    }
+
+    #[test]
+    fn keys_that_are_sluices_own_are_refused() {
+        let reserved = Route::Reject(Rejection::Reserved);
+        for line in [
+            "get {sluice}:fence",
+            "rename {sluice}a {sluice}:a",
+            "eval x 2 {sluice} {sluice}:a",
+            "mget a {sluice}:a foo",
+            "del foo {sluice}:",
+        ] {
+            check(line, reserved);
+        }
+        check("get {sluice}", Route::Forward(0));
+        check("mget {sluice}fence x{sluice}:", Route::Forward(0));
+        check("eval x 1 a {sluice}:", Route::Forward(1));
     }
 
     fn topology_group_of(key: &str) -> u16 {

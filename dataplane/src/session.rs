@@ -40,6 +40,7 @@ use crate::{
     worker::{self, Worker},
 };
 
+mod across;
 mod clients;
 mod parts;
 mod roll;
@@ -658,6 +659,7 @@ impl Worker {
             | Route::Crew(_)
             | Route::Split(_)
             | Route::Everywhere(_)
+            | Route::Across(_)
             | Route::Transaction(_) => UploadRoute::Held,
         }
     }
@@ -717,6 +719,7 @@ impl Worker {
             Route::Forward(group) => self.forward(id, command, request, group),
             Route::Split(split) => self.split(id, command, split, request),
             Route::Everywhere(merge) => self.send_everywhere(id, command, merge, request),
+            Route::Across(across) => self.across(id, across, command, request),
             Route::Transaction(Bound::Multi) => self.multi(id),
             Route::Transaction(Bound::Exec) => self.exec(id),
             Route::Transaction(Bound::Discard) => self.discard(id),

@@ -18,7 +18,7 @@ use crate::{
     command::{Bound, Class, Command, Kind, Local},
     error,
     resp::{Request, put_header, put_simple},
-    route::{Rejection, Route, route_transaction},
+    route::{Rejection, Route, names_reserved, route_transaction},
     session::Dispatched,
     worker::Worker,
 };
@@ -89,6 +89,7 @@ impl Transaction {
             | Class::Crew(_)
             | Class::Transaction(_)
             | Class::Everywhere(_)
+            | Class::Across(_)
             | Class::Container(_)
             | Class::Denied(_)
             | Class::NotYet => return Err(error::NOT_IN_TRANSACTION),
@@ -101,6 +102,9 @@ impl Transaction {
             Keys::None => {}
             Keys::InOneSlot(slot) => self.keys = self.keys.and(slot),
             Keys::InSeveral => return Err(error::rejection(Rejection::CrossSlot)),
+        }
+        if own == Keys::InOneSlot(Slot::OF_RESERVED) && names_reserved(command, request) {
+            return Err(error::rejection(Rejection::Reserved));
         }
         self.count += 1;
         self.may_write |= command.may_write();
@@ -206,6 +210,7 @@ impl Worker {
             | Route::Crew(_)
             | Route::Split(_)
             | Route::Everywhere(_)
+            | Route::Across(_)
             | Route::Transaction(_) => {
                 unreachable!("a slot has one owner")
             }

@@ -11,6 +11,9 @@ use memchr::memchr;
 /// How many slots there are.
 pub const SLOT_COUNT: usize = 1024;
 
+/// What the keys begin with that are Sluice's own: no client may touch them, and none is shown to one.
+pub const RESERVED: &[u8] = b"{sluice}:";
+
 /// One slot, 0 to 1023.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
@@ -33,6 +36,10 @@ impl Slot {
     pub fn of_key(key: &[u8]) -> Self {
         Self((crc32fast::hash(hash_tag(key)) % SLOT_COUNT as u32) as u16)
     }
+
+    /// The slot of all keys that begin with [`RESERVED`], among others: who has a key's slot at hand
+    /// need not look at the key's bytes unless it is this one.
+    pub const OF_RESERVED: Self = Self(306);
 
     /// All slots, in order.
     pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
@@ -214,6 +221,12 @@ mod tests {
                 String::from_utf8_lossy(key)
             );
         }
+    }
+
+    #[test]
+    fn reserved_keys_are_in_their_slot() {
+        assert_eq!(Slot::of_key(RESERVED), Slot::OF_RESERVED);
+        assert_eq!(Slot::of_key(b"{sluice}:fence"), Slot::OF_RESERVED);
     }
 
     #[test]

@@ -223,6 +223,23 @@ impl Topology {
             .map(|index| &self.groups[usize::from(index)])
     }
 
+    /// What is the same for two topologies only if the same servers own the same slots (but for one chance
+    /// in four billion), and is the same in every process: by it a cursor over all groups says what it is
+    /// a cursor of.
+    pub fn fingerprint(&self) -> u32 {
+        let mut hash = crc32fast::Hasher::new();
+        for group in &self.groups {
+            for text in [group.id.as_str(), group.primary.as_str()] {
+                hash.update(text.as_bytes());
+                hash.update(b"\n");
+            }
+        }
+        for route in self.slots.iter() {
+            hash.update(&route.group.map_or(u16::MAX, |group| group).to_le_bytes());
+        }
+        hash.finalize()
+    }
+
     /// The whole slot map, as ranges.
     pub fn assignments(&self) -> Vec<v1::SlotAssignment> {
         let entries = Slot::all().map(|slot| (slot, self.entry(slot)));
@@ -530,6 +547,25 @@ mod tests {
         }
         let quiet = topologies[4].diff(&topologies[5]);
         assert!(quiet.groups.is_empty() && quiet.slots.is_empty());
+    }
+
+    #[test]
+    fn a_fingerprint_tells_who_owns_what() {
+        let halves = |slot| if slot < 512 { "g1" } else { "g2" };
+        let groups = [("g1", 7001), ("g2", 7003)];
+        let fingerprint = topology(1, &groups, halves).fingerprint();
+        assert_eq!(topology(9, &groups, halves).fingerprint(), fingerprint);
+        let held = topology(2, &groups, |s| if s < 512 { "g1!" } else { "g2" });
+        assert_eq!(held.fingerprint(), fingerprint, "nothing has moved");
+        for other in [
+            topology(1, &groups, |s| if s < 511 { "g1" } else { "g2" }),
+            topology(1, &groups, |s| if s < 512 { "g2" } else { "g1" }),
+            topology(1, &groups, |s| if s < 512 { "" } else { "g2" }),
+            topology(1, &[("g1", 7001), ("g2", 7005)], halves),
+            topology(1, &[("g0", 7005), ("g1", 7001), ("g2", 7003)], halves),
+        ] {
+            assert_ne!(other.fingerprint(), fingerprint);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{
-    command::{self, Bound, Class, Command, Keys, Merge, Split},
+    command::{self, Across, Bound, Class, Command, Keys, Merge, Split},
     resp::{Limits, Progress, Request, put_bulk, put_header},
 };
 use redis::{Value, cmd};
@@ -408,11 +408,26 @@ fn what_becomes_of(row: &Command) -> String {
             let merged = match merge {
                 Merge::Values | Merge::Same => "they all say the same",
                 Merge::Sum => "their numbers are added",
-                Merge::Concat => "their arrays become one",
                 Merge::Least => "1 where all say so",
                 Merge::Any => "one success is enough",
             };
             format!("to each group that owns slots; {merged}")
+        }
+        Class::Across(Across::Scan) => {
+            "one group after another, a cursor for any proxy; keys of the group's own slots"
+                .to_owned()
+        }
+        Class::Across(Across::AllKeys) => {
+            "to each group that owns slots; keys of its own slots, in one array".to_owned()
+        }
+        Class::Across(Across::RandomKey) => {
+            "to each group that owns slots; one of their own keys, by their numbers".to_owned()
+        }
+        Class::Across(Across::Settings) => {
+            "one group's settings, always the same group; and the proxy's, as `sluice-…`".to_owned()
+        }
+        Class::Across(Across::Configure) => {
+            "with `--allow-config-set` to each group that owns slots".to_owned()
         }
         Class::Split(Split::Mget) => "split; the values in the order of the keys".to_owned(),
         Class::Split(Split::Mset) => "split; done when all parts are".to_owned(),

@@ -8,7 +8,7 @@ use crate::{
     backend::{Pending, Recipient},
     command::{Command, Kind, Merge, Split},
     error,
-    fanout::Part,
+    fanout::{Merging, Part},
     resp::{Request, put_bulk, put_header},
     worker::Worker,
 };
@@ -81,7 +81,7 @@ impl Worker {
             let pipe = parts[usize::from(part)].pipe;
             self.backends.output(pipe).extend_from_slice(frames);
         }
-        self.expect_parts(id, command, split.merge())
+        self.expect_parts(id, command, Merging::Plain(split.merge()), 1)
     }
 
     /// Sends the whole request to each group that owns slots.
@@ -104,7 +104,30 @@ impl Worker {
             let out = self.backends.output(part.pipe);
             out.extend_from_slice(request.raw());
         }
-        self.expect_parts(id, command, merge)
+        self.expect_parts(id, command, Merging::Plain(merge), 1)
+    }
+
+    /// Sends each of these groups all of these requests; a part is one of them.
+    pub(super) fn ask_groups(
+        &mut self,
+        id: u32,
+        command: &Command,
+        groups: Vec<u16>,
+        merging: Merging,
+        asked: &[&[u8]],
+    ) -> Dispatched {
+        let Splitting { parts, part_of_key } = &mut self.splitting;
+        parts.clear();
+        part_of_key.clear();
+        parts.extend(groups.into_iter().map(PartOf::new));
+        if let Err(refused) = self.admit_parts(id) {
+            return refused;
+        }
+        for part in &self.splitting.parts {
+            let out = self.backends.output(part.pipe);
+            asked.iter().for_each(|asked| out.extend_from_slice(asked));
+        }
+        self.expect_parts(id, command, merging, asked.len())
     }
 
     /// Finds each part its pipe. Nothing has been sent yet: if one part cannot be, none is.
@@ -116,20 +139,29 @@ impl Worker {
         Ok(())
     }
 
-    /// The parts were written: says where their replies go.
-    fn expect_parts(&mut self, id: u32, command: &Command, merge: Merge) -> Dispatched {
+    /// To each group so many parts were written: says where their replies go.
+    fn expect_parts(
+        &mut self,
+        id: u32,
+        command: &Command,
+        merging: Merging,
+        of_group: usize,
+    ) -> Dispatched {
         let Splitting { parts, part_of_key } = &self.splitting;
         let may_write = command.may_write();
         let micros = self.micros;
         let whole = self.clients.pending(id, Kind::Split, may_write, micros);
-        let of_keys: &[u16] = if merge == Merge::Values {
+        let of_keys: &[u16] = if matches!(merging, Merging::Plain(Merge::Values)) {
             part_of_key
         } else {
             &[]
         };
-        let count = parts.len() as u16;
-        let fanout = self.clients.fanouts.start(whole, merge, of_keys, count);
-        for (part, index) in parts.iter().zip(0..) {
+        let count = (parts.len() * of_group) as u16;
+        let fanout = self.clients.fanouts.start(whole, merging, of_keys, count);
+        let pipes = parts
+            .iter()
+            .flat_map(|part| std::iter::repeat_n(part.pipe, of_group));
+        for (pipe, index) in pipes.zip(0..) {
             let to = Recipient::Part(Part { fanout, index });
             let weight = whole.weight / u32::from(count);
             let pending = Pending {
@@ -137,7 +169,7 @@ impl Worker {
                 weight,
                 ..whole
             };
-            self.backends.expect(part.pipe, pending);
+            self.backends.expect(pipe, pending);
         }
         self.stats.requests_split.add(1);
         self.taken(id);

@@ -39,7 +39,8 @@ pub fn keys(bytes: &[u8]) {
     assert!(keys.iter().all(|key| (1..words.len()).contains(key)));
     check_keys(command, &request, &words, &keys);
     let slots: Vec<Slot> = keys.iter().map(|&key| slot(words[key])).collect();
-    check_route(command, &request, &slots);
+    let reserved = keys.iter().map(|&key| words[key].starts_with(b"{sluice}:"));
+    check_route(command, &request, &slots, &reserved.collect::<Vec<_>>());
 }
 
 /// What these words call; where that is nothing, some command, so that every input is of use.
@@ -144,7 +145,7 @@ fn redis_streams(words: &[&[u8]]) -> Option<(bool, std::ops::Range<usize>)> {
 }
 
 /// The one right answer for keys in these slots.
-fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
+fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserved: &[bool]) {
     let keyless = [Slot::new(0).expect("0 is a slot")];
     let slots = if slots.is_empty() { &keyless } else { slots };
     let owners: Vec<Option<usize>> = slots.iter().map(|slot| owner(slot.number())).collect();
@@ -160,16 +161,20 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot]) {
         // Some slots of this topology are always held.
         Class::Everywhere(_) if command.flags & flag::WRITE != 0 => Route::Hold,
         Class::Everywhere(merge) => Route::Everywhere(merge),
+        Class::Across(across) => Route::Across(across),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
             Route::Reject(Rejection::CrossSlot)
         }
-        Class::Forward | Class::Split(_) if owners.contains(&None) => {
-            let first = owners
-                .iter()
-                .position(Option::is_none)
-                .expect("it is there");
-            Route::Reject(Rejection::NotServed(slots[first]))
+        Class::Forward if reserved.contains(&true) => Route::Reject(Rejection::Reserved),
+        Class::Forward | Class::Split(_) if owners.contains(&None) || reserved.contains(&true) => {
+            let is_refused =
+                |&key: &usize| owners[key].is_none() || reserved.get(key) == Some(&true);
+            let first = (0..owners.len()).find(is_refused).expect("it is there");
+            Route::Reject(match reserved.get(first) {
+                Some(true) => Rejection::Reserved,
+                Some(false) | None => Rejection::NotServed(slots[first]),
+            })
         }
         Class::Forward | Class::Split(_) if is_held => Route::Hold,
         Class::Split(split) if owners.iter().any(|owner| *owner != owners[0]) => {
