@@ -5,11 +5,12 @@ CARGO   ?= cargo
 PROFILE ?= quick
 BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
+SUITE   := $(or $(CARGO_TARGET_DIR),target)/conformance/redis-7.0.15
 WHEELS  := $(or $(CARGO_TARGET_DIR),target)/wheels
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps servers build demo test commands clients lint bench bench-memory hotpath fuzz
+.PHONY: help deps servers build demo test commands clients conformance lint bench bench-memory hotpath fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,12 @@ commands: build ## Write COMMANDS.md from the table of commands
 clients: build ## Run the scripts of real clients (redis-py, ioredis) against a proxy
 	@./.ci/deps python3-venv nodejs npm redis-server
 	PROFILE=$(PROFILE) CLIENTS=$(CLIENTS) ./tests/clients/run
+
+conformance: build ## Run Redis's own tests against a proxy and a plain server (ARGS="unit/type/string")
+	@./.ci/deps redis-server tcl
+	@./.ci/redis-suite $(SUITE)
+	$(CARGO) run --quiet --locked --profile $(PROFILE) -p tests --example conformance -- \
+	  --suite $(SUITE) --accepted tests/conformance/accepted.txt $(ARGS)
 
 lint: ## Check format, lints, docs and, where cargo-deny is installed, dependencies
 	$(CARGO) fmt --all --check
