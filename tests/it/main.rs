@@ -14,6 +14,7 @@ mod dev;
 mod drain;
 mod fanout;
 mod hostile;
+mod import;
 mod memory;
 mod pipeline;
 mod routing;
