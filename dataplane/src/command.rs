@@ -539,6 +539,18 @@ pub fn lookup(name: &[u8]) -> Option<&'static Command> {
     entry(name).map(|(_, command)| command)
 }
 
+/// Whether a transaction is no place for it, also if clients may not call it at all: servers say that
+/// before anything else.
+#[cold]
+pub fn is_refused_in_transaction(name: &[u8]) -> bool {
+    let refused = table::TABLE
+        .iter()
+        .filter(|row| row.flags & flag::NO_MULTI != 0);
+    refused
+        .map(|row| row.name.as_bytes())
+        .any(|own| own.eq_ignore_ascii_case(name))
+}
+
 #[inline]
 fn entry(name: &[u8]) -> Option<(usize, &'static Command)> {
     let mut at = hash(name);

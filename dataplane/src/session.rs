@@ -692,7 +692,7 @@ impl Worker {
             if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"HOST:") {
                 return Dispatched::Last;
             }
-            return self.refuse(id, &error::unknown(request));
+            return self.refuse_unknown(id, request);
         };
         if !command.accepts(request.argc()) {
             return self.refuse_arity(id, command);

@@ -15,7 +15,7 @@ use proto::Slot;
 
 use crate::{
     backend::{Pending, Recipient},
-    command::{Bound, Class, Command, Kind, Local},
+    command::{self, Bound, Class, Command, Kind, Local},
     error,
     resp::{Request, put_header, put_simple},
     route::{Rejection, Route, names_reserved, route_transaction},
@@ -162,6 +162,15 @@ impl Worker {
             transaction.abort();
         }
         self.answer_error(id, text)
+    }
+
+    /// What calls nothing.
+    pub(crate) fn refuse_unknown(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
+        let queues = self.clients.session(id).client.transaction.is_some();
+        if queues && command::is_refused_in_transaction(request.arg(0)) {
+            return self.refuse(id, error::NOT_IN_TRANSACTION);
+        }
+        self.refuse(id, &error::unknown(request))
     }
 
     /// A command with too few arguments, or too many. A malformed `EXEC` ends its transaction.

@@ -12,7 +12,7 @@ async fn cluster(proxy_args: &[&str]) -> Cluster {
 }
 
 /// What a client sends, command by command; keys have one hash tag, so that they are in one slot.
-const SCRIPTS: [&[&str]; 16] = [
+const SCRIPTS: [&[&str]; 17] = [
     &[
         "MULTI",
         "SET {a}1 x",
@@ -28,6 +28,7 @@ const SCRIPTS: [&[&str]; 16] = [
     &["MULTI", "MULTI", "SET {a}1 z", "EXEC"],
     &["MULTI", "NOSUCH {a}1", "SET {a}1 no", "EXEC", "GET {a}1"],
     &["MULTI", "GET", "SET {a}1 no", "EXEC", "GET {a}1"],
+    &["MULTI", "save", "SHUTDOWN", "EXEC"],
     // What fails when it is executed does not keep the others from it.
     &[
         "MULTI",

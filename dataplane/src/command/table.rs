@@ -38,7 +38,6 @@ use super::{
 // Why no proxy passes a command on, where more than one has the same reason.
 const CLUSTER: &str = "it is Redis Cluster's; here slots and servers are the controller's";
 const HTTP: &str = "no command, but a browser sent to a Redis port; the connection is closed";
-const INTERNAL: &str = "it is for those who develop servers, and can stop or damage one";
 const MODULES: &str = "it is about code that is loaded into one server";
 const PERSISTENCE: &str = "it is about one server's files";
 const REPLICATION: &str = "who replicates whom is the controller's";
@@ -187,7 +186,7 @@ pub(super) const TABLE: &[Command] = &[
     row("config|set", -4, NOSCRIPT | LOADING | STALE | ADMIN, 0, Keys::None, Across(Configure)),
     row("copy", -3, WRITE | DENYOOM, KEYSPACE, range(1, 2, 1), Forward),
     row("dbsize", 1, READONLY | FAST, KEYSPACE, Keys::None, Everywhere(Merge::Sum)),
-    row("debug", -2, NOSCRIPT | LOADING | STALE | ADMIN, 0, Keys::None, Denied(INTERNAL)),
+    row("debug", -2, NOSCRIPT | LOADING | STALE | ADMIN, 0, Keys::None, Denied("it is for those who develop servers, and can stop or damage one")),
     row("decr", 2, WRITE | DENYOOM | FAST, STRING, ONE, Forward),
     row("decrby", 3, WRITE | DENYOOM | FAST, STRING, ONE, Forward),
     row("del", -2, WRITE, KEYSPACE, range(1, -1, 1), Split(Sum)),
@@ -327,9 +326,9 @@ pub(super) const TABLE: &[Command] = &[
     row("pexpiretime", 2, READONLY | FAST, KEYSPACE, ONE, Forward),
     row("pfadd", -2, WRITE | DENYOOM | FAST, HYPERLOGLOG, ONE, Forward),
     row("pfcount", -2, READONLY, HYPERLOGLOG, range(1, -1, 1), Forward),
-    row("pfdebug", 3, WRITE | DENYOOM | ADMIN, HYPERLOGLOG, SECOND, Denied(INTERNAL)),
+    row("pfdebug", 3, WRITE | DENYOOM | ADMIN, HYPERLOGLOG, SECOND, Forward),
     row("pfmerge", -2, WRITE | DENYOOM, HYPERLOGLOG, range(1, -1, 1), Forward),
-    row("pfselftest", 1, ADMIN, HYPERLOGLOG, Keys::None, Denied(INTERNAL)),
+    row("pfselftest", 1, ADMIN, HYPERLOGLOG, Keys::None, Forward),
     row("ping", -1, FAST, CONNECTION, Keys::None, Local(Ping)),
     row("post", -1, READONLY | LOADING | STALE, 0, Keys::None, Denied(HTTP)),
     row("psetex", 4, WRITE | DENYOOM, STRING, ONE, Forward),

@@ -2,14 +2,11 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
-
-use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The options of each run: those for a server that was started elsewhere and is sharded.
 const OPTIONS: &[&str] = &[
@@ -91,9 +88,7 @@ impl Suite {
             .env("TERM", "dumb") // no colours
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            // It starts interpreters of its own, which must end with it.
-            .process_group(0);
+            .stderr(output);
         for skip in skips {
             command.args(["--skiptest", skip]);
         }
@@ -108,7 +103,8 @@ impl Suite {
     }
 }
 
-/// Runs a process and its children to their end. None if they had to be killed.
+/// Runs a process to its end; None if it had to be killed. The interpreter that it starts ends when it
+/// or the server is gone.
 fn ended(command: &mut Command) -> Option<ExitStatus> {
     let mut child = command.spawn().unwrap();
     let deadline = Instant::now() + UNIT_DEADLINE;
@@ -117,8 +113,9 @@ fn ended(command: &mut Command) -> Option<ExitStatus> {
         thread::sleep(Duration::from_millis(20));
         status = child.try_wait().unwrap();
     }
-    // Also when it has ended: an interpreter that it could not stop may be left.
-    kill_process_group(Pid::from_child(&child), Signal::KILL).ok();
+    if status.is_none() {
+        child.kill().unwrap();
+    }
     child.wait().unwrap();
     status
 }
