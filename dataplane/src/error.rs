@@ -72,40 +72,68 @@ pub(crate) fn arity(command: &str) -> String {
     format!("ERR wrong number of arguments for '{command}' command")
 }
 
-pub(crate) fn unknown_client_type(name: &[u8]) -> String {
-    format!("ERR Unknown client type '{}'", shown(name, name.len()))
+pub(crate) fn unknown_client_type(name: &[u8]) -> Vec<u8> {
+    quoting("ERR Unknown client type '", name, "'")
+}
+
+pub(crate) fn hello_option(option: &[u8]) -> Vec<u8> {
+    quoting("ERR Syntax error in HELLO option '", option, "'")
+}
+
+pub(crate) fn unrecognized_option(option: &[u8]) -> Vec<u8> {
+    quoting("ERR Unrecognized option '", option, "'")
+}
+
+pub(crate) fn bad_client_attribute(name: &[u8]) -> Vec<u8> {
+    let what = " cannot contain spaces, newlines or special characters.";
+    quoting("ERR ", name, what)
 }
 
 /// What is said of a request that calls nothing.
-pub(crate) fn unknown(request: &Request<'_>) -> String {
+pub(crate) fn unknown(request: &Request<'_>) -> Vec<u8> {
     match command::lookup(request.arg(0)) {
-        Some(container) => format!(
-            "ERR unknown subcommand '{}'. Try {} HELP.",
-            shown(request.arg(1), SHOWN),
-            container.name.to_uppercase()
-        ),
+        Some(container) => {
+            let help = format!("'. Try {} HELP.", container.name.to_uppercase());
+            let name = shown(request.arg(1), SHOWN);
+            quoting("ERR unknown subcommand '", name, &help)
+        }
         None => unknown_command(request),
     }
 }
 
-fn unknown_command(request: &Request<'_>) -> String {
-    let mut args = String::new();
+fn unknown_command(request: &Request<'_>) -> Vec<u8> {
+    let mut args = Vec::new();
     for arg in request.args_from(1) {
         if args.len() >= SHOWN {
             break;
         }
-        let arg = shown(arg, SHOWN - args.len());
-        args.push_str(&format!("'{arg}' "));
+        args.extend(quoting("'", shown(arg, SHOWN - args.len()), "' "));
     }
     let name = shown(request.arg(0), SHOWN);
-    format!("ERR unknown command '{name}', with args beginning with: {args}")
+    let mut text = quoting(
+        "ERR unknown command '",
+        name,
+        "', with args beginning with: ",
+    );
+    text.extend(args);
+    text
+}
+
+/// A text with a client's own bytes in it, which may be no text.
+fn quoting(before: &str, foreign: &[u8], behind: &str) -> Vec<u8> {
+    [
+        before.as_bytes(),
+        shown(foreign, foreign.len()),
+        behind.as_bytes(),
+    ]
+    .concat()
 }
 
 /// As C prints a string: up to its first zero byte.
-fn shown(text: &[u8], most: usize) -> std::borrow::Cow<'_, str> {
+fn shown(text: &[u8], most: usize) -> &[u8] {
     let text = &text[..text.len().min(most)];
     let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-    String::from_utf8_lossy(&text[..end])
+    &text[..end]
 }
 
 pub(crate) fn rejection(rejection: Rejection) -> &'static str {
@@ -126,4 +154,50 @@ pub(crate) fn server_down(address: &str, why: &str) -> String {
 /// A write that was sent, and whose answer was lost with the connection.
 pub(crate) fn unknown_outcome(address: &str, why: &str) -> String {
     format!("UNKNOWNOUTCOME server {address} was lost before it answered: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{Limits, Progress, put_bulk, put_header};
+
+    fn check(args: &[&[u8]], expected: &[u8]) {
+        let mut raw = Vec::new();
+        put_header(&mut raw, b'*', args.len());
+        args.iter().for_each(|arg| put_bulk(&mut raw, arg));
+        let (mut found, limits) = (Vec::new(), Limits::UNAUTHENTICATED);
+        Progress::default()
+            .scan(&raw, &mut found, &limits, true)
+            .unwrap();
+        let text = unknown(&Request::new(&raw, &found));
+        assert_eq!(
+            text.escape_ascii().to_string(),
+            expected.escape_ascii().to_string()
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_quoted_byte_for_byte_as_c_prints_it() {
+        check(
+            &[b"nope", b"a", b""],
+            b"ERR unknown command 'nope', with args beginning with: 'a' '' ",
+        );
+        check(
+            &[b"\xff\xfe", b"\xff\0\xfe", b"b"],
+            b"ERR unknown command '\xff\xfe', with args beginning with: '\xff' 'b' ",
+        );
+        check(
+            &[b"client", b"\xff\0x"],
+            b"ERR unknown subcommand '\xff'. Try CLIENT HELP.",
+        );
+        let long = [b'x'; 200];
+        let cut = [
+            b"ERR unknown command '",
+            &long[..128],
+            b"', with args beginning with: '",
+            &long[..128],
+            b"' ",
+        ];
+        check(&[&long, &long, b"more"], &cut.concat());
+    }
 }

@@ -175,8 +175,7 @@ fn hello(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
             }
             at += 2;
         } else {
-            let option = String::from_utf8_lossy(option);
-            return put_error(out, &format!("ERR Syntax error in HELLO option '{option}'"));
+            return put_error(out, &error::hello_option(option));
         }
     }
     if !context.client.authenticated {
@@ -268,20 +267,19 @@ fn put_help(out: &mut Vec<u8>, command: &str, lines: &[&str]) {
 
 fn client_set_info(client: &mut Client, request: &Request<'_>, out: &mut Vec<u8>) {
     let (field, value) = (request.arg(2), request.arg(3));
-    let Some(value) = client_name(value) else {
-        let text = "cannot contain spaces, newlines or special characters.";
-        let field = String::from_utf8_lossy(field).to_ascii_lowercase();
-        return put_error(out, &format!("ERR {field} {text}"));
+    let identity = &mut client.identity;
+    let of_client = match field.to_ascii_lowercase().as_slice() {
+        b"lib-name" => &mut identity.lib_name,
+        b"lib-ver" => &mut identity.lib_version,
+        _ => return put_error(out, &error::unrecognized_option(field)),
     };
-    match field.to_ascii_lowercase().as_slice() {
-        b"lib-name" => client.identity.lib_name = value,
-        b"lib-ver" => client.identity.lib_version = value,
-        _ => {
-            let field = String::from_utf8_lossy(field);
-            return put_error(out, &format!("ERR Unrecognized option '{field}'"));
+    match client_name(value) {
+        Some(value) => {
+            *of_client = value;
+            put_simple(out, "OK");
         }
+        None => put_error(out, &error::bad_client_attribute(field)),
     }
-    put_simple(out, "OK");
 }
 
 /// One line as CLIENT LIST prints it.

@@ -741,12 +741,10 @@ pub fn put_simple(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Writes an error; `text` starts with its code (`ERR …`). Line breaks in it become spaces.
-pub fn put_error(out: &mut Vec<u8>, text: &str) {
+pub fn put_error(out: &mut Vec<u8>, text: &(impl AsRef<[u8]> + ?Sized)) {
+    let text = text.as_ref().iter();
     out.push(b'-');
-    out.extend(
-        text.bytes()
-            .map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }),
-    );
+    out.extend(text.map(|&b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }));
     out.extend_from_slice(b"\r\n");
 }
 

@@ -757,7 +757,7 @@ impl Worker {
         match self.backends.admit(pipe, session.task()) {
             Ok(()) => Ok(pipe),
             Err(Refusal::Full) => Err(Dispatched::Waits),
-            Err(Refusal::Down(why)) => Err(self.answer_error(id, &why)),
+            Err(Refusal::Down(why)) => Err(self.answer_error(id, &*why)),
         }
     }
 
@@ -822,7 +822,11 @@ impl Worker {
         Dispatched::Done
     }
 
-    pub(crate) fn answer_error(&mut self, id: u32, text: &str) -> Dispatched {
+    pub(crate) fn answer_error(
+        &mut self,
+        id: u32,
+        text: &(impl AsRef<[u8]> + ?Sized),
+    ) -> Dispatched {
         let number = self.clients.sessions[id as usize].outbox.reserve();
         self.clients.reply_error(id, number, text);
         self.taken(id);

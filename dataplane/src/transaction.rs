@@ -157,7 +157,7 @@ impl Worker {
     }
 
     /// Answers a request with an error that, within a transaction, aborts it.
-    pub(crate) fn refuse(&mut self, id: u32, text: &str) -> Dispatched {
+    pub(crate) fn refuse(&mut self, id: u32, text: &(impl AsRef<[u8]> + ?Sized)) -> Dispatched {
         if let Some(transaction) = &mut self.clients.session(id).client.transaction {
             transaction.abort();
         }

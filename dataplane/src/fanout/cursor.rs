@@ -91,13 +91,24 @@ impl Cursors {
     }
 }
 
-/// A cursor as a client gives it. None: it is none.
+/// A cursor as a client gives it, read as C reads a number: up to a zero byte, with a sign. None: it is
+/// none.
 pub(crate) fn parse(text: &[u8]) -> Option<u64> {
+    let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+    let (sign, digits) = match &text[..end] {
+        [sign @ (b'+' | b'-'), digits @ ..] if !digits.is_empty() => (*sign, digits),
+        digits => (b'+', digits),
+    };
     let digit = |number: u64, digit: &u8| {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     };
-    text.iter().try_fold(0, digit)
+    let number = digits.iter().try_fold(0, digit)?;
+    Some(if sign == b'-' {
+        number.wrapping_neg()
+    } else {
+        number
+    })
 }
 
 #[cfg(test)]
@@ -179,7 +190,12 @@ mod tests {
             ("", Some(0)),
             ("18446744073709551615", Some(u64::MAX)),
             ("18446744073709551616", None),
-            ("-1", None),
+            ("-1", Some(u64::MAX)),
+            ("+1", Some(1)),
+            ("-", None),
+            ("--1", None),
+            ("-18446744073709551616", None),
+            ("2\0x", Some(2)),
             (" 1", None),
             ("1 ", None),
             ("1x", None),

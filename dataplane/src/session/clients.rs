@@ -276,7 +276,12 @@ impl Clients {
         self.recount(id);
     }
 
-    pub(crate) fn reply_error(&mut self, session: u32, number: u32, text: &str) {
+    pub(crate) fn reply_error(
+        &mut self,
+        session: u32,
+        number: u32,
+        text: &(impl AsRef<[u8]> + ?Sized),
+    ) {
         self.errors += 1;
         self.reply(session, number, |out| put_error(out, text));
     }

@@ -45,7 +45,7 @@ enum Listed {
 }
 
 impl Listed {
-    fn parse(request: &Request<'_>) -> Result<Self, String> {
+    fn parse(request: &Request<'_>) -> Result<Self, Vec<u8>> {
         if request.argc() == 2 {
             return Ok(Self::All);
         }
@@ -68,7 +68,7 @@ impl Listed {
                 .collect::<Result<_, _>>()
                 .map(Self::ById);
         }
-        Err(error::SYNTAX.to_owned())
+        Err(error::SYNTAX.into())
     }
 
     fn has(&self, session: &Session) -> bool {
