@@ -35,9 +35,9 @@ test: deps servers build ## Run every test, with real servers
 commands: build ## Write COMMANDS.md from the table of commands
 	COMMANDS=write $(CARGO) test --quiet --locked --profile $(PROFILE) -p tests --test it commands::the_page
 
-clients: build ## Run the scripts of real clients (redis-py, ioredis) against a proxy
+clients: build ## Run real client libraries and applications against proxies (ARGS="redis-py celery")
 	@./.ci/deps python3-venv nodejs npm redis-server
-	PROFILE=$(PROFILE) CLIENTS=$(CLIENTS) ./tests/clients/run
+	PROFILE=$(PROFILE) CLIENTS=$(CLIENTS) ./tests/clients/run $(ARGS)
 
 conformance: build ## Run Redis's own tests against a proxy and a plain server (ARGS="unit/type/string")
 	@./.ci/deps redis-server tcl

@@ -1,35 +1,65 @@
-// What ioredis must be able to do through a proxy.
-import assert from "node:assert/strict";
+// The checklist of one client or application, as in checklist.py: each item has a deadline and gets one
+// line, `ok`, `FAIL` or `-`, the name, the item and the reason, with tabs between them.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { setTimeout as sleep } from "node:timers/promises";
 
-const [, , modules, port] = process.argv;
-const require = createRequire(`${modules}/`);
-const Redis = require("ioredis").default ?? require("ioredis");
-console.log("ioredis", require("ioredis/package.json").version);
+// What npm has installed, wherever that is.
+export const require = createRequire(`${process.env.CLIENTS}/`);
+export const nameOf = (name, library) =>
+  `${name} ${JSON.parse(readFileSync(`${process.env.CLIENTS}/node_modules/${library}/package.json`)).version}`;
+export const port = Number(process.env.PORT);
+export const otherPort = Number(process.env.OTHER_PORT);
+export const passwordPort = Number(process.env.PASSWORD_PORT);
+export const clusterPort = Number(process.env.CLUSTER_PORT);
+export const password = process.env.PASSWORD;
 
-const client = new Redis({ port: Number(port), connectionName: "me" });
-client.on("error", (error) => {
-  throw error;
-});
-assert.equal(await client.ping(), "PONG");
-assert.equal(await client.set("js:a", "1"), "OK");
-assert.equal(await client.get("js:a"), "1");
-assert.equal(await client.get("js:none"), null);
-const pipeline = client.pipeline();
-for (let n = 0; n < 10_000; n++) pipeline.set(`js:${n}`, n);
-for (let n = 0; n < 10_000; n++) pipeline.get(`js:${n}`);
-const results = await pipeline.exec();
-for (let n = 0; n < 10_000; n++) assert.deepEqual(results[10_000 + n], [null, String(n)]);
-await client.del("js:h");
-assert.equal(await client.hset("js:h", { f: "v", g: "w" }), 2);
-assert.deepEqual(await client.hgetall("js:h"), { f: "v", g: "w" });
-const keys = Array.from({ length: 100 }, (_, n) => `js:m${n}`);
-assert.equal(await client.mset(keys.flatMap((key, n) => [key, n])), "OK");
-assert.deepEqual(await client.mget(...keys, "js:none"), [...keys.map((_, n) => String(n)), null]);
-assert.equal(await client.del(...keys), 100);
-await assert.rejects(client.rename("js:0", "js:1"), /hash to the same slot/);
-const other = new Redis({ port: Number(port), db: 3 });
-assert.equal(await other.get("js:a"), null);
-client.disconnect();
-other.disconnect();
-console.log("ok");
+export class Checklist {
+  #name;
+  #failed = false;
+
+  constructor(name) {
+    this.#name = name;
+  }
+
+  async item(item, check, seconds = 30) {
+    const deadline = new AbortController();
+    const late = sleep(seconds * 1000, null, { signal: deadline.signal }).then(() => {
+      throw new Error("not done in time");
+    });
+    try {
+      await Promise.race([check(), late]);
+      this.#line("ok", item);
+    } catch (error) {
+      this.#failed = true;
+      console.error(error);
+      this.#line("FAIL", item, String(error));
+    } finally {
+      deadline.abort();
+      await late.catch(() => {});
+    }
+  }
+
+  cannot(item, reason) {
+    this.#line("-", item, reason);
+  }
+
+  // Connections that an item has left behind must not keep it from ending.
+  end() {
+    process.exit(this.#failed ? 1 : 0);
+  }
+
+  #line(result, item, reason = "") {
+    console.log([result, this.#name, item, reason.replace(/\s+/g, " ")].join("\t"));
+  }
+}
+
+// Polls until the check gives something true.
+export async function eventually(check, what) {
+  for (let tries = 0; tries < 200; tries++) {
+    const result = await check();
+    if (result) return result;
+    await sleep(50);
+  }
+  throw new Error(`never came: ${what}`);
+}
