@@ -4,10 +4,17 @@
 //! became of the request: `TRYAGAIN` and `CLUSTERDOWN` mean *not executed*, `UNKNOWNOUTCOME` means
 //! that it may have been.
 
-use crate::{command, resp::Request, route::Rejection};
+use crate::{
+    command::{self, Command, flag},
+    resp::Request,
+    route::Rejection,
+};
 
 pub(crate) const SYNTAX: &str = "ERR syntax error";
 pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+/// Of a number that C's `int` has no room for.
+pub(crate) const NOT_AN_INT: &str =
+    "ERR value is out of range, value must between -2147483648 and 2147483647";
 pub(crate) const NO_AUTH: &str = "NOAUTH Authentication required.";
 pub(crate) const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured \
     for the default user. Are you sure your configuration is correct?";
@@ -66,6 +73,15 @@ const SHOWN: usize = 128;
 pub(crate) fn exec_refused(error: &str) -> String {
     let text = error.strip_prefix("ERR ").unwrap_or(error);
     format!("EXECABORT Transaction discarded because of: {text}")
+}
+
+/// Redis names a module's command as the module does: in upper case.
+pub(crate) fn arity_of(command: &Command) -> String {
+    if command.flags & flag::MODULE != 0 {
+        arity(&command.name.to_uppercase())
+    } else {
+        arity(command.name)
+    }
 }
 
 pub(crate) fn arity(command: &str) -> String {
@@ -174,6 +190,14 @@ mod tests {
             text.escape_ascii().to_string(),
             expected.escape_ascii().to_string()
         );
+    }
+
+    #[test]
+    fn commands_of_modules_are_named_in_upper_case() {
+        for (name, expected) in [("GET", "get"), ("vadd", "VADD")] {
+            let command = command::lookup(name.as_bytes()).unwrap();
+            assert_eq!(arity_of(command), arity(expected));
+        }
     }
 
     #[test]

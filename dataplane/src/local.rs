@@ -92,13 +92,16 @@ fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
 }
 
 fn select(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
-    match parse_int(request.arg(1)).map(u16::try_from) {
-        Some(Ok(database)) if database < context.serving.databases => {
-            context.client.database = database;
-            put_simple(out, "OK");
-        }
-        Some(_) => put_error(out, "ERR DB index is out of range"),
+    match parse_int(request.arg(1)).map(i32::try_from) {
         None => put_error(out, error::NOT_AN_INTEGER),
+        Some(Err(_)) => put_error(out, error::NOT_AN_INT),
+        Some(Ok(number)) => match u16::try_from(number) {
+            Ok(database) if database < context.serving.databases => {
+                context.client.database = database;
+                put_simple(out, "OK");
+            }
+            Ok(_) | Err(_) => put_error(out, "ERR DB index is out of range"),
+        },
     }
 }
 

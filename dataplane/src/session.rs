@@ -644,7 +644,7 @@ impl Worker {
             return UploadRoute::Held; // to be queued
         }
         if !command.accepts(argc) {
-            return UploadRoute::Refused(error::arity(command.name));
+            return UploadRoute::Refused(error::arity_of(command));
         }
         let Some(topology) = &self.topology else {
             return UploadRoute::Refused(error::NO_TOPOLOGY.to_owned());

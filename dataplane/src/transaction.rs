@@ -175,7 +175,7 @@ impl Worker {
 
     /// A command with too few arguments, or too many. A malformed `EXEC` ends its transaction.
     pub(crate) fn refuse_arity(&mut self, id: u32, command: &Command) -> Dispatched {
-        let text = error::arity(command.name);
+        let text = error::arity_of(command);
         if command.class == Class::Transaction(Bound::Exec) {
             self.clients.session(id).client.transaction = None;
             return self.answer_error(id, &error::exec_refused(&text));

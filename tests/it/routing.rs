@@ -115,6 +115,7 @@ async fn the_proxy_answers_in_the_words_of_redis() {
         "AUTH a b c",
         "SELECT x",
         "SELECT 99",
+        "SELECT 99999999999",
         "SELECT -1",
         "SELECT 15",
         "SELECT 0",

@@ -49,7 +49,7 @@ impl Worker {
     ) -> Dispatched {
         let values = if split == Split::Mset { 2 } else { 1 };
         if !(request.argc() - 1).is_multiple_of(values) {
-            return self.answer_error(id, &error::arity(command.name));
+            return self.answer_error(id, &error::arity_of(command));
         }
         let topology = self.topology.as_ref().expect("a route was made from it");
         let Splitting { parts, part_of_key } = &mut self.splitting;

@@ -386,14 +386,18 @@ impl Pools<'_> {
             },
             Kind::Group => self.text(&["g1", "g1", "g2"], &["none", ""]),
             Kind::Consumer => self.text(&["c1", "c2"], &["c3", ""]),
-            Kind::Seconds => self.text(
-                &["100", "1000", "100000", "1000000000"],
-                &["0", "-1", "9223372036854775", "9223372036854775807", "x"],
-            ),
-            Kind::Millis => self.text(
-                &["100000", "1000000", "100000000"],
-                &["0", "-1", "9223372036854775807", "x"],
-            ),
+            // Hardly ever the same twice: which of two is later would then depend on when they came.
+            Kind::Seconds => match self.rng.u8(..16) {
+                0 => self.text(
+                    &["0", "-1", "9223372036854775", "9223372036854775807", "x"],
+                    &[],
+                ),
+                _ => format!("{}000", self.rng.u32(1..1_000_000)).into_bytes(),
+            },
+            Kind::Millis => match self.rng.u8(..16) {
+                0 => self.text(&["0", "-1", "9223372036854775807", "x"], &[]),
+                _ => format!("{}00000", self.rng.u32(1..1_000_000)).into_bytes(),
+            },
             Kind::Unix => self.text(
                 &["4000000000", "5000000000"],
                 &["0", "-1", "9223372036854775807", "x"],
