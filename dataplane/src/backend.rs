@@ -149,7 +149,7 @@ pub(crate) enum Lane {
 
 impl Way {
     /// The one that nearly everybody takes.
-    const USUAL: Self = Self {
+    pub(crate) const USUAL: Self = Self {
         protocol: Protocol::Resp2,
         database: 0,
         lane: Lane::Usual(0),
@@ -332,6 +332,15 @@ impl Backends {
             database: way.database,
             timeout,
             name,
+        }
+    }
+
+    /// The same door once more, by another name.
+    pub(crate) fn again(&mut self, door: &Door) -> Door {
+        let name = self.next_name();
+        Door {
+            name,
+            ..door.clone()
         }
     }
 
@@ -614,7 +623,7 @@ const WAITING_CALLED: usize = 8;
 const KEEP_OUTPUT: usize = 1 << 20;
 
 /// A connection that lived shorter than this is not dialled again at once.
-const SETTLED: Duration = Duration::from_secs(1);
+pub(crate) const SETTLED: Duration = Duration::from_secs(1);
 
 /// The life of a pipe, until it is retired.
 async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
@@ -661,6 +670,11 @@ async fn open(worker: &RefCell<Worker>, id: u32) -> Result<TcpStream, String> {
 }
 
 impl Door {
+    /// Whether another leads to the same server with the same login.
+    pub(crate) fn leads_as(&self, other: &Self) -> bool {
+        (&self.addr, &self.login) == (&other.addr, &other.login)
+    }
+
     /// Dials, introduces itself, and waits until the server has agreed to all of it.
     pub(crate) async fn open(&self) -> Result<TcpStream, String> {
         let (hello, replies) = self.greeting();

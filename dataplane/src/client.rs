@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use crate::{resp::Protocol, transaction::Transaction};
+use crate::{pubsub::Subscriptions, resp::Protocol, transaction::Transaction};
 
 /// See the module.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Client {
     pub(crate) authenticated: bool,
     /// What it has queued, from MULTI to EXEC.
     pub(crate) transaction: Option<Box<Transaction>>,
+    /// What it is subscribed to; never without any.
+    pub(crate) subscriptions: Option<Box<Subscriptions>>,
     /// What is asked for seldom stands apart, so that a session stays small.
     pub(crate) identity: Box<Identity>,
 }
@@ -42,6 +44,7 @@ impl Client {
             database: 0,
             authenticated,
             transaction: None,
+            subscriptions: None,
             identity: Box::new(Identity {
                 peer,
                 local,
@@ -51,6 +54,17 @@ impl Client {
                 lib_version: String::new(),
             }),
         }
+    }
+
+    /// Whether it may not just call any command: what it calls is queued, or it is subscribed.
+    #[inline]
+    pub(crate) fn is_restricted(&self) -> bool {
+        self.transaction.is_some() || self.subscriptions.is_some()
+    }
+
+    /// Whether it is subscribed, and cannot tell replies from messages.
+    pub(crate) fn only_listens(&self) -> bool {
+        self.subscriptions.is_some() && self.protocol == Protocol::Resp2
     }
 
     /// Back to how a connection starts, as RESET says; the library's name stays.

@@ -98,6 +98,8 @@ pub mod category {
 pub enum Keys {
     /// It has none.
     None,
+    /// It has none, but shard channels, up to `last`, of which `COMMAND` tells as of keys.
+    Channels { last: i8 },
     /// From `first` to `last`, every `step`-th argument; a negative `last` counts from the end.
     Range { first: i8, last: i8, step: u8 },
     /// As many as argument `at` says, behind it, every `step`-th.
@@ -127,6 +129,8 @@ pub enum Class {
     Local(Local),
     /// All workers of the proxy, each for its sessions.
     Crew(Asked),
+    /// The proxy and the homes of channels, together.
+    PubSub(PubSub),
     /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
     Transaction(Bound),
     /// Its subcommands have rows of their own, which decide. Alone it is answered by the proxy, if at
@@ -189,6 +193,10 @@ pub enum Merge {
     Least,
     /// One success is enough: only one of them has what it is about.
     Any,
+    /// All that their arrays have, each once.
+    Union,
+    /// The largest of their numbers.
+    Most,
 }
 
 /// What is asked of groups in a way of its own, and answered with the proxy's help.
@@ -260,6 +268,35 @@ impl Local {
             | Self::Time => false,
         }
     }
+}
+
+/// What one may subscribe to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Topic {
+    /// A channel.
+    Channel,
+    /// All channels that match a pattern.
+    Pattern,
+    /// A channel of `SSUBSCRIBE`, which no pattern matches.
+    Shard,
+}
+
+impl Topic {
+    /// How many kinds there are.
+    pub const COUNT: usize = 3;
+}
+
+/// A command of publish and subscribe that the proxy has a part in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PubSub {
+    /// Begins subscriptions.
+    Subscribe(Topic),
+    /// Ends subscriptions.
+    Unsubscribe(Topic),
+    /// Publishes a message at the home of its channel.
+    Publish(Topic),
+    /// Asks how many are subscribed to channels.
+    Count(Topic),
 }
 
 /// How requests are told apart where they are counted.
@@ -348,6 +385,7 @@ impl Command {
     pub fn key_range(&self) -> [i64; 3] {
         match self.keys {
             Keys::None | Keys::Counted { .. } | Keys::Streams => [0, 0, 0],
+            Keys::Channels { last } => [1, last.into(), 1],
             Keys::Range { first, last, step } => [first.into(), last.into(), step.into()],
             Keys::StoredCounted | Keys::Sort | Keys::GeoRadius => [1, 1, 1],
         }
@@ -366,6 +404,15 @@ impl Command {
         matches!(
             self.class,
             Class::Transaction(_) | Class::Local(Local::Reset | Local::Quit)
+        )
+    }
+
+    /// Whether a RESP2 client that is subscribed may call it: it cannot tell replies from messages.
+    pub fn is_for_subscribers(&self) -> bool {
+        matches!(
+            self.class,
+            Class::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_))
+                | Class::Local(Local::Ping | Local::Quit | Local::Reset)
         )
     }
 
@@ -409,7 +456,7 @@ impl Command {
     pub fn visit_keys(&self, request: &Request<'_>, mut visit: impl FnMut(usize)) {
         let argc = request.argc();
         match self.keys {
-            Keys::None => {}
+            Keys::None | Keys::Channels { .. } => {}
             Keys::Range {
                 first: 1, last: 1, ..
             } => visit(1),

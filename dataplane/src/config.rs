@@ -76,6 +76,13 @@ pub struct Args {
     /// Requests of one client under way at most; then it is not read from until replies come
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_inflight: u32,
+    /// Channels and patterns that one client may be subscribed to at most
+    #[arg(long, value_name = "N", default_value_t = 65_536)]
+    pub max_subscriptions: usize,
+    /// Channels and patterns that all clients of one worker may be subscribed to at most, each counted
+    /// for each client
+    #[arg(long, value_name = "N", default_value_t = 1_048_576)]
+    pub max_worker_subscriptions: usize,
     /// New client connections a second at most, a second's worth at once; further ones wait
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub accept_rate: u32,
@@ -181,6 +188,10 @@ pub struct Serving {
     pub max_inflight: u32,
     /// See [`Args::max_inflight_bytes`].
     pub max_inflight_bytes: usize,
+    /// See [`Args::max_subscriptions`].
+    pub max_subscriptions: usize,
+    /// See [`Args::max_worker_subscriptions`].
+    pub max_worker_subscriptions: usize,
     /// See [`Args::output_limit`].
     pub output_limit: usize,
     /// See [`Args::max_request_bytes`].
@@ -214,7 +225,7 @@ impl Serving {
         let named = shown.map(|(name, value)| (format!("sluice-{name}"), value.clone()));
         let is_asked = |(name, _): &(String, String)| {
             let mut patterns = patterns.clone();
-            patterns.any(|pattern| glob::matches(pattern, name.as_bytes()))
+            patterns.any(|pattern| glob::matches(pattern, name.as_bytes(), glob::Case::Either))
         };
         named.filter(is_asked).collect()
     }
@@ -234,6 +245,11 @@ fn shown(args: &Args) -> Vec<(&'static str, String)> {
         ("allow-config-set", yes_or_no.to_owned()),
         ("databases", args.databases.to_string()),
         ("max-clients", args.max_clients.to_string()),
+        ("max-subscriptions", args.max_subscriptions.to_string()),
+        (
+            "max-worker-subscriptions",
+            args.max_worker_subscriptions.to_string(),
+        ),
         ("max-inflight", args.max_inflight.to_string()),
         ("accept-rate", args.accept_rate.to_string()),
         ("max-memory", args.max_memory.to_string()),
@@ -375,6 +391,8 @@ impl Config {
                 databases: args.databases,
                 max_inflight: args.max_inflight,
                 max_inflight_bytes: args.max_inflight_bytes,
+                max_subscriptions: args.max_subscriptions,
+                max_worker_subscriptions: args.max_worker_subscriptions,
                 output_limit,
                 max_request_bytes,
                 reply_patience: args.reply_patience,

@@ -38,6 +38,8 @@ pub(crate) const INVALID_CURSOR: &str = "ERR invalid cursor";
 pub(crate) const TRANSACTION_DISCARDED: &str =
     "EXECABORT Transaction discarded because of previous errors.";
 
+pub(crate) const TOO_MANY_SUBSCRIPTIONS: &str = "ERR max number of subscriptions reached";
+
 /// The proxy has no topology yet.
 pub(crate) const NO_TOPOLOGY: &str =
     "CLUSTERDOWN the proxy has no topology yet: it waits for its controller";
@@ -82,6 +84,14 @@ pub(crate) fn arity_of(command: &Command) -> String {
     } else {
         arity(command.name)
     }
+}
+
+/// What a RESP2 client may not call while it is subscribed.
+pub(crate) fn subscribed(command: &str) -> String {
+    format!(
+        "ERR Can't execute '{command}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET \
+         are allowed in this context"
+    )
 }
 
 pub(crate) fn arity(command: &str) -> String {

@@ -8,17 +8,20 @@ use slab::Slab;
 pub(crate) use self::{
     cursor::Cursors,
     keys::{Draw, Owners, Page},
+    receivers::Channel,
     settings::Settings,
 };
 use crate::{
     backend::{Pending, Recipient},
     command::Merge,
     framer::Piece,
+    pubsub::census::Correction,
     resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
 };
 
 pub(crate) mod cursor;
 mod keys;
+mod receivers;
 mod settings;
 
 /// How the replies of the parts become one.
@@ -33,6 +36,10 @@ pub(crate) enum Merging {
     Draw(Draw),
     /// A server's settings, of one part, and the proxy's.
     Settings(Settings),
+    /// How many a message has reached, of one part.
+    Reached(Correction),
+    /// How many are subscribed to each channel.
+    Subscribed(Vec<Channel>),
 }
 
 /// Names one part of one fan-out.
@@ -196,6 +203,11 @@ impl Fanout {
             Merging::Page(page) => page.put(&self.parts[0].bytes, out),
             Merging::Draw(draw) => draw.put(&replies().collect::<Vec<_>>(), out),
             Merging::Settings(settings) => settings.put(&self.parts[0].bytes, out),
+            Merging::Reached(correction) => match number(&self.parts[0].bytes) {
+                Some(number) => put_int(out, correction.apply(number)),
+                None => out.extend_from_slice(&self.parts[0].bytes),
+            },
+            Merging::Subscribed(channels) => receivers::put_counts(channels, replies(), out),
         }
     }
 
@@ -208,6 +220,14 @@ impl Fanout {
                 put_int(out, numbers.sum());
             }
             Merge::Least => self.merge_least(out),
+            Merge::Union => {
+                let replies = self.parts.iter().map(|part| part.bytes.as_slice());
+                receivers::put_union(replies, out);
+            }
+            Merge::Most => {
+                let numbers = self.parts.iter().filter_map(|part| number(&part.bytes));
+                put_int(out, numbers.max().unwrap_or(0));
+            }
         }
     }
 
@@ -347,6 +367,12 @@ mod tests {
             &[(":2\r\n", Answered), (":40\r\n", Answered)],
             ":42\r\n",
         );
+    }
+
+    #[test]
+    fn the_largest_number_counts() {
+        let numbers = [(":3\r\n", Answered), (":5\r\n", Answered)];
+        check(Merge::Most, &[], &numbers, ":5\r\n");
     }
 
     #[test]

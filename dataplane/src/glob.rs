@@ -3,8 +3,24 @@
 //! Invariant: matching takes at most as many steps as pattern and text are long, multiplied. (Redis's own
 //! takes exponentially many for `*a*a*a…`, until it gives up.)
 
-/// Whether a text matches a pattern, with letters in either case the same.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+/// Whether letters match in either case.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Case {
+    Exact,
+    Either,
+}
+
+impl Case {
+    fn of(self, byte: u8) -> u8 {
+        match self {
+            Self::Exact => byte,
+            Self::Either => byte.to_ascii_lowercase(),
+        }
+    }
+}
+
+/// Whether a text matches a pattern.
+pub(crate) fn matches(pattern: &[u8], text: &[u8], case: Case) -> bool {
     let (mut p, mut t) = (0, 0);
     // Behind the last `*`, and the text it was tried with: the only place worth going back to.
     let mut retry = None;
@@ -17,7 +33,7 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
         if p == pattern.len() && t == text.len() {
             return true;
         }
-        let next = text.get(t).and_then(|&byte| one(&pattern[p..], byte));
+        let next = text.get(t).and_then(|&byte| one(&pattern[p..], byte, case));
         if let Some(len) = next {
             (p, t) = (p + len, t + 1);
             continue;
@@ -33,22 +49,22 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// If a pattern's first item matches a byte, how long the item is.
-fn one(pattern: &[u8], byte: u8) -> Option<usize> {
-    let same = |a: u8| a.eq_ignore_ascii_case(&byte);
+fn one(pattern: &[u8], byte: u8, case: Case) -> Option<usize> {
+    let same = |a: u8| case.of(a) == case.of(byte);
     match *pattern {
         [] => None,
         [b'?', ..] => Some(1),
-        [b'[', ..] => set(pattern, byte),
+        [b'[', ..] => set(pattern, byte, case),
         [b'\\', literal, ..] => same(literal).then_some(2),
         [literal, ..] => same(literal).then_some(1),
     }
 }
 
 /// As [`one`], of `[…]`; one without an end goes to the pattern's, as in Redis.
-fn set(pattern: &[u8], byte: u8) -> Option<usize> {
+fn set(pattern: &[u8], byte: u8, case: Case) -> Option<usize> {
     let negated = pattern.get(1) == Some(&b'^');
     let mut at = 1 + usize::from(negated);
-    let byte = byte.to_ascii_lowercase();
+    let byte = case.of(byte);
     let mut found = false;
     loop {
         match pattern[at..] {
@@ -58,16 +74,16 @@ fn set(pattern: &[u8], byte: u8) -> Option<usize> {
                 break;
             }
             [b'\\', literal, ..] => {
-                found |= literal.eq_ignore_ascii_case(&byte);
+                found |= case.of(literal) == byte;
                 at += 2;
             }
             [first, b'-', last, ..] => {
-                let (first, last) = (first.to_ascii_lowercase(), last.to_ascii_lowercase());
+                let (first, last) = (case.of(first), case.of(last));
                 found |= (first.min(last)..=first.max(last)).contains(&byte);
                 at += 3;
             }
             [literal, ..] => {
-                found |= literal.eq_ignore_ascii_case(&byte);
+                found |= case.of(literal) == byte;
                 at += 1;
             }
         }
@@ -109,14 +125,16 @@ mod tests {
             ("*a*b*", "xaxbx", true),
             ("*a*b", "xaxbx", false),
         ] {
-            let got = matches(pattern.as_bytes(), text.as_bytes());
+            let got = matches(pattern.as_bytes(), text.as_bytes(), Case::Either);
             assert_eq!(got, expected, "{pattern} {text}");
+            let exact = matches(pattern.as_bytes(), text.as_bytes(), Case::Exact);
+            assert_eq!(exact, expected && text != "ABC", "{pattern} {text}");
         }
     }
 
     #[test]
     fn no_pattern_takes_long() {
         let (pattern, text) = ("*a".repeat(5000) + "b", "a".repeat(10_000));
-        assert!(!matches(pattern.as_bytes(), text.as_bytes()));
+        assert!(!matches(pattern.as_bytes(), text.as_bytes(), Case::Exact));
     }
 }

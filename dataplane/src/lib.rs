@@ -35,6 +35,7 @@ mod local;
 mod memory;
 mod metrics;
 mod outbox;
+mod pubsub;
 pub mod resp;
 pub mod route;
 mod session;

@@ -68,7 +68,7 @@ pub(crate) fn answer(
         Local::Echo => put_bulk(out, request.arg(1)),
         Local::Hello => hello(context, request, out),
         Local::Info => info(context, request, out),
-        Local::Ping => ping(request, out),
+        Local::Ping => ping(context.client, request, out),
         Local::Quit => {
             put_simple(out, "OK");
             return After::Finish;
@@ -83,8 +83,14 @@ pub(crate) fn answer(
     After::Stay
 }
 
-fn ping(request: &Request<'_>, out: &mut Vec<u8>) {
+fn ping(client: &Client, request: &Request<'_>, out: &mut Vec<u8>) {
     match request.argc() {
+        // As a message, among which it stands.
+        argc @ (1 | 2) if client.only_listens() => {
+            put_header(out, b'*', 2);
+            put_bulk(out, b"pong");
+            put_bulk(out, if argc == 2 { request.arg(1) } else { b"" });
+        }
         1 => put_simple(out, "PONG"),
         2 => put_bulk(out, request.arg(1)),
         _ => put_error(out, &error::arity("ping")),
@@ -479,7 +485,7 @@ fn command_get_keys(request: &Request<'_>, out: &mut Vec<u8>) {
     let Some(command) = command::find(&inner) else {
         return put_error(out, "ERR Invalid command specified");
     };
-    if command.keys == Keys::None {
+    if matches!(command.keys, Keys::None | Keys::Channels { .. }) {
         return put_error(out, "ERR The command has no key arguments");
     }
     if !command.accepts(inner.argc()) {

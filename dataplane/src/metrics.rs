@@ -21,7 +21,7 @@ use prometheus_client::{
 use proto::{ProxyId, ServerAddr, Version};
 use tokio::sync::watch;
 
-use crate::{command::Kind, memory::Memory};
+use crate::{command::Kind, memory::Memory, pubsub::census::Census};
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -134,6 +134,8 @@ pub(crate) struct WorkerStats {
     pub(crate) sessions_closed_stalled: Counter,
     pub(crate) sessions_closed_overrun: Counter,
     pub(crate) sessions_closed_idle: Counter,
+    /// Messages of subscriptions brought to sessions.
+    pub(crate) messages: Counter,
     /// Sessions that ended by a panic.
     pub(crate) panics: Counter,
     /// By [`crate::command::Kind`]: from when a request was taken to its reply.
@@ -167,6 +169,7 @@ pub(crate) struct Proxy {
     /// when the counts are read, never for a request.
     servers: Mutex<BTreeMap<ServerAddr, Vec<Arc<ServerStats>>>>,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) census: Arc<Census>,
     pub(crate) sessions_rejected: AtomicU64,
     /// The id of the client that connected last.
     pub(crate) last_client: AtomicU64,
@@ -182,6 +185,7 @@ impl Proxy {
             workers: (0..workers).map(|_| Arc::default()).collect(),
             servers: Mutex::default(),
             memory: Arc::new(memory),
+            census: Arc::default(),
             sessions_rejected: AtomicU64::new(0),
             last_client: AtomicU64::new(0),
         }
@@ -262,6 +266,7 @@ const COUNTERS: &[Row] = &[
     ("requests_split", "Requests split over several groups", None, |w| &w.requests_split),
     ("requests_held", "Times a request waited for a held slot", None, |w| &w.requests_held),
     ("uploads", "Requests too large to be held, sent to their server as they came", None, |w| &w.uploads),
+    ("messages", "Messages of subscriptions brought to clients", None, |w| &w.messages),
     ("errors", "Error replies sent to clients", None, |w| &w.errors),
     ("protocol_errors", "Clients that did not speak RESP", None, |w| &w.protocol_errors),
     ("panics", "Sessions that ended by a fault of the proxy", None, |w| &w.panics),
@@ -311,6 +316,12 @@ impl Counts {
                 "Connections to servers that are ready",
                 None,
                 t.server_connections,
+            ),
+            (
+                "subscriptions",
+                "Channels and patterns that clients are subscribed to, over all clients",
+                None,
+                self.proxy.census.subscriptions() as u64,
             ),
             (
                 "workers",

@@ -8,7 +8,7 @@
 use proto::{Slot, SlotState, Topology, slot::RESERVED};
 
 use crate::{
-    command::{Across, Asked, Bound, Class, Command, Local, Merge, Split, flag},
+    command::{Across, Asked, Bound, Class, Command, Local, Merge, PubSub, Split, flag},
     resp::Request,
 };
 
@@ -27,6 +27,8 @@ pub enum Route {
     Everywhere(Merge),
     /// It is asked of groups in a way of its own.
     Across(Across),
+    /// The proxy and the homes of channels answer it.
+    PubSub(PubSub),
     /// It begins or ends a transaction.
     Transaction(Bound),
     /// One of its slots is held: it waits for the next topology.
@@ -58,6 +60,7 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Crew(what) => Route::Crew(what),
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward => one_slot(command, request, topology),
+        Class::PubSub(verb) => Route::PubSub(verb),
         Class::Transaction(bound) => Route::Transaction(bound),
         Class::Everywhere(merge) => everywhere(command, merge, topology),
         Class::Across(across) => match topology.owners().next() {

@@ -45,7 +45,6 @@ mod clients;
 mod parts;
 mod roll;
 
-#[allow(unused_imports, reason = "for subscriptions")]
 pub(crate) use clients::{Clients, Place};
 pub(crate) use parts::Splitting;
 
@@ -297,6 +296,11 @@ impl Session {
                 .transaction
                 .as_ref()
                 .map_or(0, |transaction| transaction.memory())
+            + self
+                .client
+                .subscriptions
+                .as_ref()
+                .map_or(0, |subscriptions| subscriptions.memory())
     }
 }
 
@@ -640,8 +644,8 @@ impl Worker {
         else {
             return UploadRoute::Held; // it is dealt with once it is whole
         };
-        if client.transaction.is_some() {
-            return UploadRoute::Held; // to be queued
+        if client.is_restricted() {
+            return UploadRoute::Held; // to be queued, or refused
         }
         if !command.accepts(argc) {
             return UploadRoute::Refused(error::arity_of(command));
@@ -657,6 +661,7 @@ impl Worker {
             Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
             Route::Local(_)
             | Route::Crew(_)
+            | Route::PubSub(_)
             | Route::Split(_)
             | Route::Everywhere(_)
             | Route::Across(_)
@@ -703,8 +708,10 @@ impl Worker {
         if !client.authenticated && command.flags & command::flag::NO_AUTH == 0 {
             return self.answer_error(id, error::NO_AUTH);
         }
-        if client.transaction.is_some() && !command.is_never_queued() {
-            return self.queue(id, command, request);
+        if client.is_restricted()
+            && let Some(dispatched) = self.restrict(id, command, request)
+        {
+            return dispatched;
         }
         let route = match (&self.topology, command.class) {
             (Some(topology), _) => route(command, request, topology),
@@ -716,6 +723,7 @@ impl Worker {
         match route {
             Route::Local(local) => self.answer_local(id, local, request),
             Route::Crew(what) => self.ask_crew(id, what, request),
+            Route::PubSub(verb) => self.pubsub(id, command, verb, request),
             Route::Forward(group) => self.forward(id, command, request, group),
             Route::Split(split) => self.split(id, command, split, request),
             Route::Everywhere(merge) => self.send_everywhere(id, command, merge, request),
@@ -728,7 +736,23 @@ impl Worker {
         }
     }
 
-    fn forward(
+    /// What becomes of a request of a client that may not just call anything, if that decides it.
+    #[cold]
+    fn restrict(
+        &mut self,
+        id: u32,
+        command: &Command,
+        request: &Request<'_>,
+    ) -> Option<Dispatched> {
+        let client = &self.clients.sessions[id as usize].client;
+        if client.only_listens() && !command.is_for_subscribers() {
+            return Some(self.refuse(id, &error::subscribed(command.name)));
+        }
+        let queues = client.transaction.is_some() && !command.is_never_queued();
+        queues.then(|| self.queue(id, command, request))
+    }
+
+    pub(crate) fn forward(
         &mut self,
         id: u32,
         command: &Command,
@@ -803,6 +827,9 @@ impl Worker {
         let mut reply = Vec::new();
         let after = local::answer(local, &mut context, request, buffer::ensure(&mut reply));
         let number = session.outbox.reserve();
+        if local == command::Local::Reset {
+            self.end_subscriptions(id);
+        }
         self.clients.reply_own(id, number, &reply);
         buffer::give(&mut reply);
         self.stats.requests_local.add(1);
@@ -926,7 +953,10 @@ impl Worker {
                 || uploads.is_some_and(|upload| upload.waits_for_client());
             if crawls || (silent > stall && waits) {
                 Some(Still::Stalled)
-            } else if session.is_idle() && idle.is_some_and(|idle| silent > idle) {
+            } else if session.is_idle()
+                && session.client.subscriptions.is_none()
+                && idle.is_some_and(|idle| silent > idle)
+            {
                 Some(Still::Idle)
             } else {
                 None
@@ -994,6 +1024,7 @@ impl Worker {
 
     /// The session's task has ended, in whatever way.
     pub(crate) fn close_session(&mut self, id: u32) {
+        self.end_subscriptions(id);
         let session = &mut self.clients.sessions[id as usize];
         session.phase = Phase::Gone;
         session.waker = None;

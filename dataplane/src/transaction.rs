@@ -15,8 +15,9 @@ use proto::Slot;
 
 use crate::{
     backend::{Pending, Recipient},
-    command::{self, Bound, Class, Command, Kind, Local},
+    command::{self, Bound, Class, Command, Kind, Local, PubSub},
     error,
+    pubsub::home,
     resp::{Request, put_header, put_simple},
     route::{Rejection, Route, names_reserved, route_transaction},
     session::Dispatched,
@@ -82,7 +83,7 @@ impl Transaction {
         most: usize,
     ) -> Result<(), &'static str> {
         match command.class {
-            Class::Forward | Class::Split(_) => {}
+            Class::Forward | Class::Split(_) | Class::PubSub(PubSub::Publish(_)) => {}
             // These need nothing of the proxy: the server answers them like any other.
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
             Class::Local(_)
@@ -90,6 +91,7 @@ impl Transaction {
             | Class::Transaction(_)
             | Class::Everywhere(_)
             | Class::Across(_)
+            | Class::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_) | PubSub::Count(_))
             | Class::Container(_)
             | Class::Denied(_)
             | Class::NotYet => return Err(error::NOT_IN_TRANSACTION),
@@ -98,6 +100,9 @@ impl Transaction {
         command.visit_keys(request, |index| {
             own = own.and(Slot::of_key(request.arg(index)));
         });
+        if let Class::PubSub(PubSub::Publish(topic)) = command.class {
+            own = Keys::InOneSlot(home::slot(topic, request.arg(1)));
+        }
         match own {
             Keys::None => {}
             Keys::InOneSlot(slot) => self.keys = self.keys.and(slot),
@@ -217,6 +222,7 @@ impl Worker {
             Route::Reject(why) => self.answer_error(id, error::rejection(why)),
             Route::Local(_)
             | Route::Crew(_)
+            | Route::PubSub(_)
             | Route::Split(_)
             | Route::Everywhere(_)
             | Route::Across(_)

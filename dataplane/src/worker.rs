@@ -42,6 +42,7 @@ use crate::{
     crew::{Crew, Mailbox, run_errands},
     memory::Account,
     metrics::{Proxy, WorkerStats},
+    pubsub::PubSub,
     resp::Arg,
     session::{Clients, Session, Splitting},
     socket::Socket,
@@ -57,6 +58,7 @@ pub(crate) struct Worker {
     pub(crate) crew: Crew,
     pub(crate) clients: Clients,
     pub(crate) backends: Backends,
+    pub(crate) pubsub: PubSub,
     /// What is routed by. `None`: nothing has come yet.
     pub(crate) topology: Option<Arc<Topology>>,
     pub(crate) serving: Arc<Serving>,
@@ -169,6 +171,7 @@ impl Worker {
                 crew,
                 clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
                 backends: Backends::new(worker.clone(), name, &serving, Arc::clone(&proxy)),
+                pubsub: PubSub::new(worker.clone(), Arc::clone(&proxy.census)),
                 topology: None,
                 serving,
                 stats: Arc::clone(&proxy.workers[index]),
@@ -188,6 +191,7 @@ impl Worker {
     fn apply(&mut self, topology: Arc<Topology>) {
         self.backends.update(topology.groups(), &self.serving);
         self.topology = Some(topology);
+        self.move_subscriptions();
         self.clients.retry(usize::MAX);
     }
 }
@@ -319,6 +323,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         let worker = &mut *worker.borrow_mut();
         let most = worker.serving.server_timeout;
         worker.backends.tick(now, most, &mut worker.clients.account);
+        worker.pubsub.tick(now, most);
         worker.clients.retry(usize::MAX);
         worker.relieve();
         let seconds = worker.clock.seconds();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{
-    command::{self, Across, Bound, Class, Command, Keys, Merge, Split},
+    command::{self, Across, Bound, Class, Command, Keys, Merge, PubSub, Split, Topic},
     resp::{Limits, Progress, Request, put_bulk, put_header},
 };
 use redis::{Value, cmd};
@@ -177,7 +177,7 @@ async fn keys_are_where_each_server_finds_them() {
         server.answers().await;
         let mut client = Raw::connect(&server.addr).await;
         let mut commands = 0;
-        for row in command::served().filter(|row| row.keys != Keys::None) {
+        for row in command::served().filter(|row| has_keys(row)) {
             let (mut compared, mut in_doubt) = (0, Vec::new());
             let shapes = shapes(row);
             let replies = command_getkeys(&mut client, &shapes).await;
@@ -204,6 +204,10 @@ async fn keys_are_where_each_server_finds_them() {
         }
         assert!(commands > 150, "{name}: only {commands}");
     }
+}
+
+fn has_keys(row: &Command) -> bool {
+    !matches!(row.keys, Keys::None | Keys::Channels { .. })
 }
 
 async fn command_getkeys(client: &mut Raw, requests: &[Vec<String>]) -> Vec<String> {
@@ -410,8 +414,32 @@ fn what_becomes_of(row: &Command) -> String {
                 Merge::Sum => "their numbers are added",
                 Merge::Least => "1 where all say so",
                 Merge::Any => "one success is enough",
+                Merge::Union => "each name once",
+                Merge::Most => "the largest number",
             };
             format!("to each group that owns slots; {merged}")
+        }
+        Class::PubSub(PubSub::Subscribe(topic)) => {
+            let home = match topic {
+                Topic::Channel => "at the home of each channel, the group of its slot",
+                Topic::Pattern => "at each group",
+                Topic::Shard => "at the home of the channels, which must share a slot",
+            };
+            format!("the proxy subscribes {home}; not in a transaction")
+        }
+        Class::PubSub(PubSub::Unsubscribe(_)) => {
+            "the proxy ends the subscription at the servers with the last client's; not in a \
+             transaction"
+                .to_owned()
+        }
+        Class::PubSub(PubSub::Publish(_)) => {
+            "passed on to the home of its channel, the group of its slot; the clients of this proxy are \
+             counted, of other proxies the workers that are subscribed; in a transaction the channel \
+             counts as a key, and all workers are counted"
+                .to_owned()
+        }
+        Class::PubSub(PubSub::Count(_)) => {
+            "to each group that owns slots; counted as `PUBLISH` does".to_owned()
         }
         Class::Across(Across::Scan) => {
             "one group after another, a cursor for any proxy; keys of the group's own slots"

@@ -17,6 +17,7 @@ mod fanout;
 mod hostile;
 mod memory;
 mod pipeline;
+mod pubsub;
 mod routing;
 mod scan;
 mod topology;

@@ -131,7 +131,7 @@ fn page(reply: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 /// The values of an array, as they came.
-fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = super::values(array);
     std::iter::from_fn(move || {
         let len = ReplyProgress::default().scan(rest).ok()??;
@@ -142,7 +142,7 @@ fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What a bulk string says.
-fn text(frame: &[u8]) -> Option<&[u8]> {
+pub(super) fn text(frame: &[u8]) -> Option<&[u8]> {
     let header = frame.iter().position(|&b| b == b'\n')? + 1;
     let len = frame[..header].strip_prefix(b"$")?.strip_suffix(b"\r\n")?;
     let len = usize::try_from(parse_int(len)?).ok()?;

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Where a message that no request asked for goes.
-#[allow(dead_code, reason = "for subscriptions")]
+#[allow(dead_code, reason = "for tracking")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
     /// Before all replies that have not begun to leave, also while a request waits for long.
@@ -293,7 +293,7 @@ impl Clients {
     }
 
     #[inline]
-    pub(super) fn reply(&mut self, id: u32, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn reply(&mut self, id: u32, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         self.fill(id, |outbox| outbox.fill_with(number, write));
     }
 
@@ -318,7 +318,6 @@ impl Clients {
     /// Brings a message that no request asked for, whole, in the session's RESP. Nobody can be made wait
     /// with messages: a session that has not taken as many as it may is closed. One that is gone gets
     /// none.
-    #[allow(dead_code, reason = "for subscriptions")]
     pub(crate) fn push(&mut self, id: u32, place: Place, message: &[u8]) {
         let Some(session) = self.sessions.get_mut(id as usize) else {
             return;
@@ -328,12 +327,13 @@ impl Clients {
         }
         match place {
             Place::Next => session.outbox.interject(message),
-            Place::Last => _ = session.outbox.append(message),
+            Place::Last => session.outbox.append(message),
         }
         if session.outbox.buffered() > self.output_limit {
             let (client, bytes) = (session.client.id, session.outbox.buffered());
             tracing::warn!(client, bytes, "closed: it does not take its messages");
             self.overrun += 1;
+            self.wake_flusher(); // which counts it
             return self.break_off(id);
         }
         self.mark_dirty(id);

@@ -108,7 +108,7 @@ impl Worker {
     }
 
     /// Sends each of these groups all of these requests; a part is one of them.
-    pub(super) fn ask_groups(
+    pub(crate) fn ask_groups(
         &mut self,
         id: u32,
         command: &Command,

@@ -101,7 +101,10 @@ impl Asker {
 
 impl Session {
     fn kind(&self) -> Kind {
-        Kind::Normal
+        match self.client.subscriptions {
+            Some(_) => Kind::Pubsub,
+            None => Kind::Normal,
+        }
     }
 
     /// A line of `CLIENT LIST`. The fields of Redis 7.0 stand in its order, newer ones behind them.
@@ -114,16 +117,21 @@ impl Session {
             (0, 0)
         };
         let queued = client.transaction.as_ref();
-        let flags = match queued {
-            Some(_) => "x",
-            None => "N",
+        let subscriptions = client.subscriptions.as_ref();
+        let flags = match (subscriptions, queued) {
+            (Some(_), Some(_)) => "Px",
+            (Some(_), None) => "P",
+            (None, Some(_)) => "x",
+            (None, None) => "N",
         };
+        let subscriptions = subscriptions.map_or([0; 3], |subscriptions| subscriptions.counts());
+        let [channels, patterns, shard_channels] = subscriptions;
         let output = self.outbox.memory();
         // Writing into a string cannot fail.
         let _ = writeln!(
             line,
-            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db={} sub=0 psub=0 \
-             ssub=0 multi={} qbuf={} qbuf-free={} argv-mem={args} multi-mem={} rbs={output} rbp={output} \
+            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db={} sub={channels} \
+             psub={patterns} ssub={shard_channels} multi={} qbuf={} qbuf-free={} argv-mem={args} multi-mem={} rbs={output} rbp={output} \
              obl={} oll=0 omem=0 tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
              lib-ver={} watch=0",
             client.id,

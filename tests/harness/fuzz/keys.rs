@@ -76,7 +76,7 @@ fn check_find(request: &Request<'_>) {
 fn check_keys(command: &Command, request: &Request<'_>, words: &[&[u8]], keys: &[usize]) {
     let number = |at: usize| std::str::from_utf8(words[at]).ok()?.parse::<usize>().ok();
     match command.keys {
-        Keys::None => assert!(keys.is_empty()),
+        Keys::None | Keys::Channels { .. } => assert!(keys.is_empty()),
         Keys::Range { first, step, .. } => {
             assert_eq!(keys.first(), Some(&(first as usize)));
             assert!(
@@ -154,6 +154,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
     let expected = match command.class {
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
         Class::Crew(what) => Route::Crew(what),
+        Class::PubSub(verb) => Route::PubSub(verb),
         Class::Container(None) | Class::Denied(_) | Class::NotYet => {
             Route::Reject(Rejection::Unknown)
         }
