@@ -113,7 +113,7 @@ fn at_proxy(suite: &Suite, unit: &str, skips: &[&str]) -> Outcome {
 }
 
 /// The units set the servers' settings.
-const PROXY_ARGS: &[&str] = &[];
+const PROXY_ARGS: &[&str] = &["--allow-config-set"];
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
