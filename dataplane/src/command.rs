@@ -108,9 +108,9 @@ pub enum Keys {
     StoredCounted,
     /// The first half of what stands behind `STREAMS`.
     Streams,
-    /// The first argument, and each one behind `STORE`.
+    /// The first argument, and the one behind the last `STORE`.
     Sort,
-    /// The first argument, and each one behind `STORE` or `STOREDIST`.
+    /// The first argument, and the one behind the last `STORE` or `STOREDIST`.
     GeoRadius,
 }
 
@@ -483,8 +483,19 @@ impl Command {
                 sources.for_each(visit);
             }
             Keys::Streams => stream_read(request).keys.for_each(visit),
-            Keys::Sort => stored(request, 2, &[b"STORE"], visit),
-            Keys::GeoRadius => stored(request, 5, &[b"STORE", b"STOREDIST"], visit),
+            Keys::Sort => {
+                let options: &[(&[u8], usize)] = &[(b"LIMIT", 2), (b"BY", 1), (b"GET", 1)];
+                stored(request, 2, &[b"STORE"], options, visit);
+            }
+            Keys::GeoRadius => {
+                stored(
+                    request,
+                    5,
+                    &[b"STORE", b"STOREDIST"],
+                    &[(b"COUNT", 1)],
+                    visit,
+                );
+            }
         }
     }
 
@@ -541,15 +552,33 @@ fn stream_read(request: &Request<'_>) -> StreamRead {
     read
 }
 
-fn stored(request: &Request<'_>, from: usize, names: &[&[u8]], mut visit: impl FnMut(usize)) {
+/// The first argument, and what stands behind the last of the `stores`: Redis takes no account of those
+/// before it. Options that have arguments of their own are passed over with these.
+fn stored(
+    request: &Request<'_>,
+    from: usize,
+    stores: &[&[u8]],
+    options: &[(&[u8], usize)],
+    mut visit: impl FnMut(usize),
+) {
     visit(1);
-    for index in from..request.argc().saturating_sub(1) {
-        if names
+    let mut last = None;
+    let mut at = from;
+    while at < request.argc() {
+        let arg = request.arg(at);
+        let option = options
             .iter()
-            .any(|name| request.arg(index).eq_ignore_ascii_case(name))
-        {
-            visit(index + 1);
+            .find(|(name, _)| arg.eq_ignore_ascii_case(name));
+        if let Some((_, arguments)) = option {
+            at += arguments;
+        } else if stores.iter().any(|name| arg.eq_ignore_ascii_case(name)) {
+            at += 1;
+            last = Some(at);
         }
+        at += 1;
+    }
+    if let Some(at) = last.filter(|&at| at < request.argc()) {
+        visit(at);
     }
 }
 
@@ -756,7 +785,10 @@ mod tests {
             ("msetex 2 a 1 b", &[2, 4]),
             ("msetex 3 a 1 b", &[]),
             ("sort k by x store d", &[1, 5]),
-            ("georadius k 1 2 3 m store d storedist e", &[1, 7, 9]),
+            ("sort k store a store b get store store c", &[1, 9]),
+            ("sort k limit 0 store store d", &[1, 6]),
+            ("sort k store", &[1]),
+            ("georadius k 1 2 3 m store d storedist e", &[1, 9]),
             ("georadiusbymember k m 3 m store d", &[1, 6]),
             ("lcs a b len", &[1, 2]),
         ] {
