@@ -313,7 +313,7 @@ async fn commands_of_newer_servers_pass() {
         ("VCARD v", ":1"),
         (
             "VCARD",
-            "-ERR wrong number of arguments for 'vcard' command",
+            "-ERR wrong number of arguments for 'VCARD' command",
         ),
         ("XADD s 1-1 f v", "$3 1-1"),
         ("XDELEX s IDS 1 1-1", "*1 :1"),
