@@ -15,6 +15,8 @@ pub(crate) struct Client {
     pub(crate) database: u16,
     /// Always true where no password is asked for.
     pub(crate) authenticated: bool,
+    /// It is shown the requests of all.
+    pub(crate) is_monitor: bool,
     /// What it has queued, from MULTI to EXEC.
     pub(crate) transaction: Option<Box<Transaction>>,
     /// What it is subscribed to; never without any.
@@ -43,6 +45,7 @@ impl Client {
             protocol: Protocol::Resp2,
             database: 0,
             authenticated,
+            is_monitor: false,
             transaction: None,
             subscriptions: None,
             identity: Box::new(Identity {
@@ -72,6 +75,7 @@ impl Client {
         self.protocol = Protocol::Resp2;
         self.database = 0;
         self.authenticated = authenticated;
+        self.is_monitor = false;
         self.transaction = None;
         self.identity.name.clear();
     }

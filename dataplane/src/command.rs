@@ -146,7 +146,11 @@ pub enum Class {
 /// What all workers of the proxy are asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Asked {
+    ClientKill,
     ClientList,
+    ClientPause,
+    ClientUnpause,
+    Monitor,
 }
 
 /// Where a transaction begins or ends.
@@ -218,14 +222,32 @@ pub enum Across {
 /// What the proxy answers itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
+    AclCat,
+    AclGenPass,
+    AclHelp,
+    AclWhoAmI,
     Auth,
+    ClientCapa,
     ClientGetName,
     ClientHelp,
     ClientId,
     ClientInfo,
     ClientNoEvict,
+    ClientNoTouch,
+    ClientReply,
     ClientSetInfo,
     ClientSetName,
+    ClusterHelp,
+    ClusterInfo,
+    ClusterKeySlot,
+    ClusterKeysInSlot,
+    ClusterLinks,
+    ClusterMode,
+    ClusterMyId,
+    ClusterNodes,
+    ClusterReplicas,
+    ClusterShards,
+    ClusterSlots,
     CommandAll,
     CommandCount,
     CommandDocs,
@@ -243,18 +265,36 @@ pub enum Local {
 }
 
 impl Local {
-    /// Whether requests behind it may need another connection to the servers than those before it.
+    /// Whether requests behind it may need another connection to the servers than those before it, or
+    /// are answered otherwise.
     pub fn changes_pipe(self) -> bool {
         match self {
-            Self::Hello | Self::Reset | Self::Select => true,
-            Self::Auth
+            Self::ClientReply | Self::Hello | Self::Reset | Self::Select => true,
+            Self::AclCat
+            | Self::AclGenPass
+            | Self::AclHelp
+            | Self::AclWhoAmI
+            | Self::Auth
+            | Self::ClientCapa
             | Self::ClientGetName
             | Self::ClientHelp
             | Self::ClientId
             | Self::ClientInfo
             | Self::ClientNoEvict
+            | Self::ClientNoTouch
             | Self::ClientSetInfo
             | Self::ClientSetName
+            | Self::ClusterHelp
+            | Self::ClusterInfo
+            | Self::ClusterKeySlot
+            | Self::ClusterKeysInSlot
+            | Self::ClusterLinks
+            | Self::ClusterMode
+            | Self::ClusterMyId
+            | Self::ClusterNodes
+            | Self::ClusterReplicas
+            | Self::ClusterShards
+            | Self::ClusterSlots
             | Self::CommandAll
             | Self::CommandCount
             | Self::CommandDocs
@@ -380,6 +420,13 @@ impl Command {
         found
     }
 
+    /// Whether it is in an ACL category, named without the `@`.
+    pub fn is_in_category(&self, category: &str) -> bool {
+        self.category_names()
+            .iter()
+            .any(|name| name[1..] == *category)
+    }
+
     /// Its first key, its last, and the step between keys, as `COMMAND` tells them: what does not fit in
     /// there is 0.
     pub fn key_range(&self) -> [i64; 3] {
@@ -396,6 +443,16 @@ impl Command {
     #[inline]
     pub fn may_write(&self) -> bool {
         self.flags & flag::READONLY == 0
+    }
+
+    /// Whether servers may pass it, or something that it does, on to their replicas. Redis has a flag for
+    /// that which `COMMAND` does not tell.
+    pub fn may_be_replicated(&self) -> bool {
+        self.flags & flag::WRITE != 0
+            || matches!(
+                self.name,
+                "eval" | "evalsha" | "fcall" | "pfcount" | "publish" | "spublish"
+            )
     }
 
     /// Whether it is not queued between `MULTI` and `EXEC`, but acted upon at once.

@@ -42,7 +42,8 @@ pub struct Args {
     /// This proxy's id in the cluster, the same over restarts; without it, host name and port
     #[arg(long)]
     pub id: Option<String>,
-    /// Where clients reach this proxy, as told to the controller; without it, the address listened on
+    /// Where clients reach this proxy, as told to the controller and to clients that ask CLUSTER; without
+    /// it, the address listened on, or the one that such a client has reached
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// The failure zone this proxy runs in
@@ -172,6 +173,8 @@ pub enum Source {
 /// What a worker needs to know to serve clients.
 #[derive(Debug, Clone)]
 pub struct Serving {
+    /// See [`Args::advertise`].
+    pub announced: Option<String>,
     /// See [`Args::cpus`].
     pub cpus: Vec<usize>,
     /// See [`Args::server_connections`].
@@ -383,6 +386,7 @@ impl Config {
             drain_timeout: args.drain_timeout,
             ports_file: args.ports_file.clone(),
             serving: Serving {
+                announced: args.advertise.clone(),
                 cpus: args.cpus.clone(),
                 server_connections: args.server_connections,
                 password,

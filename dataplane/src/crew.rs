@@ -84,10 +84,6 @@ impl Crew {
 
     /// Has a worker, this one too, do something soon. Errands are done in the order in which one worker
     /// gives them to another.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "tracking and MONITOR are under way")
-    )]
     pub(crate) fn tell(
         &self,
         worker: usize,

@@ -6,7 +6,7 @@
 
 use crate::{
     command::{self, Command, flag},
-    resp::Request,
+    resp::{ProtocolError, Request},
     route::Rejection,
 };
 
@@ -15,6 +15,9 @@ pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of r
 /// Of a number that C's `int` has no room for.
 pub(crate) const NOT_AN_INT: &str =
     "ERR value is out of range, value must between -2147483648 and 2147483647";
+pub(crate) const BAD_TIMEOUT: &str = "ERR timeout is not an integer or out of range";
+pub(crate) const BAD_PAUSE_MODE: &str = "ERR CLIENT PAUSE mode must be WRITE or ALL";
+pub(crate) const NEGATIVE_TIMEOUT: &str = "ERR timeout is negative";
 pub(crate) const NO_AUTH: &str = "NOAUTH Authentication required.";
 pub(crate) const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured \
     for the default user. Are you sure your configuration is correct?";
@@ -27,6 +30,14 @@ pub(crate) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(crate) const BAD_PROTOCOL: &str = "ERR Protocol version is not an integer or out of range";
 pub(crate) const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
+/// What cluster clients may ask in vain.
+pub(crate) const NO_KEYS_BY_SLOT: &str = "ERR this proxy has no keys by Redis Cluster's slots: it is one node for \
+    cluster clients, and spreads keys over its groups by other slots";
+pub(crate) const BAD_PASSWORD_LENGTH: &str = "ERR ACL GENPASS argument must be the number of bits for the output \
+    password, a positive number up to 4096";
+pub(crate) const BAD_MAX_AGE: &str = "ERR maxage should be greater than 0";
+pub(crate) const CLIENT_ID_NOT_POSITIVE: &str = "ERR client-id should be greater than 0";
+pub(crate) const NO_SUCH_CLIENT: &str = "ERR No such client";
 pub(crate) const BAD_CLIENT_ID: &str = "ERR Invalid client ID";
 pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
 
@@ -113,6 +124,41 @@ pub(crate) fn unrecognized_option(option: &[u8]) -> Vec<u8> {
 pub(crate) fn bad_client_attribute(name: &[u8]) -> Vec<u8> {
     let what = " cannot contain spaces, newlines or special characters.";
     quoting("ERR ", name, what)
+}
+
+pub(crate) fn no_such_user(name: &[u8]) -> Vec<u8> {
+    quoting("ERR No such user '", name, "'")
+}
+
+pub(crate) fn unknown_category(name: &[u8]) -> Vec<u8> {
+    quoting("ERR Unknown category '", name, "'")
+}
+
+pub(crate) fn unknown_node(id: &[u8]) -> Vec<u8> {
+    quoting("ERR Unknown node ", id, "")
+}
+
+/// A subcommand whose arguments fit none of its forms.
+pub(crate) fn bad_subcommand(request: &Request<'_>) -> Vec<u8> {
+    let container = String::from_utf8_lossy(request.arg(0)).to_uppercase();
+    quoting(
+        "ERR unknown subcommand or wrong number of arguments for '",
+        shown(request.arg(1), SHOWN),
+        &format!("'. Try {container} HELP."),
+    )
+}
+
+/// What is said of bytes that are no RESP. One of them may be shown, which may be no text.
+pub(crate) fn protocol(error: &ProtocolError) -> Vec<u8> {
+    if let ProtocolError::ExpectedBulk(got) = error {
+        return [
+            b"ERR Protocol error: expected '$', got '",
+            &[*got][..],
+            b"'",
+        ]
+        .concat();
+    }
+    format!("ERR {error}").into_bytes()
 }
 
 /// What is said of a request that calls nothing.

@@ -32,8 +32,38 @@ pub(crate) struct Outbox {
     parked: Vec<u8>,
     /// Bytes of large replies that came early, and of messages that wait in `cut`.
     large: usize,
+    /// While there are any, `early` is not empty: a plain outbox need not look.
+    unwanted: Unwanted,
     /// A part of the reply of `head` is in the output, and not yet its end.
     cut: Option<Box<Cut>>,
+}
+
+/// Which replies a client wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wanted {
+    All,
+    AllButNext,
+    None,
+}
+
+/// Numbers of requests whose replies are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Unwanted {
+    #[default]
+    None,
+    One(u32),
+    From(u32),
+}
+
+impl Unwanted {
+    fn has(self, number: u32) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(one) => number == one,
+            // Far fewer are under way than would turn the sign.
+            Self::From(first) => number.wrapping_sub(first).cast_signed() >= 0,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -115,6 +145,14 @@ impl Outbox {
     /// Takes the reply to the request with this number, as `write` writes it.
     #[inline]
     pub(crate) fn fill_with(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.is_unwanted(number) {
+            return self.skip(number);
+        }
+        self.put_with(number, write);
+    }
+
+    #[inline]
+    fn put_with(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         if number == self.head {
             write(self.output(PASS_ON));
             self.advance();
@@ -129,6 +167,12 @@ impl Outbox {
 
     /// Takes a piece of the reply to the request with this number.
     pub(crate) fn fill_piece(&mut self, number: u32, piece: Piece<'_>) {
+        if self.is_unwanted(number) {
+            if piece.last {
+                self.skip(number);
+            }
+            return;
+        }
         if number == self.head {
             let output = self.output(piece.bytes.len());
             output.extend_from_slice(piece.bytes);
@@ -166,7 +210,45 @@ impl Outbox {
     /// Takes a message that goes behind the replies to all requests so far. It takes a number.
     pub(crate) fn append(&mut self, message: &[u8]) {
         let number = self.reserve();
-        self.fill_with(number, |out| out.extend_from_slice(message));
+        match &mut self.unwanted {
+            // It is no reply, and does not count as one.
+            Unwanted::One(one) if *one == number => *one = one.wrapping_add(1),
+            Unwanted::None | Unwanted::From(_) | Unwanted::One(_) => {}
+        }
+        self.put_with(number, |out| out.extend_from_slice(message));
+    }
+
+    /// What a request that has not taken its number says about those behind it. All before it have been
+    /// answered.
+    pub(crate) fn want(&mut self, wanted: Wanted) {
+        let behind = self.next.wrapping_add(1);
+        self.unwanted = match (wanted, self.unwanted) {
+            (Wanted::All, _) => Unwanted::None,
+            (Wanted::None, _) | (Wanted::AllButNext, Unwanted::From(_)) => {
+                Unwanted::From(self.next)
+            }
+            (Wanted::AllButNext, Unwanted::None | Unwanted::One(_)) => Unwanted::One(behind),
+        };
+        if self.unwanted != Unwanted::None {
+            self.early(self.next);
+        }
+    }
+
+    #[inline]
+    fn is_unwanted(&self, number: u32) -> bool {
+        !self.early.is_empty() && self.unwanted.has(number)
+    }
+
+    /// The reply to a request has come, and is dropped.
+    fn skip(&mut self, number: u32) {
+        if let Unwanted::One(_) = self.unwanted {
+            self.unwanted = Unwanted::None;
+        }
+        if number == self.head {
+            self.advance();
+        } else {
+            *self.early(number) = Early::Parked { start: 0, len: 0 };
+        }
     }
 
     #[allow(dead_code, reason = "for tracking")]
@@ -205,8 +287,12 @@ impl Outbox {
         loop {
             match self.early.front_mut() {
                 None => {
-                    give_queue(std::mem::take(&mut self.early));
                     buffer::give(&mut self.parked);
+                    if self.unwanted == Unwanted::None {
+                        give_queue(std::mem::take(&mut self.early));
+                    } else {
+                        self.early.push_back(Early::Nothing);
+                    }
                     return;
                 }
                 Some(Early::Nothing) => return,
@@ -414,6 +500,53 @@ mod tests {
             assert_eq!((outbox.in_flight(), outbox.large), (0, 0), "{order}");
             assert_eq!(outbox.buffered(), expected.len(), "{order}");
         }
+    }
+
+    /// In whatever order replies come: none that is unwanted leaves, and each message does.
+    #[test]
+    fn unwanted_replies_are_dropped_and_messages_are_not() {
+        let whole = |number: u32| [b'0' + number as u8];
+        for (wanted, expected) in [
+            (Wanted::All, "0m123n"),
+            (Wanted::AllButNext, "0m23n"),
+            (Wanted::None, "mn"),
+        ] {
+            for order in ["0123", "3210", "1302", "2031"] {
+                let mut outbox = Outbox::default();
+                outbox.want(wanted);
+                let first = outbox.reserve();
+                outbox.append(b"m");
+                let requests = [first, outbox.reserve(), outbox.reserve(), outbox.reserve()];
+                outbox.append(b"n");
+                for step in order.chars() {
+                    let at = step.to_digit(10).unwrap();
+                    let number = requests[at as usize];
+                    if at == 2 {
+                        outbox.fill_piece(number, Piece::whole(&whole(at)));
+                    } else {
+                        outbox.fill(number, &whole(at));
+                    }
+                }
+                assert_eq!(outbox.unsent(), expected.as_bytes(), "{wanted:?} {order}");
+                assert_eq!((outbox.in_flight(), outbox.parked.len()), (0, 0));
+                outbox.want(Wanted::All);
+                let number = outbox.reserve();
+                outbox.fill(number, b"x");
+                assert_eq!(
+                    (outbox.unsent().last(), outbox.early.len()),
+                    (Some(&b'x'), 0)
+                );
+            }
+        }
+        // One after another; without any, one is not skipped.
+        let mut outbox = Outbox::default();
+        outbox.want(Wanted::None);
+        outbox.want(Wanted::AllButNext);
+        for _ in 0..3 {
+            let number = outbox.reserve();
+            outbox.fill(number, b"x");
+        }
+        assert_eq!(outbox.buffered(), 0);
     }
 
     #[test]

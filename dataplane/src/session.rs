@@ -32,8 +32,8 @@ use crate::{
     error,
     local::{self, After},
     memory::Pressure,
-    outbox::Outbox,
-    resp::{Arg, Limits, Progress, Request, Scanned, split_inline},
+    outbox::{Outbox, Wanted},
+    resp::{Arg, Limits, Progress, ProtocolError, Request, Scanned, split_inline},
     route::{Route, route},
     socket::Socket,
     upload::Upload,
@@ -221,6 +221,12 @@ impl Session {
         Ok((len, flushed))
     }
 
+    /// Back to how a connection starts, as RESET says.
+    pub(crate) fn reset(&mut self, authenticated: bool) {
+        self.client.reset(authenticated);
+        self.outbox.want(Wanted::All);
+    }
+
     /// What wakes its task.
     fn task(&self) -> &Waker {
         self.waker
@@ -316,6 +322,8 @@ enum UploadRoute {
     Starts(u16, Kind, bool),
     /// Its slot is held.
     Waits,
+    /// It waits for the end of a pause.
+    Paused,
     /// Nowhere; the error.
     Refused(String),
     /// It has to be held until it is whole.
@@ -577,7 +585,7 @@ impl Worker {
                     (len, self.dispatch(id, &Request::new(&rest[..len], args)))
                 }
                 Ok(Scanned::Inline(len)) => (len, self.dispatch_inline(id, &rest[..len])),
-                Err(e) => (rest.len(), self.refuse_bytes(id, &e.to_string())),
+                Err(e) => (rest.len(), self.refuse_bytes(id, &e)),
             };
             if dispatched == Dispatched::Waits {
                 return (taken, Stop::Stalled); // what the scan found is kept
@@ -621,6 +629,10 @@ impl Worker {
             UploadRoute::Waits if self.hold(id) == Dispatched::Waits => {
                 return Some((0, Dispatched::Waits));
             }
+            UploadRoute::Paused => {
+                self.clients.wait(id);
+                return Some((0, Dispatched::Waits));
+            }
             UploadRoute::Waits => None, // for too long: it has been answered
             UploadRoute::Refused(text) => Some(text),
             UploadRoute::Held if declared <= self.serving.max_request_bytes => return None,
@@ -653,6 +665,9 @@ impl Worker {
         let Some(topology) = &self.topology else {
             return UploadRoute::Refused(error::NO_TOPOLOGY.to_owned());
         };
+        if self.pause.is_some_and(|pause| pause.holds(command, None)) {
+            return UploadRoute::Paused;
+        }
         match route(command, request, topology) {
             Route::Forward(group) => {
                 UploadRoute::Starts(group, command.kind(), command.may_write())
@@ -670,22 +685,22 @@ impl Worker {
     }
 
     /// Not RESP: says so, and ends the session.
-    pub(crate) fn refuse_bytes(&mut self, id: u32, text: &str) -> Dispatched {
+    pub(crate) fn refuse_bytes(&mut self, id: u32, error: &ProtocolError) -> Dispatched {
         self.stats.protocol_errors.add(1);
-        self.answer_error(id, &format!("ERR {text}"));
+        self.answer_error(id, &error::protocol(error));
         Dispatched::Last
     }
 
     fn dispatch_inline(&mut self, id: u32, line: &[u8]) -> Dispatched {
         let raw = match split_inline(line) {
             Ok(raw) => raw,
-            Err(e) => return self.refuse_bytes(id, &e.to_string()),
+            Err(e) => return self.refuse_bytes(id, &e),
         };
         let mut args = Vec::new();
         let authenticated = self.clients.sessions[id as usize].client.authenticated;
         match Progress::default().scan(&raw, &mut args, &self.serving.limits, authenticated) {
             Ok(_) => self.dispatch(id, &Request::new(&raw, &args)),
-            Err(e) => self.refuse_bytes(id, &e.to_string()),
+            Err(e) => self.refuse_bytes(id, &e),
         }
     }
 
@@ -708,6 +723,44 @@ impl Worker {
         if !client.authenticated && command.flags & command::flag::NO_AUTH == 0 {
             return self.answer_error(id, error::NO_AUTH);
         }
+        if self.attentive {
+            return self.dispatch_attentively(id, command, request);
+        }
+        self.dispatch_plainly(id, command, request)
+    }
+
+    /// While there is a pause, or a monitor.
+    #[cold]
+    fn dispatch_attentively(
+        &mut self,
+        id: u32,
+        command: &'static Command,
+        request: &Request<'_>,
+    ) -> Dispatched {
+        let queued = self.clients.sessions[id as usize]
+            .client
+            .transaction
+            .as_deref();
+        if self.pause.is_some_and(|pause| pause.holds(command, queued)) {
+            self.clients.wait(id);
+            return Dispatched::Waits;
+        }
+        if self.monitors.is_empty() {
+            self.dispatch_plainly(id, command, request)
+        } else {
+            self.dispatch_watched(id, command, request)
+        }
+    }
+
+    /// Sends one request on its way that its session may call, and nobody else has to do with.
+    #[inline]
+    pub(crate) fn dispatch_plainly(
+        &mut self,
+        id: u32,
+        command: &'static Command,
+        request: &Request<'_>,
+    ) -> Dispatched {
+        let client = &self.clients.sessions[id as usize].client;
         if client.is_restricted()
             && let Some(dispatched) = self.restrict(id, command, request)
         {
@@ -819,14 +872,15 @@ impl Worker {
             return Dispatched::Waits;
         }
         let mut context = local::Context {
-            client: &mut session.client,
+            session,
+            seconds: self.seconds,
             serving: &self.serving,
             proxy: &self.proxy,
             topology: self.topology.as_deref(),
         };
         let mut reply = Vec::new();
         let after = local::answer(local, &mut context, request, buffer::ensure(&mut reply));
-        let number = session.outbox.reserve();
+        let number = context.session.outbox.reserve();
         if local == command::Local::Reset {
             self.end_subscriptions(id);
         }
@@ -883,6 +937,9 @@ impl Worker {
     /// which it was first written to.
     pub(crate) fn flush(&mut self) {
         self.clients.flush_scheduled = false;
+        if self.attentive {
+            self.tell_monitors();
+        }
         self.backends.flush(&self.stats, &mut self.clients.account);
         let mut dirty = std::mem::take(&mut self.clients.dirty);
         let mut sent = 0;
@@ -937,6 +994,7 @@ impl Worker {
             .client_timeout
             .map(|time| time.as_secs() as u32);
         let now = self.seconds;
+        let paused = self.pause.is_some();
         let still = |session: &Session| {
             if session.phase == Phase::Gone {
                 return None;
@@ -949,7 +1007,10 @@ impl Worker {
                 && session.input.len() < (CRAWL * begun) as usize;
             let uploads = session.upload.as_ref();
             let waits = session.blocked
-                || (session.stalled && session.outbox.in_flight() == 0 && uploads.is_none())
+                || (session.stalled
+                    && !paused
+                    && session.outbox.in_flight() == 0
+                    && uploads.is_none())
                 || uploads.is_some_and(|upload| upload.waits_for_client());
             if crawls || (silent > stall && waits) {
                 Some(Still::Stalled)

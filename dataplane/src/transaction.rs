@@ -35,6 +35,7 @@ pub(crate) struct Transaction {
     count: u32,
     keys: Keys,
     may_write: bool,
+    may_be_replicated: bool,
     /// A command was refused: `EXEC` will execute nothing.
     aborted: bool,
 }
@@ -64,9 +65,19 @@ impl Transaction {
         size_of::<Self>() + self.frames.capacity()
     }
 
+    /// The commands that are queued, as they came.
+    pub(crate) fn frames(&self) -> &[u8] {
+        &self.frames
+    }
+
     /// How many commands are queued.
     pub(crate) fn count(&self) -> u32 {
         self.count
+    }
+
+    /// See [`Command::may_be_replicated`].
+    pub(crate) fn may_be_replicated(&self) -> bool {
+        self.may_be_replicated
     }
 
     /// A command was refused. What is queued is of no use any more.
@@ -113,6 +124,7 @@ impl Transaction {
         }
         self.count += 1;
         self.may_write |= command.may_write();
+        self.may_be_replicated |= command.may_be_replicated();
         if self.aborted {
             return Ok(());
         }

@@ -250,7 +250,7 @@ impl Worker {
         let taken = match upload.tail.walk(&input, &self.serving.limits) {
             Ok(taken) => taken,
             Err(e) => {
-                let last = self.refuse_bytes(id, &e.to_string());
+                let last = self.refuse_bytes(id, &e);
                 self.clients.session(id).finish();
                 return last;
             }

@@ -42,6 +42,8 @@ use crate::{
     crew::{Crew, Mailbox, run_errands},
     memory::Account,
     metrics::{Proxy, WorkerStats},
+    monitor::Monitor,
+    pause::Pause,
     pubsub::PubSub,
     resp::Arg,
     session::{Clients, Session, Splitting},
@@ -64,6 +66,12 @@ pub(crate) struct Worker {
     pub(crate) serving: Arc<Serving>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) stats: Arc<WorkerStats>,
+    /// Who waits until when, as clients asked for.
+    pub(crate) pause: Option<Pause>,
+    /// Who is shown all requests.
+    pub(crate) monitors: Vec<Monitor>,
+    /// Requests are not simply sent on: there is a pause, or a monitor.
+    pub(crate) attentive: bool,
     /// Sessions end as soon as they are idle.
     pub(crate) draining: bool,
     /// What is read from any socket goes here first.
@@ -176,6 +184,9 @@ impl Worker {
                 serving,
                 stats: Arc::clone(&proxy.workers[index]),
                 proxy,
+                pause: None,
+                monitors: Vec::new(),
+                attentive: false,
                 draining: false,
                 scratch: vec![0; Self::SCRATCH],
                 args: Vec::new(),
@@ -185,6 +196,11 @@ impl Worker {
                 seconds: 0,
             })
         })
+    }
+
+    /// To be called when there is a pause or a monitor more, or less.
+    pub(crate) fn attend(&mut self) {
+        self.attentive = self.pause.is_some() || !self.monitors.is_empty();
     }
 
     /// Routes by a new topology from the next request on.
@@ -324,6 +340,8 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         let most = worker.serving.server_timeout;
         worker.backends.tick(now, most, &mut worker.clients.account);
         worker.pubsub.tick(now, most);
+        worker.pause = worker.pause.filter(|pause| !pause.is_over(now));
+        worker.tell_monitors();
         worker.clients.retry(usize::MAX);
         worker.relieve();
         let seconds = worker.clock.seconds();

@@ -5,6 +5,7 @@
 mod auth;
 mod backend;
 mod clients;
+mod cluster;
 mod commands;
 mod config;
 mod connections;
@@ -16,7 +17,9 @@ mod drain;
 mod fanout;
 mod hostile;
 mod memory;
+mod monitor;
 mod pipeline;
+mod protocol;
 mod pubsub;
 mod routing;
 mod scan;

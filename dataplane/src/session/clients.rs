@@ -63,7 +63,7 @@ pub(crate) struct Clients {
     /// Clients closed because they did not take their messages, likewise.
     pub(super) overrun: u64,
     /// Error replies since they were last counted.
-    pub(super) errors: u64,
+    pub(crate) errors: u64,
     /// Of the worker's flusher, which runs once all that is ready has been polled.
     pub(super) flusher: Option<Waker>,
     pub(super) flush_scheduled: bool,
@@ -108,6 +108,13 @@ impl Clients {
         let found =
             |(_, session): &(usize, &Session)| session.client.id == client && !session.is_closed();
         self.sessions.iter().find(found).map(|(id, _)| id as u32)
+    }
+
+    /// Whether this session is still that client's, and it a monitor.
+    pub(crate) fn has_monitor(&self, id: u32, client: u64) -> bool {
+        self.sessions.get(id as usize).is_some_and(|session| {
+            session.client.id == client && session.client.is_monitor && !session.is_closed()
+        })
     }
 
     /// Whether no client is connected; replies for those who left may still be under way.
@@ -286,9 +293,9 @@ impl Clients {
         self.reply(session, number, |out| put_error(out, text));
     }
 
-    /// Answers a request with a reply of the proxy's own, success or error.
+    /// Answers a request with a reply of the proxy's own: success, error, or nothing at all.
     pub(crate) fn reply_own(&mut self, session: u32, number: u32, reply: &[u8]) {
-        self.errors += u64::from(reply[0] == b'-');
+        self.errors += u64::from(reply.first() == Some(&b'-'));
         self.reply(session, number, |out| out.extend_from_slice(reply));
     }
 

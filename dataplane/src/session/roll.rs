@@ -5,13 +5,16 @@
 //!
 //! Invariant: a client of this proxy that is connected throughout is in the list exactly once.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
+
+use tokio::time::Instant;
 
 use super::{Dispatched, Session};
 use crate::{
     command::Asked,
     error,
-    resp::{Protocol, Request, parse_int, put_verbatim},
+    pause::Pause,
+    resp::{Protocol, Request, parse_int, put_error, put_int, put_simple, put_verbatim},
     worker::Worker,
 };
 
@@ -59,7 +62,7 @@ impl Listed {
         }
         if by.eq_ignore_ascii_case(b"ID") && request.argc() > 3 {
             let id = |arg| {
-                let id = parse_int(arg).ok_or_else(|| error::BAD_CLIENT_ID.to_owned())?;
+                let id = parse_int(arg).ok_or_else(|| Vec::from(error::BAD_CLIENT_ID))?;
                 Ok(u64::try_from(id).unwrap_or(0)) // no client has that
             };
             return request
@@ -78,6 +81,85 @@ impl Listed {
             Self::ById(ids) => ids.contains(&session.client.id),
         }
     }
+}
+
+/// Which clients are closed: those to whom all of this applies.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Doomed {
+    id: Option<u64>,
+    addr: Option<String>,
+    local_addr: Option<String>,
+    kind: Option<Kind>,
+    /// In seconds.
+    age: Option<u64>,
+    skip_asker: bool,
+    /// The old form of the command, which means one, and says whether there was one.
+    is_one: bool,
+}
+
+impl Doomed {
+    fn parse(request: &Request<'_>) -> Result<Self, Vec<u8>> {
+        let text = |arg| Some(String::from_utf8_lossy(arg).into_owned());
+        if request.argc() == 3 {
+            return Ok(Self {
+                addr: text(request.arg(2)),
+                is_one: true,
+                ..Self::default()
+            });
+        }
+        let mut doomed = Self {
+            skip_asker: true,
+            ..Self::default()
+        };
+        let mut args = request.args_from(2);
+        while let Some(option) = args.next() {
+            let value = args.next().ok_or(error::SYNTAX)?;
+            match option.to_ascii_lowercase().as_slice() {
+                b"id" => doomed.id = Some(positive(value).ok_or(error::CLIENT_ID_NOT_POSITIVE)?),
+                b"addr" => doomed.addr = text(value),
+                b"laddr" => doomed.local_addr = text(value),
+                b"type" => {
+                    let kind = Kind::parse(value);
+                    doomed.kind = Some(kind.ok_or_else(|| error::unknown_client_type(value))?);
+                }
+                // There is one user, and everybody is that.
+                b"user" if value == b"default" => {}
+                b"user" => return Err(error::no_such_user(value)),
+                b"maxage" => doomed.age = Some(positive(value).ok_or(error::BAD_MAX_AGE)?),
+                b"skipme" => {
+                    doomed.skip_asker = match value.to_ascii_lowercase().as_slice() {
+                        b"yes" => true,
+                        b"no" => false,
+                        _ => return Err(error::SYNTAX.into()),
+                    }
+                }
+                _ => return Err(error::SYNTAX.into()),
+            }
+        }
+        Ok(doomed)
+    }
+
+    fn has(&self, session: &Session, asker: u64) -> bool {
+        let (client, identity) = (&session.client, &session.client.identity);
+        let addr = |wanted: &Option<String>, addr: SocketAddr| {
+            wanted
+                .as_ref()
+                .is_none_or(|wanted| *wanted == addr.to_string())
+        };
+        self.id.is_none_or(|id| id == client.id)
+            && addr(&self.addr, identity.peer)
+            && addr(&self.local_addr, identity.local)
+            && self.kind.is_none_or(|kind| kind == session.kind())
+            && self
+                .age
+                .is_none_or(|age| identity.since.elapsed().as_secs() >= age)
+            && !(self.skip_asker && client.id == asker)
+    }
+}
+
+fn positive(value: &[u8]) -> Option<u64> {
+    let value = u64::try_from(parse_int(value)?).ok()?;
+    (value > 0).then_some(value)
 }
 
 /// Who asks, and with what: his request is not in his session any more.
@@ -107,6 +189,13 @@ impl Session {
         }
     }
 
+    /// What `CLIENT INFO` answers to this request.
+    pub(crate) fn info(&self, request: &Request<'_>, seconds: u32) -> String {
+        let mut line = String::new();
+        self.describe(&mut line, Asker::new(self.client.id, request), seconds);
+        line
+    }
+
     /// A line of `CLIENT LIST`. The fields of Redis 7.0 stand in its order, newer ones behind them.
     fn describe(&self, line: &mut String, asker: Asker, seconds: u32) {
         let client = &self.client;
@@ -118,12 +207,17 @@ impl Session {
         };
         let queued = client.transaction.as_ref();
         let subscriptions = client.subscriptions.as_ref();
-        let flags = match (subscriptions, queued) {
-            (Some(_), Some(_)) => "Px",
-            (Some(_), None) => "P",
-            (None, Some(_)) => "x",
-            (None, None) => "N",
-        };
+        let mut flags = String::new();
+        for (applies, flag) in [
+            (client.is_monitor, 'O'),
+            (subscriptions.is_some(), 'P'),
+            (queued.is_some(), 'x'),
+        ] {
+            flags.extend(applies.then_some(flag));
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
         let subscriptions = subscriptions.map_or([0; 3], |subscriptions| subscriptions.counts());
         let [channels, patterns, shard_channels] = subscriptions;
         let output = self.outbox.memory();
@@ -159,8 +253,65 @@ impl Session {
 impl Worker {
     pub(super) fn ask_crew(&mut self, id: u32, what: Asked, request: &Request<'_>) -> Dispatched {
         match what {
+            Asked::ClientKill => self.client_kill(id, request),
             Asked::ClientList => self.client_list(id, request),
+            Asked::ClientPause => match Pause::parse(request, Instant::now()) {
+                Ok(pause) => self.set_pause(id, Some(pause)),
+                Err(text) => self.answer_error(id, &text),
+            },
+            Asked::ClientUnpause => self.set_pause(id, None),
+            Asked::Monitor => self.monitor(id),
         }
+    }
+
+    /// Begins a pause at all workers, or ends it.
+    fn set_pause(&mut self, id: u32, pause: Option<Pause>) -> Dispatched {
+        let set = move |worker: &mut Self| {
+            worker.pause =
+                pause.map(|pause| worker.pause.map_or(pause, |before| pause.and(before)));
+            worker.attend();
+            worker.clients.retry(usize::MAX);
+        };
+        self.ask_all(id, set, |_, out| put_simple(out, "OK"))
+    }
+
+    fn client_kill(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
+        let doomed = match Doomed::parse(request) {
+            Ok(doomed) => doomed,
+            Err(text) => return self.answer_error(id, &text),
+        };
+        let asker = self.clients.session(id).client.id;
+        let one = doomed.is_one;
+        let kill = move |worker: &mut Self| worker.kill(&doomed, asker);
+        let dispatched = self.ask_all(id, kill, move |killed, out| {
+            match killed.into_iter().sum() {
+                0 if one => put_error(out, error::NO_SUCH_CLIENT),
+                _ if one => put_simple(out, "OK"),
+                killed => put_int(out, killed),
+            }
+        });
+        if dispatched == Dispatched::Done && !self.clients.session(id).is_serving() {
+            return Dispatched::Last;
+        }
+        dispatched
+    }
+
+    /// Closes clients, how many; the one that asks for it gets its reply first.
+    fn kill(&mut self, doomed: &Doomed, asker: u64) -> i64 {
+        let sessions = self.clients.sessions.iter();
+        let found: Vec<u32> = sessions
+            .filter(|(_, session)| !session.is_closed() && doomed.has(session, asker))
+            .map(|(id, _)| id as u32)
+            .collect();
+        for &id in &found {
+            let session = self.clients.session(id);
+            if session.client.id == asker {
+                session.finish();
+            } else {
+                self.clients.break_off(id);
+            }
+        }
+        found.len() as i64
     }
 
     fn client_list(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
