@@ -12,6 +12,8 @@ use super::library;
 pub(super) enum Kind {
     /// A key; mostly one that holds what its name says.
     Key(Holds),
+    /// A key for SORT, which makes a skip list of a sorted set.
+    Sortable,
     /// Anything at all.
     Value,
     /// Of a set, a list, a sorted set or a hash.
@@ -119,6 +121,7 @@ impl Kind {
             "stream" => Self::Key(Holds::Stream),
             "vectors" => Self::Key(Holds::Vectors),
             "key" => Self::Key(Holds::Anything),
+            "sortable" => Self::Sortable,
             "value" => Self::Value,
             "member" => Self::Member,
             "int" => Self::Int,
@@ -292,6 +295,10 @@ impl Pools<'_> {
         ];
         match kind {
             Kind::Key(holds) => self.key(holds),
+            Kind::Sortable => {
+                let holds = one_of(self.rng, &[Holds::List, Holds::Set, Holds::Text]);
+                self.named(holds)
+            }
             Kind::Value => self.value(),
             Kind::Member => self.member(),
             Kind::Int => self.number(-20..20, ENDS),
@@ -502,11 +509,14 @@ impl Pools<'_> {
 
     fn key(&mut self, holds: Holds) -> Vec<u8> {
         let stray = self.rng.u8(..16) == 0;
-        let holds = if holds == Holds::Anything || stray {
-            one_of(self.rng, &HOLDS)
-        } else {
-            holds
-        };
+        if holds == Holds::Anything || stray {
+            let any = one_of(self.rng, &HOLDS);
+            return self.named(any);
+        }
+        self.named(holds)
+    }
+
+    fn named(&mut self, holds: Holds) -> Vec<u8> {
         let name = match holds {
             Holds::Text | Holds::Anything => "s",
             Holds::Number => "n",
