@@ -7,8 +7,8 @@ use proto::{ServerAddr, settings};
 
 use crate::{
     commands::{
-        check, cluster, completions, events, group::GroupCommand, proxy::ProxyCommand,
-        server::ServerCommand, slot::SlotCommand, topology::TopologyCommand,
+        check, cluster, completions, events, group::GroupCommand, import::ImportCommand,
+        proxy::ProxyCommand, server::ServerCommand, slot::SlotCommand, topology::TopologyCommand,
     },
     dev,
     output::Format,
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Show the cluster
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Take over the groups and slots of another system
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Follow what happens in the cluster
     #[command(visible_alias = "watch", after_long_help = events::HELP)]
     Events(events::EventsArgs),
@@ -212,6 +215,15 @@ mod tests {
         check("sluice proxies rm p1 --expected-revision 7", true);
         check("sluice events --count 3 --for 5s", true);
         check("sluice events --for soon", false);
+        check("sluice import codis --dump f", true);
+        check("sluice import codis --zookeeper a:1,b:2 --product p", true);
+        check("sluice import codis --zookeeper a:1", false);
+        check(
+            "sluice import codis --dump f --zookeeper a:1 --product p",
+            false,
+        );
+        check("sluice import codis --dump f --yes --dry-run", false);
+        check("sluice import codis", false);
         check("sluice doctor", true);
         check("sluice dev --for 20s --groups 3 --replicas 1", true);
         check("sluice dev --groups 0", false);

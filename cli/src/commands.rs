@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod events;
 pub(crate) mod group;
+pub(crate) mod import;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod slot;
@@ -39,6 +40,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Proxy(command) => proxy::run(context, command).await,
         Command::Topology(command) => topology::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
+        Command::Import(command) => import::run(context, command).await,
         Command::Events(args) => events::run(context, args).await,
         Command::Check => check::run(context).await,
         Command::Dev(args) => dev::run(&context.output, args).await,

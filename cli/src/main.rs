@@ -2,11 +2,13 @@
 //!
 //! A command is a noun and a verb. [`args`] says what there is; each noun has a file in
 //! [`commands`], which calls the controller through [`client`] and shows the answer through
-//! [`output`]; what fails ends in [`error`]. `sluice dev` is [`dev`]. Whatever the tool says about
+//! [`output`]; what fails ends in [`error`]. `sluice dev` is [`dev`]; what a Codis left behind is read by
+//! [`codis`]. Whatever the tool says about
 //! a cluster it has from the controller's API: it reads no store and keeps no state.
 
 mod args;
 mod client;
+mod codis;
 mod commands;
 mod dev;
 mod error;

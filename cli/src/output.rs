@@ -127,6 +127,17 @@ pub(crate) fn note_step(text: &str) {
     say(&format!("  {} {text}", paint(colours, Colour::Green, "√")));
 }
 
+/// Asks on stderr; the answer is typed behind it.
+pub(crate) fn ask(text: &str) {
+    let mut stderr = io::stderr();
+    // If stderr is closed, nobody is left to answer.
+    drop(
+        stderr
+            .write_all(text.as_bytes())
+            .and_then(|()| stderr.flush()),
+    );
+}
+
 /// Says on stderr what failed and what to do about it.
 pub(crate) fn complain(message: &str, hints: &[String]) {
     let colours = wants_colours(&io::stderr());

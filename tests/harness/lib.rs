@@ -19,12 +19,14 @@ pub mod load;
 pub mod process;
 pub mod raw;
 pub mod scripted;
+pub mod zookeeper;
 
 pub use cluster::{Builder, Cluster, Controller, Proxy, Server};
 pub use load::Load;
 pub use process::{Process, binary, free_port, other_server};
 pub use raw::Raw;
 pub use scripted::ScriptedController;
+pub use zookeeper::ZooKeeper;
 
 use std::time::Duration;
 

@@ -16,6 +16,7 @@ mod differential;
 mod drain;
 mod fanout;
 mod hostile;
+mod import;
 mod memory;
 mod monitor;
 mod pipeline;
