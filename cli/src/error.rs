@@ -127,6 +127,9 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::ShuttingDown => {
             Some("try again, or name its stand-by too: `--endpoint A:PORT,B:PORT`")
         }
+        Reason::NotLeading => Some(
+            "name all controllers: `--endpoint A:PORT,B:PORT`; `sluice cluster get` shows who leads",
+        ),
         Reason::StoreFailed => Some("nothing was changed; the controller's log says why"),
         // The controller, which knows the addresses, has said what to do.
         Reason::ServerUnreachable

@@ -198,7 +198,11 @@ impl AdminService for Admin {
         &self,
         _: Request<GetClusterRequest>,
     ) -> Result<Response<Cluster>, Status> {
-        Ok(Response::new(view::cluster(&self.store.snapshot())))
+        let standing = self.store.standing().borrow().clone();
+        Ok(Response::new(view::cluster(
+            &self.store.snapshot(),
+            &standing,
+        )))
     }
 
     async fn list_groups(

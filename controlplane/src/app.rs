@@ -32,6 +32,7 @@ use tracing::{info, warn};
 use crate::{
     admin::Admin,
     config::Settings,
+    embedded, ensemble,
     http::{self, Pages},
     metrics::{CountLayer, Metrics},
     probe::Probe,
@@ -40,6 +41,7 @@ use crate::{
     registry::Registry,
     store::{Store, Writer},
     topology::{self, History},
+    zookeeper::Place,
 };
 
 /// How long calls in flight may take after the end was asked for.
@@ -75,8 +77,7 @@ impl App {
         let grpc = bind("--listen", &settings.listen).await?;
         let http = bind("--http", &settings.http).await?;
         let metrics = Metrics::new();
-        let (dir, cluster) = (settings.data_dir.clone(), settings.cluster.clone());
-        let (store, writer) = Store::open(dir, cluster, metrics.clone()).await?;
+        let (store, writer) = open_store(&settings, &grpc, metrics.clone()).await?;
         let app = Self {
             settings,
             credentials,
@@ -277,6 +278,37 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     ] {
         health.set_service_status(name, status).await;
     }
+}
+
+/// Where the truth is: in ZooKeeper, or in a folder.
+async fn open_store(
+    settings: &Settings,
+    grpc: &TcpListener,
+    metrics: Metrics,
+) -> anyhow::Result<(Store, Writer)> {
+    let (dir, cluster) = (settings.data_dir.clone(), settings.cluster.clone());
+    let Some(servers) = &settings.zookeeper else {
+        return Ok(embedded::open(dir, cluster, metrics).await?);
+    };
+    let auth = match &settings.zookeeper_auth_file {
+        Some(path) => {
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("read {}", path.display()))?;
+            Some(text.trim_end().to_owned())
+        }
+        None => None,
+    };
+    let place = Place {
+        servers: servers.clone(),
+        root: format!("{}/{cluster}", settings.zookeeper_chroot),
+        auth,
+        session_timeout: settings.zookeeper_session_timeout,
+    };
+    let address = match &settings.advertise {
+        Some(address) => address.clone(),
+        None => grpc.local_addr()?.to_string(),
+    };
+    Ok(ensemble::open(place, address, dir, cluster, metrics).await?)
 }
 
 async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {

@@ -31,12 +31,31 @@ pub struct Settings {
     /// Where HTTP listens: /livez /readyz /metrics; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:18081", value_parser = address)]
     pub http: String,
-    /// Folder of the embedded store, which is the truth of the cluster: back it up
+    /// Folder of the embedded store, which is the truth of the cluster: back it up. With --zookeeper, of
+    /// a copy, which may be removed
     #[arg(long, value_name = "DIR", default_value = "sluice-data")]
     pub data_dir: PathBuf,
     /// Name of the cluster; a store of another name is refused
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = cluster_name)]
     pub cluster: String,
+    /// ZooKeeper servers that keep the truth, for several controllers of one cluster; without them the
+    /// folder of --data-dir does
+    #[arg(long, value_name = "HOST:PORT,…", value_parser = ensemble)]
+    pub zookeeper: Option<String>,
+    /// Node in ZooKeeper below which each cluster has one of its name
+    #[arg(long, value_name = "PATH", default_value = "/sluice", value_parser = node)]
+    pub zookeeper_chroot: String,
+    /// File with USER:PASSWORD of ZooKeeper's digest scheme; with it, nobody else may read or write the
+    /// cluster's nodes
+    #[arg(long, value_name = "FILE")]
+    pub zookeeper_auth_file: Option<PathBuf>,
+    /// After so long without a word from the leader another controller takes over
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive)]
+    pub zookeeper_session_timeout: Duration,
+    /// Where operators and proxies reach gRPC, as stand-by controllers are to tell them; by default
+    /// --listen
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub advertise: Option<String>,
     /// TOML file with the logins for the Redis servers; see also SLUICE_SERVER_PASSWORD
     #[arg(long, value_name = "FILE")]
     pub server_auth_file: Option<PathBuf>,
@@ -67,6 +86,21 @@ fn address(text: &str) -> Result<String, String> {
             Ok(text.to_owned())
         }
         _ => Err("must be host:port, as 127.0.0.1:18080 or [::]:18080".to_owned()),
+    }
+}
+
+fn ensemble(text: &str) -> Result<String, String> {
+    text.split(',')
+        .try_for_each(|server| address(server).map(drop))?;
+    Ok(text.to_owned())
+}
+
+/// An absolute path of a node, without a `/` at its end.
+fn node(text: &str) -> Result<String, String> {
+    let good = |part: &str| !part.is_empty() && part != "." && part != "..";
+    match text.strip_prefix('/') {
+        Some(rest) if rest.split('/').all(good) => Ok(text.to_owned()),
+        _ => Err("must be a path, as /sluice or /infra/sluice".to_owned()),
     }
 }
 
@@ -115,6 +149,8 @@ mod tests {
             (["--listen", "nowhere"], "must be host:port"),
             (["--http", "h:65536"], "must be host:port"),
             (["--cluster", "A B"], "must be 1 to 63"),
+            (["--zookeeper", "a:1,b"], "must be host:port"),
+            (["--zookeeper-chroot", "/a/"], "must be a path"),
             (["--probe-interval", "0s"], "more than nothing"),
             (["--probe-timeout", "0ms"], "more than nothing"),
             (["--log", "a=b=c"], "--log"),

@@ -171,6 +171,29 @@ impl Disk {
         Ok(self.witness(next).map_err(sled::Error::from)?)
     }
 
+    /// Makes it a copy of a snapshot, all or nothing, and syncs it. Blocks.
+    pub fn copy(&self, snapshot: &Snapshot) -> Result<(), WriteError> {
+        let mut batch = Batch::default();
+        for key in self.db.iter().keys() {
+            batch.remove(key?);
+        }
+        put(&mut batch, CLUSTER, &*snapshot.cluster);
+        put(&mut batch, HEAD, &snapshot.head);
+        put(&mut batch, SLOTS, &*snapshot.slots);
+        for (id, group) in &snapshot.groups {
+            put(&mut batch, &format!("{GROUPS}{id}"), &**group);
+        }
+        for (id, proxy) in &snapshot.proxies {
+            put(&mut batch, &format!("{PROXIES}{id}"), &**proxy);
+        }
+        for (revision, request) in &*snapshot.requests {
+            put(&mut batch, &request_key(*revision), request);
+        }
+        self.db.apply_batch(batch)?;
+        self.db.flush()?;
+        Ok(self.witness(snapshot).map_err(sled::Error::from)?)
+    }
+
     /// Writes events that belong to no commit. They are synced within half a second. Blocks.
     pub fn append(&self, events: &[Event], stale: &[Position]) -> Result<(), WriteError> {
         let mut batch = Batch::default();

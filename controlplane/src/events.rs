@@ -18,7 +18,7 @@ use proto::{ClusterId, v1};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::clock;
+use crate::{clock, metrics::Metrics, snapshot::Snapshot};
 
 /// How many events are kept.
 pub const KEPT: usize = 10_000;
@@ -167,6 +167,14 @@ impl Ring {
         }
     }
 
+    /// Of a term that has just begun; what came before it is not known here.
+    pub fn since(term: u64) -> Self {
+        Self {
+            events: VecDeque::new(),
+            floor: Some(Position { term, index: 0 }),
+        }
+    }
+
     /// Appends an event. Returns one that is kept no longer.
     pub fn push(&mut self, event: Event) -> Option<Arc<Event>> {
         self.events.push_back(Arc::new(event));
@@ -222,6 +230,12 @@ impl EventLog {
         dropped
     }
 
+    /// Forgets all events: those of the terms before this one were another controller's.
+    fn restart(&self, term: u64) {
+        *self.lock() = Ring::since(term);
+        self.newest.send_replace(None);
+    }
+
     /// See [`Ring::after`].
     pub fn after(&self, seen: Option<Position>, limit: usize) -> Result<Vec<Arc<Event>>, Lost> {
         self.lock().after(seen, limit)
@@ -235,6 +249,73 @@ impl EventLog {
     fn lock(&self) -> MutexGuard<'_, Ring> {
         // The ring is whole between any two of its statements: a panic elsewhere does not spoil it.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The store's side of the log: gives events their places, and remembers what is to be forgotten.
+pub(crate) struct Journal {
+    log: Arc<EventLog>,
+    /// Of the newest event.
+    position: Position,
+    /// Events that the log has dropped and the disk has not.
+    stale: Vec<Position>,
+    metrics: Metrics,
+}
+
+impl Journal {
+    /// Goes on behind the events that were kept.
+    pub(crate) fn new(kept: Vec<Event>, metrics: Metrics) -> Self {
+        let ring = Ring::new(kept);
+        Self {
+            position: ring.newest().unwrap_or(Position { term: 0, index: 0 }),
+            log: Arc::new(EventLog::new(ring)),
+            stale: Vec::new(),
+            metrics,
+        }
+    }
+
+    /// What the watchers read.
+    pub(crate) fn log(&self) -> &Arc<EventLog> {
+        &self.log
+    }
+
+    /// Events that need not be kept any longer.
+    pub(crate) fn stale(&self) -> &[Position] {
+        &self.stale
+    }
+
+    /// Begins anew with this term: whoever watched another controller's is told that events were lost.
+    pub(crate) fn restart(&mut self, term: u64) {
+        if self.position.term == term {
+            return; // it has led in this term before
+        }
+        self.position = Position { term, index: 0 };
+        self.stale.clear();
+        self.log.restart(term);
+    }
+
+    /// Gives the events their places.
+    pub(crate) fn place(&mut self, at: &Snapshot, drafts: &[Draft]) -> Vec<Event> {
+        let place = |draft: &Draft| {
+            self.position = self.position.next(at.head.leader_term);
+            Event {
+                position: self.position,
+                time_ms: clock::now_ms(),
+                revision: at.head.revision,
+                subject: draft.subject.clone(),
+                kind: draft.kind,
+                message: draft.message.clone(),
+            }
+        };
+        drafts.iter().map(place).collect()
+    }
+
+    /// Tells the watchers.
+    pub(crate) fn tell(&mut self, events: Vec<Event>) {
+        for event in &events {
+            self.metrics.event(event.kind);
+        }
+        self.stale = self.log.append(events);
     }
 }
 

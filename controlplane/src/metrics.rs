@@ -108,6 +108,8 @@ struct Inner {
     events: Family<KindLabel, Counter>,
     probes: Family<OutcomeLabel, Counter>,
     requests: Family<GrpcLabel, Counter>,
+    mirrors_rebuilt: Counter,
+    stores_refused: Counter,
     levels: [Level; 8],
 }
 
@@ -134,6 +136,18 @@ impl Metrics {
             "grpc_requests",
             "gRPC calls by method and code; a stream counts when it is opened",
             requests.clone(),
+        );
+        let mirrors_rebuilt = Counter::default();
+        registry.register(
+            "mirrors_rebuilt",
+            "Mirrors that were of no use and made anew",
+            mirrors_rebuilt.clone(),
+        );
+        let stores_refused = Counter::default();
+        registry.register(
+            "stores_refused",
+            "Times that what ZooKeeper has was refused: older than what was known, foreign or damaged",
+            stores_refused.clone(),
         );
         let mut level = |name: &str, help: &str| {
             let gauge = Level::default();
@@ -163,6 +177,8 @@ impl Metrics {
             events,
             probes,
             requests,
+            mirrors_rebuilt,
+            stores_refused,
             levels,
         }))
     }
@@ -170,6 +186,16 @@ impl Metrics {
     /// Counts a commit.
     pub fn committed(&self, result: CommitResult) {
         self.0.commits.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// Counts a mirror that was made anew.
+    pub fn mirror_rebuilt(&self) {
+        self.0.mirrors_rebuilt.inc();
+    }
+
+    /// Counts a ZooKeeper that was refused.
+    pub fn store_refused(&self) {
+        self.0.stores_refused.inc();
     }
 
     /// Observes how long a commit took.

@@ -30,7 +30,7 @@ use crate::{
     parse,
     registry::{Link, Registry},
     status,
-    store::Store,
+    store::{CommitError, Standing, Store},
     topology::History,
 };
 
@@ -95,7 +95,13 @@ impl Publisher {
             hello = read_hello(&mut inbound) => hello?,
             () = self.stopping.cancelled() => return Err(status::shutting_down()),
         };
-        let (id, link, has) = self.admit(&hello).await?;
+        let standing = self.store.standing();
+        let Admitted {
+            id,
+            link,
+            has,
+            is_registered,
+        } = self.admit(&hello).await?;
         info!(proxy = %id, address = hello.address, "proxy connected");
         self.store
             .note(news(&id, Kind::ProxyConnected, "connected"));
@@ -103,6 +109,7 @@ impl Publisher {
         let end = tokio::select! {
             end = conversation.run(&mut inbound, self.histories) => end,
             () = self.stopping.cancelled() => Err(status::shutting_down()),
+            status = belongs_elsewhere(standing, is_registered) => Err(status),
         };
         // The conversation is dropped, and the link with it: who hears of the end sees it.
         let why = match &end {
@@ -117,7 +124,11 @@ impl Publisher {
 
     /// Takes the proxy's id and registers it. The link is live when its registration is durable,
     /// and the topology that is sent first is not older than that.
-    async fn admit(&mut self, hello: &Hello) -> Result<(ProxyId, Link, Option<Version>), Status> {
+    async fn admit(&mut self, hello: &Hello) -> Result<Admitted, Status> {
+        let standing = self.store.standing().borrow().clone();
+        if matches!(standing, Standing::StandsBy { .. }) {
+            return Err(CommitError::NotLeading(standing).into());
+        }
         let now = self.store.snapshot();
         let (registration, has) = parse::hello(hello, now.cluster.id.as_str())?;
         let id = registration.id.clone();
@@ -133,16 +144,49 @@ impl Publisher {
                 has.filter(|has| *has <= newest),
             )
             .map_err(|_| in_use(&id))?;
-        let registered = self
+        let registering = self
             .store
-            .commit(move |now| Ok(change::register(now, &registration)))
-            .await?
-            .version();
+            .commit(move |now| Ok(change::register(now, &registration)));
+        let (registered, is_registered) = match registering.await {
+            Ok(after) => (after.version(), true),
+            // A proxy that starts now is better off with what is known than with nothing.
+            Err(CommitError::NotLeading(Standing::Adrift)) => (newest, false),
+            Err(e) => return Err(e.into()),
+        };
         self.histories
             .wait_for(|history| history.version() >= registered)
             .await
             .map_err(|_| status::shutting_down())?;
-        Ok((id, link, has))
+        Ok(Admitted {
+            id,
+            link,
+            has,
+            is_registered,
+        })
+    }
+}
+
+/// A proxy that may be served.
+struct Admitted {
+    id: ProxyId,
+    link: Link,
+    /// The topology it has.
+    has: Option<Version>,
+    /// Its registration is durable. Where nobody leads, it cannot be.
+    is_registered: bool,
+}
+
+/// Resolves when a stream is to be opened again: at the leader, or so that its proxy is registered.
+async fn belongs_elsewhere(mut standing: watch::Receiver<Standing>, is_registered: bool) -> Status {
+    let elsewhere = |standing: &Standing| match standing {
+        Standing::StandsBy { .. } => true,
+        Standing::Leads => !is_registered,
+        Standing::Adrift => false,
+    };
+    let moved = standing.wait_for(elsewhere).await.map(|now| now.clone());
+    match moved {
+        Ok(standing) => CommitError::NotLeading(standing).into(),
+        Err(_) => std::future::pending().await, // the embedded store: it always leads
     }
 }
 

@@ -18,7 +18,8 @@ impl From<CommitError> for Status {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Refused(refusal) => refusal.into(),
-            CommitError::Failed(_) | CommitError::TimedOut => {
+            CommitError::NotLeading(_) => Reason::NotLeading.status(error.to_string()),
+            CommitError::Failed(_) | CommitError::Unknown | CommitError::TimedOut => {
                 Reason::StoreFailed.status(error.to_string())
             }
             CommitError::Closed => shutting_down(),

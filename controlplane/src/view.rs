@@ -9,12 +9,19 @@ use crate::{
     prober::Observation,
     registry::Live,
     snapshot::Snapshot,
-    store::BUILD_VERSION,
+    store::{BUILD_VERSION, Standing},
 };
 
 /// The cluster.
-pub fn cluster(now: &Snapshot) -> v1::Cluster {
+pub fn cluster(now: &Snapshot, standing: &Standing) -> v1::Cluster {
+    let (role, leader) = match standing {
+        Standing::Leads => (v1::cluster::Role::Leader, ""),
+        Standing::StandsBy { leader } => (v1::cluster::Role::StandBy, leader.as_str()),
+        Standing::Adrift => (v1::cluster::Role::Adrift, ""),
+    };
     v1::Cluster {
+        role: role.into(),
+        leader_endpoint: leader.to_owned(),
         id: now.cluster.id.to_string(),
         name: now.cluster.name.clone(),
         revision: now.head.revision,

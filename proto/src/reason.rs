@@ -75,6 +75,8 @@ reasons! {
     EventsLost = "EVENTS_LOST", OutOfRange;
     /// The controller is going down.
     ShuttingDown = "SHUTTING_DOWN", Unavailable;
+    /// Another controller leads, or none does; nothing was changed.
+    NotLeading = "NOT_LEADING", Unavailable;
     /// The store did not take the change.
     StoreFailed = "STORE_FAILED", Unavailable;
 }

@@ -16,8 +16,10 @@ use crate::{eventually, process::Process, process::binary, process::free_port, r
 pub struct Cluster {
     /// Of each group, its servers, the primary first.
     pub groups: Vec<Vec<Server>>,
-    /// The controller.
+    /// The controller; the one that leads, at the start.
     pub controller: Controller,
+    /// Further controllers.
+    pub stand_bys: Vec<Controller>,
     /// The proxies; they have the topology.
     pub proxies: Vec<Proxy>,
     /// Everything's files; gone with the cluster.
@@ -30,6 +32,7 @@ pub struct Builder {
     groups: usize,
     replicas: usize,
     proxies: usize,
+    stand_bys: usize,
     proxy_args: Vec<String>,
     controller_args: Vec<String>,
     server_args: Vec<String>,
@@ -56,13 +59,19 @@ impl Builder {
         self
     }
 
+    /// How many controllers besides the first; they need a ZooKeeper in common, by their arguments.
+    pub fn stand_bys(mut self, count: usize) -> Self {
+        self.stand_bys = count;
+        self
+    }
+
     /// Further arguments of every proxy.
     pub fn proxy_args(mut self, args: &[&str]) -> Self {
         self.proxy_args = args.iter().map(|&arg| arg.to_owned()).collect();
         self
     }
 
-    /// Further arguments of the controller.
+    /// Further arguments of every controller.
     pub fn controller_args(mut self, args: &[&str]) -> Self {
         self.controller_args = args.iter().map(|&arg| arg.to_owned()).collect();
         self
@@ -106,6 +115,12 @@ impl Builder {
             groups.push(servers);
         }
         let controller = Controller::start(dir.path(), &self.controller_args).await;
+        let mut stand_bys = Vec::new();
+        for index in 1..=self.stand_bys {
+            let name = format!("stand-by-{index}");
+            let args = &self.controller_args;
+            stand_bys.push(Controller::start_as(dir.path(), &name, args).await);
+        }
         let mut admin = controller.admin().await;
         for (index, servers) in groups.iter().enumerate() {
             let id = format!("g{}", index + 1);
@@ -137,9 +152,12 @@ impl Builder {
                 .await
                 .unwrap();
         }
+        let controllers = [&controller].into_iter().chain(&stand_bys);
+        let controllers: Vec<&str> = controllers.map(|c| c.addr.as_str()).collect();
+        let controllers = controllers.join(",");
         let mut proxies = Vec::new();
         for proxy in 1..=self.proxies {
-            let mut args = vec!["--controller".to_owned(), controller.addr.clone()];
+            let mut args = vec!["--controller".to_owned(), controllers.clone()];
             args.extend(["--id".to_owned(), format!("p{proxy}")]);
             args.extend(self.proxy_args.iter().cloned());
             proxies.push(Proxy::start(dir.path(), &format!("p{proxy}"), &args).await);
@@ -147,6 +165,7 @@ impl Builder {
         let cluster = Cluster {
             groups,
             controller,
+            stand_bys,
             proxies,
             dir,
         };
@@ -315,6 +334,7 @@ pub struct Controller {
     pub process: Process,
     /// Its gRPC address; the same after a restart.
     pub addr: String,
+    name: String,
     dir: PathBuf,
     args: Vec<String>,
 }
@@ -322,11 +342,17 @@ pub struct Controller {
 impl Controller {
     /// Starts one on a free port; returns once it answers.
     pub async fn start(dir: &Path, args: &[String]) -> Self {
+        Self::start_as(dir, "controller", args).await
+    }
+
+    /// Starts one of several, each of which has a folder of its own.
+    pub async fn start_as(dir: &Path, name: &str, args: &[String]) -> Self {
         let addr = format!("127.0.0.1:{}", free_port());
-        let process = Self::spawn(dir, &addr, args);
+        let process = Self::spawn(dir, name, &addr, args);
         let controller = Self {
             process,
             addr,
+            name: name.to_owned(),
             dir: dir.to_owned(),
             args: args.to_vec(),
         };
@@ -334,8 +360,13 @@ impl Controller {
         controller
     }
 
-    fn spawn(dir: &Path, addr: &str, args: &[String]) -> Process {
-        let data = dir.join("controller-data");
+    /// Where its files are.
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(&self.dir, &self.name)
+    }
+
+    fn spawn(dir: &Path, name: &str, addr: &str, args: &[String]) -> Process {
+        let data = data_dir(dir, name);
         let data = data.to_string_lossy();
         let fixed = [
             "--listen",
@@ -347,12 +378,12 @@ impl Controller {
         ];
         let all = fixed.into_iter().chain(["--cluster", "test"]);
         let all = all.chain(args.iter().map(String::as_str));
-        Process::start(dir, "controller", binary("sluice-controller"), all, &[])
+        Process::start(dir, name, binary("sluice-controller"), all, &[])
     }
 
     /// Starts it again with the same store, on the same port; it must have been killed or stopped.
     pub fn restart(&mut self) {
-        self.process = Self::spawn(&self.dir, &self.addr, &self.args);
+        self.process = Self::spawn(&self.dir, &self.name, &self.addr, &self.args);
     }
 
     /// A client of its AdminService, which answers.
@@ -369,6 +400,10 @@ impl Controller {
         })
         .await
     }
+}
+
+fn data_dir(dir: &Path, controller: &str) -> PathBuf {
+    dir.join(format!("{controller}-data"))
 }
 
 /// A `sluice-proxy`.

@@ -1,6 +1,10 @@
 //! A real ZooKeeper server, from Debian's package.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use zookeeper_client::Client;
 
@@ -9,12 +13,15 @@ use crate::{Process, eventually, free_port};
 /// Where Debian puts it; the jar names those that it needs.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
+const CONFIG: &str = "zoo.cfg";
+
 /// See the module.
 pub struct ZooKeeper {
     /// Its `HOST:PORT`.
     pub addr: String,
     /// The process.
     pub process: Process,
+    home: PathBuf,
 }
 
 impl ZooKeeper {
@@ -23,7 +30,6 @@ impl ZooKeeper {
         let port = free_port();
         let home = dir.join(format!("zookeeper-{port}"));
         fs::create_dir_all(&home).unwrap();
-        let config = home.join("zoo.cfg");
         let data = home.join("data");
         let lines = [
             "tickTime=500".to_owned(),
@@ -32,30 +38,49 @@ impl ZooKeeper {
             format!("dataDir={}", data.display()),
             "admin.enableServer=false".to_owned(),
         ];
-        fs::write(&config, lines.join("\n")).unwrap();
-        let main = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
-        let args = ["-Xmx128m", "-cp", JAR, main, config.to_str().unwrap()];
-        let process = Process::start(dir, &format!("zookeeper-{port}"), "java", args, &[]);
+        fs::write(home.join(CONFIG), lines.join("\n")).unwrap();
         let started = Self {
             addr: format!("127.0.0.1:{port}"),
-            process,
+            process: Self::spawn(&home),
+            home,
         };
-        eventually(|| async { started.try_connect().await.map(|_| ()) }).await;
+        started.connect().await;
         started
+    }
+
+    fn spawn(home: &Path) -> Process {
+        let config = home.join(CONFIG);
+        let main = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
+        let args = ["-Xmx128m", "-cp", JAR, main, config.to_str().unwrap()];
+        let (dir, name) = (home.parent().unwrap(), home.file_name().unwrap());
+        Process::start(dir, name.to_str().unwrap(), "java", args, &[])
+    }
+
+    /// Starts it again, with what it knew; it must have been killed.
+    pub async fn restart(&mut self) {
+        self.process = Self::spawn(&self.home);
+        self.connect().await;
+    }
+
+    /// Where it keeps what it knows.
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.join("data")
     }
 
     /// A client of it.
     pub async fn connect(&self) -> Client {
-        eventually(|| self.try_connect()).await
+        self.connect_for(Duration::from_secs(4)).await
     }
 
-    async fn try_connect(&self) -> Result<Client, String> {
-        let connector = Client::connector()
-            .with_session_timeout(Duration::from_secs(4))
-            .with_fail_eagerly();
-        connector
-            .connect(&self.addr)
-            .await
-            .map_err(|e| e.to_string())
+    /// A client whose session outlives so long a silence.
+    pub async fn connect_for(&self, session_timeout: Duration) -> Client {
+        eventually(|| async {
+            let connector = Client::connector()
+                .with_session_timeout(session_timeout)
+                .with_fail_eagerly();
+            let connected = connector.connect(&self.addr).await;
+            connected.map_err(|e| e.to_string())
+        })
+        .await
     }
 }

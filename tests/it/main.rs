@@ -14,6 +14,7 @@ mod corpus;
 mod dev;
 mod differential;
 mod drain;
+mod ensemble;
 mod fanout;
 mod hostile;
 mod import;

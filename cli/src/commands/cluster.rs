@@ -35,5 +35,16 @@ fn table(cluster: &v1::Cluster) -> Table {
         ("Revision", cluster.revision.to_string()),
         ("Leader term", cluster.leader_term.to_string()),
         ("Controller", cluster.controller_version.clone()),
+        ("Its role", role_text(cluster)),
     ])
+}
+
+fn role_text(cluster: &v1::Cluster) -> String {
+    use v1::cluster::Role;
+    match cluster.role() {
+        Role::Leader => "leader".to_owned(),
+        Role::StandBy => format!("stand-by of {}", cluster.leader_endpoint),
+        Role::Adrift => "adrift: no leader is known, what it shows may be old".to_owned(),
+        Role::Unspecified => "-".to_owned(),
+    }
 }

@@ -84,6 +84,7 @@ fn healthy() -> Cluster {
             revision: 9,
             leader_term: 1,
             controller_version: "0.1.0".to_owned(),
+            ..v1::Cluster::default()
         },
         version: Some(Version {
             leader_term: 1,

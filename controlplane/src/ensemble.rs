@@ -1,0 +1,552 @@
+//! ZooKeeper as the store: of several controllers one leads, and the others stand by.
+//!
+//! # Who leads
+//! Whoever made the ephemeral node `leader`, in the same multi in which it raised the leader term. Every
+//! commit is one multi of: there is a leader node, the epoch node at the version this controller has
+//! seen, and the records at theirs. An election sets the epoch node too: so from the moment another
+//! controller leads, nothing that this one has sent can be taken, whatever it believes.
+//!
+//! # What is believed
+//! Only what was read. A commit whose answer was lost is neither repeated nor given up: everything is
+//! read again, and the epoch node says by whom it was written last. Meanwhile nothing else is begun.
+//! A leader that has had no answer for three quarters of the session's time-out steps down, by its own
+//! clock: before that, nobody else can have been elected.
+//!
+//! # What is kept
+//! A copy of all records ([`crate::mirror`]), which is brought up to date before a commit is answered. It
+//! is what a controller has while ZooKeeper is away. What ZooKeeper says is taken only if it is of the
+//! same cluster and not older: a ZooKeeper that was restored or wiped is refused, and a person told.
+//!
+//! Invariant: snapshots that are published only become newer.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use proto::ClusterId;
+use tokio::{
+    select,
+    sync::{mpsc, oneshot, watch},
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    change::{self, Change, Refusal},
+    disk::{OpenError, WriteError},
+    events::Journal,
+    metrics::{CommitResult, Metrics},
+    mirror::Mirror,
+    model::{Cluster, FORMAT},
+    snapshot::Snapshot,
+    store::{BUILD_VERSION, CommitError, Decide, Job, QUEUE, Reply, Standing, Store, Writer},
+    tree::{self, Leader},
+    zookeeper::{Claim, Failure, Holder, News, Place, Session, Sight},
+};
+
+/// How long to wait before the next attempt to connect; each time a little else, so that several
+/// controllers do not come at once.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// How often everything is read and compared, whatever the watch says.
+const FULL_LOOK: Duration = Duration::from_secs(60);
+
+/// Starts the store. With a mirror it is there at once; without one, once ZooKeeper has answered, for
+/// which it waits as long as it takes.
+pub async fn open(
+    place: Place,
+    address: String,
+    dir: PathBuf,
+    cluster: String,
+    metrics: Metrics,
+) -> Result<(Store, Writer), OpenError> {
+    let (name, folder) = (cluster.clone(), dir.clone());
+    let opened = spawn_blocking(move || Mirror::open(&dir, &name)).await;
+    let (mirror, kept) = opened.expect("it does not panic")?;
+    if kept.was_damaged {
+        metrics.mirror_rebuilt();
+    }
+    let new = Cluster {
+        format: FORMAT,
+        id: ClusterId::new(format!("{:016x}", fastrand::u64(..))).expect("hexadecimal digits"),
+        name: cluster,
+    };
+    let snapshot = kept.snapshot.unwrap_or_else(|| Snapshot::new(new.clone()));
+    let (jobs, queue) = mpsc::channel(QUEUE);
+    let (ended, done) = oneshot::channel();
+    let journal = Journal::new(Vec::new(), metrics.clone());
+    let events = Arc::clone(journal.log());
+    let keeper = Keeper {
+        place,
+        new,
+        own: Leader {
+            address,
+            build_version: BUILD_VERSION.to_owned(),
+        },
+        mirror: Arc::new(mirror),
+        snapshots: watch::Sender::new(Arc::new(snapshot)),
+        standings: watch::Sender::new(Standing::Adrift),
+        journal,
+        metrics,
+        jobs: queue,
+        alarmed: String::new(),
+        unresolved: None,
+    };
+    let store = Store {
+        jobs: jobs.clone(),
+        snapshots: keeper.snapshots.subscribe(),
+        standings: keeper.standings.subscribe(),
+        events,
+    };
+    // Owned by the writer's handle: it ends when it is closed.
+    tokio::spawn(async move { drop(ended.send(keeper.run().await)) });
+    // Without a mirror there is nothing to begin with until somebody was elected.
+    let mut writer = Writer { jobs, done };
+    let mut snapshots = store.subscribe();
+    let begun = snapshots.wait_for(|now| now.head.revision > 0).await;
+    if begun.is_err() {
+        let fault = writer.ended().await.to_string();
+        return Err(OpenError::Io { dir: folder, fault });
+    }
+    drop(begun);
+    Ok((store, writer))
+}
+
+async fn pause() {
+    sleep(RECONNECT.mul_f64(0.5 + fastrand::f64())).await;
+}
+
+/// The one writer.
+struct Keeper {
+    place: Place,
+    /// What is written where there is no cluster yet.
+    new: Cluster,
+    /// What is written when it is elected.
+    own: Leader,
+    mirror: Arc<Mirror>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    standings: watch::Sender<Standing>,
+    journal: Journal,
+    metrics: Metrics,
+    jobs: mpsc::Receiver<Job>,
+    /// Why what ZooKeeper has was refused last: it is said once.
+    alarmed: String,
+    /// A commit of which it is not known whether it was taken.
+    unresolved: Option<Attempt>,
+}
+
+/// A commit that was sent.
+struct Attempt {
+    /// Of [`tree::Epoch::commit`].
+    commit: String,
+    /// The epoch node's version when it was sent, and the session that sent it.
+    before: i32,
+    session: i64,
+    change: Change,
+    /// Nobody waits for an election.
+    reply: Option<Reply>,
+}
+
+/// Why a session is left.
+enum Over {
+    /// The process ends.
+    Closed,
+    /// A new one is to be opened.
+    Lost(String),
+}
+
+impl Keeper {
+    async fn run(mut self) -> Result<(), WriteError> {
+        loop {
+            let over = match self.open_session().await {
+                None => Over::Closed,
+                Some(Ok(mut session)) => {
+                    info!(servers = self.place.servers, "connected to ZooKeeper");
+                    self.serve(&mut session).await?
+                }
+                Some(Err(Failure::Unusable(why))) => {
+                    self.alarm(&why);
+                    Over::Lost("it is not used".to_owned())
+                }
+                Some(Err(e)) => Over::Lost(e.to_string()),
+            };
+            match over {
+                Over::Closed => return Ok(()),
+                Over::Lost(why) => warn!(why, "without ZooKeeper"),
+            }
+            self.stand(Standing::Adrift);
+            if self.refuse_until(pause()).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// `None`: the process ends.
+    async fn open_session(&mut self) -> Option<Result<Session, Failure>> {
+        let place = self.place.clone();
+        // Where one is known, no other is begun: ZooKeeper has lost it.
+        let is_new = self.snapshots.borrow().head.revision == 0;
+        let new = is_new.then(|| self.new.clone());
+        self.refuse_until(async move { Session::open(&place, new.as_ref()).await })
+            .await
+    }
+
+    /// Waits, and refuses what is asked meanwhile. `None`: the process ends.
+    async fn refuse_until<T>(&mut self, wait: impl Future<Output = T>) -> Option<T> {
+        let mut wait = std::pin::pin!(wait);
+        loop {
+            select! {
+                done = &mut wait => return Some(done),
+                job = self.jobs.recv() => match job {
+                    Some(Job::Commit { decide, reply }) => self.refuse(&decide, reply),
+                    Some(Job::Note(_)) => {}
+                    Some(Job::Close) | None => return None,
+                },
+            }
+        }
+    }
+
+    /// Answers while it does not lead. What would change nothing is answered as ever.
+    fn refuse(&self, decide: &Decide, reply: Reply) {
+        let now = self.snapshots.borrow().clone();
+        let standing = self.standings.borrow().clone();
+        let answer = match decide(&now) {
+            Ok(change) if change.is_empty() => Ok(now),
+            Ok(_) => Err(CommitError::NotLeading(standing)),
+            Err(refusal) => Err(CommitError::Refused(refusal)),
+        };
+        drop(reply.send(answer)); // an error: the caller gave up waiting
+    }
+
+    /// Follows, and leads, until the session is over.
+    async fn serve(&mut self, session: &mut Session) -> Result<Over, WriteError> {
+        let mut pulse = interval(session.pulse());
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut full = interval(FULL_LOOK);
+        full.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // `None`: to be looked at.
+        let mut sight: Option<Sight> = None;
+        loop {
+            if sight.is_none() {
+                match self.look(session).await? {
+                    Ok(seen) => {
+                        sight = Some(seen);
+                        self.alarmed.clear();
+                    }
+                    Err(Failure::Unusable(why)) => self.alarm(&why),
+                    Err(Failure::Lost(_) | Failure::Conflict(_)) => {}
+                }
+            }
+            let leads = *self.standings.borrow() == Standing::Leads;
+            let takes_jobs = self.unresolved.is_none();
+            select! {
+                biased;
+                () = sleep_until(session.safe_until()), if leads => {
+                    return Ok(Over::Lost("ZooKeeper has not answered for too long: it leads no more".to_owned()));
+                }
+                news = session.news() => match news {
+                    News::Changed => sight = None,
+                    News::Reconnected => {
+                        sight = None;
+                        if let Err(e) = session.watch_again().await {
+                            return Ok(Over::Lost(e.to_string()));
+                        }
+                    }
+                    News::Disconnected => {}
+                    News::Ended(why) => return Ok(Over::Lost(why)),
+                },
+                _ = full.tick() => sight = None,
+                _ = pulse.tick() => {
+                    let current = match &sight {
+                        Some(sight) => session.is_current(sight).await.unwrap_or(true),
+                        None => false,
+                    };
+                    if !current {
+                        sight = None;
+                    }
+                }
+                job = self.jobs.recv(), if takes_jobs => match job {
+                    Some(Job::Commit { decide, reply }) => match (leads, sight.take()) {
+                        (true, Some(seen)) => sight = self.commit(session, seen, decide, reply).await?,
+                        // It is about to be looked at: soon it is known who leads.
+                        (true, None) => {
+                            let standing = Standing::Adrift;
+                            drop(reply.send(Err(CommitError::NotLeading(standing))));
+                        }
+                        (false, seen) => {
+                            sight = seen;
+                            self.refuse(&decide, reply);
+                        }
+                    },
+                    Some(Job::Note(draft)) if leads => {
+                        let now = self.snapshots.borrow().clone();
+                        let events = self.journal.place(&now, &[draft]);
+                        self.journal.tell(events);
+                    }
+                    Some(Job::Note(_)) => {}
+                    Some(Job::Close) | None => return Ok(Over::Closed),
+                },
+            }
+        }
+    }
+
+    /// Reads everything and takes it over; is elected, if nobody leads.
+    async fn look(&mut self, session: &mut Session) -> Result<Result<Sight, Failure>, WriteError> {
+        let seen = match session.look().await {
+            Ok(seen) => seen,
+            Err(e) => return Ok(Err(e)),
+        };
+        let now = self.snapshots.borrow().clone();
+        if let Some(why) = regress(&now, &seen.image.snapshot) {
+            return Ok(Err(Failure::Unusable(why)));
+        }
+        self.publish(&seen.image.snapshot).await?;
+        self.resolve(&seen, session.id());
+        match &seen.leader {
+            Holder::Own => {
+                self.lead(&seen.image.snapshot);
+                Ok(Ok(seen))
+            }
+            // Its own node, of the process that it was before: it ends with that one's session.
+            Holder::Other(leader) if *leader == self.own => {
+                self.stand(Standing::Adrift);
+                Ok(Ok(seen))
+            }
+            Holder::Other(leader) => {
+                self.stand(Standing::StandsBy {
+                    leader: leader.address.clone(),
+                });
+                Ok(Ok(seen))
+            }
+            Holder::Nobody => self.elect(session, seen).await,
+        }
+    }
+
+    async fn elect(
+        &mut self,
+        session: &mut Session,
+        seen: Sight,
+    ) -> Result<Result<Sight, Failure>, WriteError> {
+        self.stand(Standing::Adrift);
+        let change = change::elect(&seen.image.snapshot, BUILD_VERSION);
+        let claim = Claim::Take(self.own.clone());
+        let attempt = Attempt {
+            commit: random_commit(),
+            before: seen.image.epoch_version(),
+            session: session.id(),
+            change,
+            reply: None,
+        };
+        self.send(session, seen, &claim, attempt).await
+    }
+
+    /// Decides and commits. `None`: everything is to be read again.
+    async fn commit(
+        &mut self,
+        session: &mut Session,
+        seen: Sight,
+        decide: Decide,
+        reply: Reply,
+    ) -> Result<Option<Sight>, WriteError> {
+        let now = &seen.image.snapshot;
+        let change = match decide(now) {
+            Ok(change) => change,
+            Err(refusal) => {
+                self.metrics.committed(CommitResult::Refused);
+                drop(reply.send(Err(CommitError::Refused(refusal))));
+                return Ok(Some(seen));
+            }
+        };
+        if change.is_empty() {
+            drop(reply.send(Ok(Arc::clone(now))));
+            return Ok(Some(seen));
+        }
+        let attempt = Attempt {
+            commit: random_commit(),
+            before: seen.image.epoch_version(),
+            session: session.id(),
+            change,
+            reply: Some(reply),
+        };
+        Ok(self.send(session, seen, &Claim::Have, attempt).await?.ok())
+    }
+
+    /// Sends a commit. On success what there is then; its caller is answered, or will be.
+    async fn send(
+        &mut self,
+        session: &mut Session,
+        seen: Sight,
+        claim: &Claim,
+        mut attempt: Attempt,
+    ) -> Result<Result<Sight, Failure>, WriteError> {
+        let next = Arc::new(seen.image.snapshot.after(&attempt.change));
+        let operations = tree::operations(&seen.image, &next, &attempt.change, &attempt.commit);
+        if !tree::fit(&operations) {
+            let refusal = Refusal::field(
+                "request",
+                "too large for one write to ZooKeeper (900 KiB): ask for less at once",
+            );
+            attempt.answer(Err(CommitError::Refused(refusal)));
+            return Ok(Ok(seen));
+        }
+        let begun = Instant::now();
+        match session.commit(Some(claim), &operations).await {
+            Ok(()) => {
+                self.metrics.committed(CommitResult::Committed);
+                self.metrics.commit_took(begun.elapsed());
+                let commit = attempt.commit.clone();
+                let image = seen.image.after(Arc::clone(&next), commit, &operations);
+                self.publish(&next).await?;
+                self.lead(&next);
+                self.tell(&next, &mut attempt);
+                Ok(Ok(Sight {
+                    image,
+                    leader: Holder::Own,
+                }))
+            }
+            Err(e @ Failure::Lost(_)) => {
+                self.unresolved = Some(attempt);
+                Ok(Err(e))
+            }
+            Err(e) => {
+                self.metrics.committed(CommitResult::Failed);
+                attempt.answer(Err(CommitError::NotLeading(Standing::Adrift)));
+                Ok(Err(e))
+            }
+        }
+    }
+
+    /// Finds out what became of the commit whose answer was lost.
+    fn resolve(&mut self, seen: &Sight, session: i64) {
+        let Some(mut attempt) = self.unresolved.take() else {
+            return;
+        };
+        let version = seen.image.epoch_version();
+        if seen.image.commit == attempt.commit {
+            self.metrics.committed(CommitResult::Committed);
+            if seen.leader == Holder::Own {
+                self.lead(&seen.image.snapshot);
+            }
+            self.tell(&seen.image.snapshot, &mut attempt);
+        } else if version == attempt.before && session == attempt.session {
+            // A server takes nothing from a session that has moved on to another.
+            self.metrics.committed(CommitResult::Failed);
+            attempt.answer(Err(CommitError::NotLeading(Standing::Adrift)));
+        } else {
+            // Others have written since, and it may have been before them; or it is under way yet.
+            self.metrics.committed(CommitResult::Failed);
+            let request = attempt.change.request.as_ref();
+            let known = request.and_then(|request| seen.image.snapshot.request(&request.id));
+            attempt.answer(match known {
+                Some(_) => Ok(Arc::clone(&seen.image.snapshot)),
+                None => Err(CommitError::Unknown),
+            });
+        }
+    }
+
+    /// Tells of a commit that was taken.
+    fn tell(&mut self, next: &Arc<Snapshot>, attempt: &mut Attempt) {
+        let events = self.journal.place(next, &attempt.change.events);
+        self.journal.tell(events);
+        attempt.answer(Ok(Arc::clone(next)));
+    }
+
+    /// What ZooKeeper has is not to be used.
+    fn alarm(&mut self, why: &str) {
+        self.stand(Standing::Adrift);
+        if self.alarmed != why {
+            error!(
+                why,
+                "what ZooKeeper has is refused; going on with the mirror"
+            );
+            self.metrics.store_refused();
+            why.clone_into(&mut self.alarmed);
+        }
+    }
+
+    fn lead(&mut self, now: &Snapshot) {
+        if *self.standings.borrow() != Standing::Leads {
+            info!(term = now.head.leader_term, "leads");
+            self.journal.restart(now.head.leader_term);
+            self.stand(Standing::Leads);
+        }
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.standings.send_if_modified(|now| {
+            let changed = *now != standing;
+            *now = standing;
+            changed
+        });
+    }
+
+    /// Keeps a newer snapshot, and shows it.
+    async fn publish(&self, next: &Arc<Snapshot>) -> Result<(), WriteError> {
+        if **self.snapshots.borrow() == **next {
+            return Ok(());
+        }
+        let (mirror, copy) = (Arc::clone(&self.mirror), Arc::clone(next));
+        let written = spawn_blocking(move || mirror.copy(&copy)).await;
+        written.expect("it does not panic").inspect_err(|e| {
+            error!(error = %e, "mirror failed, the controller must be restarted");
+        })?;
+        self.snapshots.send_replace(Arc::clone(next));
+        Ok(())
+    }
+}
+
+impl Attempt {
+    fn answer(&mut self, answer: Result<Arc<Snapshot>, CommitError>) {
+        if let Some(reply) = self.reply.take() {
+            drop(reply.send(answer)); // an error: the caller gave up waiting
+        }
+    }
+}
+
+fn random_commit() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+/// Why what ZooKeeper has must not take the place of what is known. `None`: it may.
+fn regress(known: &Snapshot, found: &Snapshot) -> Option<String> {
+    if known.head.revision == 0 {
+        return None; // nothing is known yet
+    }
+    if known.cluster != found.cluster {
+        return Some(format!(
+            "it is of cluster {} (`{}`), the mirror is of {} (`{}`): if ZooKeeper is right, remove the \
+             folder of the mirror",
+            found.cluster.id, found.cluster.name, known.cluster.id, known.cluster.name
+        ));
+    }
+    let (has, had) = (found.version(), known.version());
+    (has < had).then(|| {
+        format!(
+            "it is at version {has}, and {had} was known: was it restored from an old backup? Restore a \
+             newer one, or remove the folder of the mirror of every controller and go on with the old"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::tests::{empty, group, with_groups};
+
+    #[test]
+    fn what_is_older_or_foreign_is_refused() {
+        let old = empty();
+        let new = with_groups([group("g1", 7000, 0)]);
+        assert_eq!(regress(&old, &new), None);
+        let mut nothing = Snapshot::clone(&old);
+        nothing.head = crate::model::Head::default();
+        Arc::make_mut(&mut nothing.cluster).id = ClusterId::new("c9").unwrap();
+        assert_eq!(regress(&nothing, &new), None);
+        assert_eq!(regress(&new, &new), None);
+        let text = regress(&new, &old).unwrap();
+        assert!(text.contains("at version 1.1, and 1.2 was known"), "{text}");
+        let mut other = new.clone();
+        Arc::make_mut(&mut other.cluster).id = ClusterId::new("c2").unwrap();
+        let text = regress(&new, &other).unwrap();
+        assert!(text.contains("it is of cluster c2"), "{text}");
+    }
+}

@@ -1,0 +1,350 @@
+//! A session with ZooKeeper: reads all of a cluster's nodes as they were at one moment, and writes
+//! several at once. The only module that knows the client library.
+//!
+//! Every call has a deadline: the library has none, and waits for as long as it is disconnected. A call
+//! that was given up may have been sent and may be done yet ([`Failure::Lost`]).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::{Instant, timeout};
+use zookeeper_client::{
+    Acls, AddWatchMode, Client, CreateMode, CreateOptions, Error, EventType, MultiReadResult,
+    MultiWriteError, PersistentWatcher, SessionState,
+};
+
+use crate::{
+    model::Cluster,
+    tree::{self, CLUSTER, EPOCH, FOLDERS, Image, LEADER, Leader, Node, Operation, SLOTS},
+};
+
+/// How to come to a cluster's nodes.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// `HOST:PORT,…` of the ensemble.
+    pub servers: String,
+    /// The node below which all of the cluster's are.
+    pub root: String,
+    /// `USER:PASSWORD` of the digest scheme. With one, nobody else may read or write the nodes.
+    pub auth: Option<String>,
+    /// After so long without a word from this process, ZooKeeper takes it for dead.
+    pub session_timeout: Duration,
+}
+
+/// Why there is no answer, or none that helps.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The server is out of reach, or the session is. What was asked may have been done.
+    #[error("ZooKeeper is out of reach: {0}")]
+    Lost(String),
+    /// It was not done: the nodes are no longer as they were taken to be, or somebody else leads.
+    #[error("the nodes in ZooKeeper have changed: {0}")]
+    Conflict(String),
+    /// The nodes are not what a controller may go on with; a person has to see to it.
+    #[error("the nodes in ZooKeeper cannot be used: {0}")]
+    Unusable(String),
+}
+
+/// What there was when it was looked.
+pub(crate) struct Sight {
+    pub(crate) image: Image,
+    pub(crate) leader: Holder,
+}
+
+/// Who has [`LEADER`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    Nobody,
+    /// This session.
+    Own,
+    Other(Leader),
+}
+
+/// On what a write depends, besides the versions of what it writes.
+pub(crate) enum Claim {
+    /// This session is to be the leader from now on.
+    Take(Leader),
+    /// It is.
+    Have,
+}
+
+/// What the watch says.
+pub(crate) enum News {
+    /// Something has changed.
+    Changed,
+    /// Changes may have been missed.
+    Reconnected,
+    /// The connection is lost; it may come back.
+    Disconnected,
+    /// The session is over.
+    Ended(String),
+}
+
+/// See the module.
+pub(crate) struct Session {
+    client: Client,
+    watcher: PersistentWatcher,
+    options: CreateOptions<'static>,
+    most: Duration,
+    session_timeout: Duration,
+    /// When that was asked which ZooKeeper answered last.
+    heard: Instant,
+}
+
+impl Session {
+    /// Connects and watches the cluster's nodes; where there are none, it makes the first ones of a
+    /// new cluster, if it may.
+    pub(crate) async fn open(place: &Place, new: Option<&Cluster>) -> Result<Self, Failure> {
+        let acls = match place.auth {
+            Some(_) => Acls::creator_all(),
+            None => Acls::anyone_all(),
+        };
+        let options = CreateMode::Persistent.with_acls(acls);
+        let mut connector = Client::connector().with_session_timeout(place.session_timeout);
+        if let Some(auth) = &place.auth {
+            connector = connector.with_auth("digest", auth.as_bytes());
+        }
+        let heard = Instant::now();
+        // The library gives up by itself after the session's time-out.
+        let most = place.session_timeout * 2;
+        let client = answered(most, connector.connect(&place.servers)).await?;
+        let session_timeout = client.session_timeout();
+        let most = session_timeout / 3;
+        answered(most, client.mkdir(&place.root, &options)).await?;
+        let client = client
+            .chroot(place.root.as_str())
+            .map_err(|_| Failure::Unusable(format!("`{}` is no path of a node", place.root)))?;
+        let watch = client.watch("/", AddWatchMode::PersistentRecursive);
+        let watcher = answered(most, watch).await?;
+        let mut session = Self {
+            client,
+            watcher,
+            options,
+            most,
+            session_timeout,
+            heard,
+        };
+        let stat = answered(most, session.client.check_stat(CLUSTER)).await?;
+        match (stat, new) {
+            (Some(_), _) => {}
+            (None, Some(new)) => match session.commit(None, &tree::first(new)).await {
+                Err(Failure::Conflict(_)) => {} // another controller was faster
+                made => made?,
+            },
+            (None, None) => {
+                return Err(Failure::Unusable(format!(
+                    "there is no cluster at {}, and there was one: was ZooKeeper wiped, or is it another?",
+                    place.root
+                )));
+            }
+        }
+        Ok(session)
+    }
+
+    /// Its number in ZooKeeper.
+    pub(crate) fn id(&self) -> i64 {
+        self.client.session_id().0
+    }
+
+    /// Until when nobody else can have been made leader instead of this session, with time to spare.
+    pub(crate) fn safe_until(&self) -> Instant {
+        self.heard + self.session_timeout * 3 / 4
+    }
+
+    /// How often to ask for something, so that [`Session::safe_until`] moves on.
+    pub(crate) fn pulse(&self) -> Duration {
+        self.session_timeout / 6
+    }
+
+    /// Waits for something to happen. Not to be asked again after [`News::Ended`].
+    pub(crate) async fn news(&mut self) -> News {
+        let event = self.watcher.changed().await;
+        if event.event_type != EventType::Session {
+            return News::Changed;
+        }
+        match event.session_state {
+            SessionState::Disconnected | SessionState::ConnectedReadOnly => News::Disconnected,
+            SessionState::SyncConnected => News::Reconnected,
+            ended @ (SessionState::Expired | SessionState::AuthFailed | SessionState::Closed) => {
+                News::Ended(format!("its session ended: {ended:?}"))
+            }
+        }
+    }
+
+    /// Watches anew: after a reconnect the library has forgotten the watch (0.11.2), and what happened
+    /// meanwhile no watch tells.
+    pub(crate) async fn watch_again(&mut self) -> Result<(), Failure> {
+        let client = self.client.clone();
+        let watch = client.watch("/", AddWatchMode::PersistentRecursive);
+        self.watcher = answered(self.most, watch).await?;
+        Ok(())
+    }
+
+    /// Whether this is what there still is: the same epoch, and the same leader.
+    pub(crate) async fn is_current(&mut self, sight: &Sight) -> Result<bool, Failure> {
+        let results = self
+            .read_at_once(&[EPOCH.to_owned(), LEADER.to_owned()], &[])
+            .await?;
+        let mut results = results.into_iter();
+        let (epoch, leader) = (results.next(), results.next());
+        let Some(MultiReadResult::Data { stat, .. }) = epoch else {
+            return Ok(false);
+        };
+        let leader = self.holder(leader)?;
+        Ok(stat.version == sight.image.epoch_version() && leader == sight.leader)
+    }
+
+    /// Reads everything, as it was at one moment, and not before the last write that was answered.
+    pub(crate) async fn look(&mut self) -> Result<Sight, Failure> {
+        let sent = Instant::now();
+        answered(self.most, self.client.sync("/")).await?;
+        self.heard = sent;
+        loop {
+            let folders: Vec<String> = FOLDERS.map(str::to_owned).to_vec();
+            let first = self.read_at_once(&[EPOCH.to_owned()], &folders).await?;
+            let mut first = first.into_iter();
+            let Some(MultiReadResult::Data { stat: epoch, .. }) = first.next() else {
+                return Err(Failure::Unusable(format!("{EPOCH} is missing")));
+            };
+            let mut paths = [EPOCH, LEADER, CLUSTER, SLOTS].map(str::to_owned).to_vec();
+            for (folder, children) in folders.iter().zip(first) {
+                let MultiReadResult::Children { children } = children else {
+                    return Err(Failure::Unusable(format!("{folder} is missing")));
+                };
+                paths.extend(
+                    children
+                        .into_iter()
+                        .map(|child| format!("{folder}/{child}")),
+                );
+            }
+            let mut results = self.read_at_once(&paths, &[]).await?;
+            let leader = self.holder(Some(results.remove(1)))?;
+            paths.remove(1);
+            let mut nodes = BTreeMap::new();
+            for (path, result) in paths.into_iter().zip(results) {
+                if let MultiReadResult::Data { data, stat } = result {
+                    let version = stat.version;
+                    nodes.insert(path, Node { data, version });
+                }
+            }
+            let same = nodes
+                .get(EPOCH)
+                .is_some_and(|node| node.version == epoch.version);
+            if same {
+                let image = Image::read(&nodes).map_err(Failure::Unusable)?;
+                return Ok(Sight { image, leader });
+            }
+            // There was a commit in between.
+        }
+    }
+
+    fn holder(&self, leader: Option<MultiReadResult>) -> Result<Holder, Failure> {
+        let Some(MultiReadResult::Data { data, stat }) = leader else {
+            return Ok(Holder::Nobody);
+        };
+        if stat.ephemeral_owner == self.id() {
+            return Ok(Holder::Own);
+        }
+        let other = serde_json::from_slice(&data)
+            .map_err(|e| Failure::Unusable(format!("{LEADER}: {e}")))?;
+        Ok(Holder::Other(other))
+    }
+
+    /// Writes all or nothing.
+    pub(crate) async fn commit(
+        &mut self,
+        claim: Option<&Claim>,
+        operations: &[Operation],
+    ) -> Result<(), Failure> {
+        let client = self.client.clone();
+        let mut writer = client.new_multi_writer();
+        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let added = (|| {
+            match claim {
+                Some(Claim::Take(leader)) => {
+                    writer.add_create(LEADER, &tree::json(leader), &ephemeral)?;
+                }
+                // It is never written after it was made. Another one's would be of version 0, too, but
+                // whoever made it has also set the epoch.
+                Some(Claim::Have) => writer.add_check_version(LEADER, 0)?,
+                None => {}
+            }
+            for operation in operations {
+                match operation {
+                    Operation::Create { path, data } => {
+                        writer.add_create(path, data, &self.options)?;
+                    }
+                    Operation::Set {
+                        path,
+                        data,
+                        version,
+                    } => {
+                        writer.add_set_data(path, data, Some(*version))?;
+                    }
+                    Operation::Delete { path, version } => {
+                        writer.add_delete(path, Some(*version))?;
+                    }
+                }
+            }
+            Ok(())
+        })();
+        added.map_err(|e: Error| Failure::Unusable(e.to_string()))?;
+        let sent = Instant::now();
+        let written = timeout(self.most, writer.commit()).await;
+        match written {
+            Ok(Ok(_)) => {
+                self.heard = sent;
+                Ok(())
+            }
+            Ok(Err(MultiWriteError::OperationFailed { index, source })) => {
+                self.heard = sent;
+                Err(Failure::Conflict(format!("operation {index}: {source}")))
+            }
+            Ok(Err(MultiWriteError::RequestFailed { source })) => Err(failure(source)),
+            Err(_) => Err(Failure::Lost(format!("no answer within {:?}", self.most))),
+        }
+    }
+
+    /// Reads the data of nodes, then the children of others, at one moment.
+    async fn read_at_once(
+        &mut self,
+        data: &[String],
+        children: &[String],
+    ) -> Result<Vec<MultiReadResult>, Failure> {
+        let client = self.client.clone();
+        let mut reader = client.new_multi_reader();
+        let added = data.iter().try_for_each(|path| reader.add_get_data(path));
+        let added = added.and_then(|()| {
+            children
+                .iter()
+                .try_for_each(|path| reader.add_get_children(path))
+        });
+        added.map_err(|e| Failure::Unusable(e.to_string()))?;
+        let sent = Instant::now();
+        let results = answered(self.most, reader.commit()).await?;
+        self.heard = sent;
+        Ok(results)
+    }
+}
+
+async fn answered<T>(
+    most: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failure> {
+    match timeout(most, call).await {
+        Ok(answer) => answer.map_err(failure),
+        Err(_) => Err(Failure::Lost(format!("no answer within {most:?}"))),
+    }
+}
+
+/// Of a call that failed as a whole.
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::NoAuth | Error::InvalidAcl | Error::AuthFailed | Error::BadArguments(_) => {
+            Failure::Unusable(error.to_string())
+        }
+        Error::NoNode | Error::NodeExists | Error::BadVersion | Error::NotEmpty => {
+            Failure::Conflict(error.to_string())
+        }
+        _ => Failure::Lost(error.to_string()),
+    }
+}
