@@ -36,7 +36,7 @@ commands: build ## Write COMMANDS.md from the table of commands
 	COMMANDS=write $(CARGO) test --quiet --locked --profile $(PROFILE) -p tests --test it commands::the_page
 
 clients: build ## Run real client libraries and applications against proxies (ARGS="redis-py celery")
-	@./.ci/deps python3-venv nodejs npm redis-server
+	@./.ci/deps python3-venv nodejs npm redis-server gcc libc6-dev libhiredis-dev
 	PROFILE=$(PROFILE) CLIENTS=$(CLIENTS) ./tests/clients/run $(ARGS)
 
 conformance: build ## Run Redis's own tests against a proxy and a plain server (ARGS="unit/type/string")

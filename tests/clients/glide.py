@@ -187,6 +187,26 @@ def multi():
         assert results[0] == results[2] == "OK" and isinstance(results[1], RequestError), results
 
 
+@checklist.item("SUBSCRIBE")
+def subscribe():
+    # It subscribes over RESP3 only, and on the connection that it uses for everything else.
+    one = client()
+    one.subscribe({"gl:c1", "gl:c2"}, timeout_ms=5_000)
+    one.psubscribe({"gl:p*"}, timeout_ms=5_000)
+    for port in PORT, OTHER_PORT:
+        assert client(port=port).publish("hello", "gl:c1") is not None
+        message = one.get_pubsub_message()
+        assert (message.message, message.channel, message.pattern) == (b"hello", b"gl:c1", None)
+        client(port=port).publish("hi", "gl:pat")
+        message = one.get_pubsub_message()
+        assert (message.message, message.channel, message.pattern) == (b"hi", b"gl:pat", b"gl:p*")
+        assert one.set("gl:a", "1") == "OK"
+    time.sleep(0.3)
+    assert one.try_get_pubsub_message() is None, "a message came twice"
+    one.unsubscribe(timeout_ms=5_000)
+    one.punsubscribe(timeout_ms=5_000)
+
+
 @checklist.item("SCAN")
 def scan():
     for one in both():

@@ -149,6 +149,28 @@ await checklist.item("MULTI", async () => {
   }
 });
 
+await checklist.item("SUBSCRIBE", async () => {
+  for (const client of both()) {
+    const messages = [];
+    client.on("message", (...message) => messages.push(message));
+    client.on("pmessage", (...message) => messages.push(message));
+    assert.equal(await client.subscribe("io:c1", "io:c2"), 2);
+    assert.equal(await client.psubscribe("io:p*"), 3);
+    for (const publisher of [connect(), other]) {
+      messages.length = 0;
+      await publisher.publish("io:c1", "hello");
+      await publisher.publish("io:pat", "hi");
+      await eventually(() => messages.length >= 2, "two messages");
+      await sleep(100);
+      assert.deepEqual(messages.sort(), [["io:c1", "hello"], ["io:p*", "io:pat", "hi"]]);
+    }
+    // Without names it would wait until there are no subscriptions of the other kind either.
+    assert.equal(await client.unsubscribe("io:c1", "io:c2"), 1);
+    assert.equal(await client.punsubscribe("io:p*"), 0);
+    assert.equal(await client.get("io:none"), null);
+  }
+});
+
 await checklist.item("SCAN", async () => {
   for (const client of both()) {
     const wanted = Array.from({ length: 1_000 }, (_, n) => `io:scan:${n}`).sort();

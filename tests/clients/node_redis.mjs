@@ -141,6 +141,26 @@ await checklist.item("MULTI", async () => {
   }
 });
 
+await checklist.item("SUBSCRIBE", async () => {
+  for (const client of await both()) {
+    const messages = [];
+    const heard = (message, channel) => messages.push(`${channel} ${message}`);
+    await client.subscribe(["nr:c1", "nr:c2"], heard);
+    await client.pSubscribe("nr:p*", heard);
+    for (const publisher of [await connect(), other]) {
+      messages.length = 0;
+      await publisher.publish("nr:c1", "hello");
+      await publisher.publish("nr:pat", "hi");
+      await eventually(() => messages.length >= 2, "two messages");
+      await sleep(100);
+      assert.deepEqual(messages.sort(), ["nr:c1 hello", "nr:pat hi"]);
+    }
+    await client.unsubscribe();
+    await client.pUnsubscribe();
+    assert.equal(await client.get("nr:none"), null);
+  }
+});
+
 await checklist.item("SCAN", async () => {
   for (const client of await both()) {
     const wanted = Array.from({ length: 1_000 }, (_, n) => `nr:scan:${n}`).sort();

@@ -170,6 +170,29 @@ def multi():
             assert results[0] and isinstance(results[1], ResponseError) and results[2]
 
 
+@checklist.item("SUBSCRIBE")
+def subscribe():
+    for one in both():
+        pubsub = one.pubsub()
+        pubsub.subscribe("py:c1", "py:c2")
+        pubsub.psubscribe("py:p*")
+        kinds = [pubsub.get_message(timeout=5)["type"] for _ in range(3)]
+        assert kinds == ["subscribe", "subscribe", "psubscribe"], kinds
+        for port in PORT, OTHER_PORT:
+            client(port=port).publish("py:c1", "hello")
+            message = pubsub.get_message(timeout=5)
+            assert message == {"type": "message", "pattern": None, "channel": "py:c1", "data": "hello"}, message
+            client(port=port).publish("py:pat", "hi")
+            message = pubsub.get_message(timeout=5)
+            assert message == {"type": "pmessage", "pattern": "py:p*", "channel": "py:pat", "data": "hi"}, message
+        assert pubsub.get_message(timeout=0.3) is None, "a message came twice"
+        pubsub.unsubscribe()
+        pubsub.punsubscribe()
+        kinds = sorted(pubsub.get_message(timeout=5)["type"] for _ in range(3))
+        assert kinds == ["punsubscribe", "unsubscribe", "unsubscribe"], kinds
+        pubsub.close()
+
+
 @checklist.item("SCAN")
 def scan():
     for one in both():
