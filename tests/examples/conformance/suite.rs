@@ -56,7 +56,7 @@ pub(crate) fn all_units(source: &Path) -> Vec<String> {
 }
 
 impl Suite {
-    /// Copies the tests. Each copy needs some hundred ports from its base port on.
+    /// Copies the tests. A run of them listens on one of the 32 ports below the base port.
     pub(crate) fn new(source: &Path, name: &str, base_port: u16) -> Self {
         let dir = source.parent().unwrap().join(name);
         if dir.exists() {
@@ -64,7 +64,7 @@ impl Suite {
         }
         let copied = Command::new("cp").arg("-r").arg(source).arg(&dir).status();
         assert!(copied.unwrap().success());
-        fs::create_dir(dir.join("logs")).unwrap();
+        fs::create_dir_all(dir.join("logs")).unwrap();
         Self { dir, base_port }
     }
 
