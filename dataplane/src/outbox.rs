@@ -151,6 +151,14 @@ impl Outbox {
         self.put_with(number, write);
     }
 
+    /// The same, also for a client that wants no replies: what is written is a message to it.
+    pub(crate) fn fill_wanted(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.unwanted == Unwanted::One(number) {
+            self.unwanted = Unwanted::None;
+        }
+        self.put_with(number, write);
+    }
+
     #[inline]
     fn put_with(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
         if number == self.head {
@@ -547,6 +555,25 @@ mod tests {
             outbox.fill(number, b"x");
         }
         assert_eq!(outbox.buffered(), 0);
+        // What tells of a subscription comes all the same, and counts as the reply that is skipped.
+        for (wanted, expected) in [(Wanted::AllButNext, "0123"), (Wanted::None, "1")] {
+            for order in ["0123", "3210", "1302", "2031"] {
+                let mut outbox = Outbox::default();
+                outbox.want(wanted);
+                let first = outbox.reserve();
+                let requests = [first, outbox.reserve(), outbox.reserve(), outbox.reserve()];
+                for step in order.chars() {
+                    let at = step.to_digit(10).unwrap();
+                    let number = requests[at as usize];
+                    match at {
+                        1 => outbox.fill_wanted(number, |out| out.extend_from_slice(&whole(at))),
+                        _ => outbox.fill(number, &whole(at)),
+                    }
+                }
+                assert_eq!(outbox.unsent(), expected.as_bytes(), "{wanted:?} {order}");
+                assert_eq!((outbox.in_flight(), outbox.parked.len()), (0, 0));
+            }
+        }
     }
 
     #[test]

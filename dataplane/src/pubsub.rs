@@ -198,8 +198,7 @@ impl Worker {
                     number,
                     reply,
                 } => {
-                    self.clients
-                        .reply(session, number, |out| out.extend_from_slice(&reply));
+                    self.clients.confirm(session, number, &reply);
                 }
                 Outcome::Failed {
                     session,
@@ -344,7 +343,11 @@ impl Worker {
         }
         self.settle_subscriptions();
         self.clients.recount(id);
-        self.answer(id, |out| out.extend_from_slice(&reply))
+        let number = self.clients.session(id).outbox.reserve();
+        self.clients.confirm(id, number, &reply);
+        self.stats.requests_local.add(1);
+        self.taken(id);
+        Dispatched::Done
     }
 
     /// Sends a message to where its channel is at home, to be published there.

@@ -304,6 +304,14 @@ impl Clients {
         self.fill(id, |outbox| outbox.fill_with(number, write));
     }
 
+    /// Answers what was subscribed or unsubscribed: to a client that wants no replies, too, as this tells
+    /// which messages it gets.
+    pub(crate) fn confirm(&mut self, id: u32, number: u32, reply: &[u8]) {
+        self.fill(id, |outbox| {
+            outbox.fill_wanted(number, |out| out.extend_from_slice(reply));
+        });
+    }
+
     #[inline]
     pub(crate) fn fill(&mut self, id: u32, fill: impl FnOnce(&mut Outbox)) {
         let session = &mut self.sessions[id as usize];
