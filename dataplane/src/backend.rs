@@ -48,6 +48,11 @@ use crate::{
     worker::{self, Worker, essential},
 };
 
+mod hearing;
+
+pub(crate) use hearing::Hearing;
+use hearing::{Ear, main_is_there};
+
 /// Where a reply goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Recipient {
@@ -57,6 +62,8 @@ pub(crate) enum Recipient {
     Part(Part),
     /// It is not a client's: `QUEUED`, and the like.
     Nobody,
+    /// The server has to agree, or the connection is of no use.
+    Agreement,
 }
 
 /// A request under way.
@@ -127,6 +134,8 @@ struct Server {
     stats: Arc<ServerStats>,
     /// By database, RESP version and lane.
     pipes: Vec<Option<u32>>,
+    /// Those that hear: by what they hear of, whether they speak RESP3, and database.
+    hearing: HashMap<(Hearing, bool, u16), u32>,
 }
 
 /// Which of a server's pipes a request takes.
@@ -145,6 +154,9 @@ pub(crate) enum Lane {
     /// The one for large replies. It takes few requests at a time, so that they do not pile up at the
     /// server.
     Bulk,
+    /// The one on which the server also says what has changed, however large the replies: what is read
+    /// and written by it, and what is said of that, keep their order.
+    Hearing(Hearing),
 }
 
 impl Way {
@@ -153,6 +165,12 @@ impl Way {
         protocol: Protocol::Resp2,
         database: 0,
         lane: Lane::Usual(0),
+    };
+
+    /// The main one of those that hear the same.
+    pub(crate) const HEARING: Self = Self {
+        protocol: Protocol::Resp3,
+        ..Self::USUAL
     };
 }
 
@@ -178,6 +196,8 @@ struct Pipe {
     protocol: Protocol,
     database: u16,
     bulk: bool,
+    /// It hears.
+    ear: Option<Box<Ear>>,
     /// What the replies under way will weigh.
     expected: usize,
     /// What the last one was expected to weigh.
@@ -271,6 +291,7 @@ impl Backends {
                         addr,
                         login,
                         pipes: Vec::new(),
+                        hearing: HashMap::new(),
                     }) as u32
                 }
             };
@@ -285,7 +306,8 @@ impl Backends {
     fn retire(&mut self, server: u32) {
         let server = self.servers.remove(server as usize);
         self.proxy.leave(&server.addr, &server.stats);
-        for pipe in server.pipes.into_iter().flatten() {
+        let hearing = server.hearing.into_values();
+        for pipe in server.pipes.into_iter().flatten().chain(hearing) {
             let pipe = &mut self.pipes[pipe as usize];
             pipe.retired = true;
             pipe.wake();
@@ -303,6 +325,7 @@ impl Backends {
             Lane::Bulk => 0,
             Lane::Usual(_) if self.lanes == 1 => 1,
             Lane::Usual(session) => 1 + session % self.lanes,
+            Lane::Hearing(hearing) => return self.hearing_pipe(server, way, hearing),
         };
         let protocol = u32::from(way.protocol == Protocol::Resp3);
         let index = ((u32::from(way.database) * 2 + protocol) * (1 + self.lanes) + lane) as usize;
@@ -315,10 +338,14 @@ impl Backends {
             server.pipes.resize(index + 1, None);
         }
         server.pipes[index] = Some(pipe);
+        self.start(pipe);
+        pipe
+    }
+
+    fn start(&self, pipe: u32) {
         if let Some(worker) = self.worker.upgrade() {
             spawn_local(essential(run(worker, pipe)));
         }
-        pipe
     }
 
     /// How to open a connection of one's own to a group's primary.
@@ -404,8 +431,15 @@ impl Backends {
 
     /// Tells what time it is, and wakes the tasks of pipes whose server has been silent for too long
     /// with requests under way, or that wait for a slow client; they see to it.
-    pub(crate) fn tick(&mut self, now: Instant, most: Duration, account: &mut Account) {
+    pub(crate) fn tick(
+        &mut self,
+        now: Instant,
+        micros: u32,
+        most: Duration,
+        account: &mut Account,
+    ) {
         self.now = now;
+        self.beat(micros);
         for (_, pipe) in &mut self.pipes {
             if pipe.is_overdue(now, most) || pipe.stopped.is_some() {
                 pipe.wake();
@@ -440,6 +474,7 @@ impl Pipe {
             protocol: way.protocol,
             database: way.database,
             bulk: way.lane == Lane::Bulk,
+            ear: None,
             expected: 0,
             weighed: 0,
             stats: Arc::clone(&server.stats),
@@ -533,10 +568,11 @@ impl Pipe {
         &mut self,
         bytes: &[u8],
         micros: u32,
-        deliver: &mut impl FnMut(Pending, Piece<'_>),
+        deliver: &mut impl FnMut(Arrival<'_>),
     ) -> Result<(), BadReply> {
         let Self {
             framer,
+            ear,
             pending,
             unsent,
             stats,
@@ -545,6 +581,13 @@ impl Pipe {
             ..
         } = self;
         framer.receive(bytes, |piece| {
+            if let Some(ear) = ear
+                && piece.first
+                && piece.bytes[0] == b'>'
+            {
+                deliver(Arrival::Push(ear.hearing, piece.bytes));
+                return Ok(());
+            }
             // A reply to what was never sent: the two sides no longer agree on what is under way.
             if pending.len() <= *unsent {
                 return Err(BadReply);
@@ -560,7 +603,20 @@ impl Pipe {
                 *weighed = to.weight;
                 stats.latency.record(micros.wrapping_sub(to.since));
             }
-            deliver(to, piece);
+            match (to.to, &mut *ear) {
+                (Recipient::Agreement, Some(ear)) => {
+                    if let Some(first) = ear.answered(piece)? {
+                        deliver(Arrival::Agreed(ear.hearing, first));
+                    }
+                }
+                (
+                    Recipient::Session { .. }
+                    | Recipient::Part(_)
+                    | Recipient::Nobody
+                    | Recipient::Agreement,
+                    _,
+                ) => deliver(Arrival::Reply(to, piece)),
+            }
             Ok(())
         })
     }
@@ -594,6 +650,10 @@ impl Pipe {
         self.sent = 0;
         self.out = Vec::new();
         self.framer = Framer::default();
+        if let Some(ear) = &mut self.ear {
+            ear.reset();
+            self.framer.hear();
+        }
         self.stopped = None;
         self.blocked = false;
         self.lost = None;
@@ -605,6 +665,16 @@ fn error_frame(text: &str) -> Vec<u8> {
     let mut frame = Vec::new();
     crate::resp::put_error(&mut frame, text);
     frame
+}
+
+/// What comes on a pipe.
+enum Arrival<'a> {
+    /// A reply, or a piece of one.
+    Reply(Pending, Piece<'a>),
+    /// A message that no request asked for.
+    Push(Hearing, &'a [u8]),
+    /// The server has agreed to tell of this; for the first time since the connection was opened, or not.
+    Agreed(Hearing, bool),
 }
 
 /// Why a pipe's connection ended.
@@ -653,6 +723,7 @@ async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
 
 /// Opens a pipe's connection.
 async fn open(worker: &RefCell<Worker>, id: u32) -> Result<TcpStream, String> {
+    main_is_there(worker, id).await?;
     let door = {
         let worker = &mut *worker.borrow_mut();
         let name = worker.backends.next_name();
@@ -747,6 +818,8 @@ impl Worker {
         if pipe.retired {
             return Err(io::Error::other("it has left the topology"));
         }
+        self.tell_wishes(id).map_err(io::Error::other)?;
+        let pipe = &mut self.backends.pipes[id as usize];
         pipe.state = State::Ready(Rc::new(Socket::new(stream)?));
         pipe.alive = self.backends.now;
         tracing::info!(server = %pipe.addr, database = pipe.database, "connected to server");
@@ -760,6 +833,7 @@ impl Worker {
         let Self {
             backends,
             clients,
+            trackers,
             scratch,
             stats,
             serving,
@@ -818,9 +892,14 @@ impl Worker {
                     pipe.alive = now;
                     let micros = clock.micros();
                     _ = clients.take_overfull(); // by an answer of the proxy's own
-                    let taken = pipe.receive(&scratch[..len], micros, &mut |pending, piece| {
-                        clients.deliver(pending, piece, Outcome::Answered, stats, micros);
-                    });
+                    let taken =
+                        pipe.receive(&scratch[..len], micros, &mut |arrival| match arrival {
+                            Arrival::Reply(pending, piece) => {
+                                clients.deliver(pending, piece, Outcome::Answered, stats, micros);
+                            }
+                            Arrival::Push(hearing, push) => trackers.hear(clients, hearing, push),
+                            Arrival::Agreed(hearing, first) => trackers.agree(hearing, first),
+                        });
                     pipe.stopped = clients.take_overfull().map(|session| Stopped {
                         session,
                         since: now,
@@ -829,7 +908,8 @@ impl Worker {
                     pipe.recount(&mut clients.account);
                     clients.schedule_flush();
                     if let Err(e) = taken {
-                        return Poll::Ready(End::Broken(e.to_string()));
+                        let refusal = pipe.ear.as_mut().and_then(|ear| ear.refusal.take());
+                        return Poll::Ready(End::Broken(refusal.unwrap_or_else(|| e.to_string())));
                     }
                 }
                 Poll::Ready(Err(e)) => return Poll::Ready(End::Broken(e.to_string())),
@@ -877,7 +957,15 @@ impl Worker {
             State::Down(error::server_down(pipe.addr.as_str(), &why).into())
         };
         pipe.waker = None;
-        let over = pipe.retired;
+        let (over, ear) = (pipe.retired, &pipe.ear);
+        if let Some(hearing) = ear.as_ref().map(|ear| ear.hearing) {
+            let server = pipe.addr.clone();
+            backends.lose_redirecting(id);
+            if was_ready {
+                self.missed_messages(hearing, &server);
+            }
+        }
+        let backends = &mut self.backends;
         if over {
             backends.dirty.retain(|&dirty| dirty != id);
             backends.pipes.remove(id as usize);
@@ -896,8 +984,16 @@ mod tests {
             login: None,
             stats: Arc::default(),
             pipes: Vec::new(),
+            hearing: HashMap::new(),
         };
         Pipe::new(&server, Way::USUAL, 1000)
+    }
+
+    fn reply(arrival: Arrival<'_>) -> (Pending, Piece<'_>) {
+        match arrival {
+            Arrival::Reply(pending, piece) => (pending, piece),
+            Arrival::Push(..) | Arrival::Agreed(..) => panic!("it does not hear"),
+        }
     }
 
     fn pending(number: u32, may_write: bool) -> Pending {
@@ -917,7 +1013,8 @@ mod tests {
                 .extend((0..3).map(|number| pending(number, false)));
             let mut got = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
-                pipe.receive(part, 0, &mut |to, piece| {
+                pipe.receive(part, 0, &mut |arrival| {
+                    let (to, piece) = reply(arrival);
                     got.push((to, piece.bytes.to_vec()));
                 })
                 .unwrap();
@@ -936,7 +1033,7 @@ mod tests {
 
     #[test]
     fn a_reply_that_nobody_asked_for_breaks_the_pipe() {
-        assert_eq!(pipe().receive(b"+OK\r\n", 0, &mut |_, _| {}), Err(BadReply));
+        assert_eq!(pipe().receive(b"+OK\r\n", 0, &mut |_| {}), Err(BadReply));
     }
 
     #[test]
@@ -945,7 +1042,9 @@ mod tests {
         pipe.pending.extend([pending(0, false), pending(1, false)]);
         pipe.unsent = 1;
         let mut got = Vec::new();
-        let result = pipe.receive(b"+OK\r\n+WRONG\r\n", 0, &mut |to, _| got.push(to));
+        let result = pipe.receive(b"+OK\r\n+WRONG\r\n", 0, &mut |arrival| {
+            got.push(reply(arrival).0);
+        });
         assert_eq!((result, got), (Err(BadReply), vec![pending(0, false)]));
     }
 

@@ -3,7 +3,12 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use crate::{pubsub::Subscriptions, resp::Protocol, transaction::Transaction};
+use crate::{
+    pubsub::Subscriptions,
+    resp::Protocol,
+    tracking::{Options, Tracking},
+    transaction::Transaction,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub(crate) struct Client {
     pub(crate) transaction: Option<Box<Transaction>>,
     /// What it is subscribed to; never without any.
     pub(crate) subscriptions: Option<Box<Subscriptions>>,
+    /// What it has asked for with CLIENT TRACKING.
+    pub(crate) tracking: Option<Box<Tracking>>,
     /// What is asked for seldom stands apart, so that a session stays small.
     pub(crate) identity: Box<Identity>,
 }
@@ -48,6 +55,7 @@ impl Client {
             is_monitor: false,
             transaction: None,
             subscriptions: None,
+            tracking: None,
             identity: Box::new(Identity {
                 peer,
                 local,
@@ -68,6 +76,11 @@ impl Client {
     /// Whether it is subscribed, and cannot tell replies from messages.
     pub(crate) fn only_listens(&self) -> bool {
         self.subscriptions.is_some() && self.protocol == Protocol::Resp2
+    }
+
+    /// What it tracks, if it does.
+    pub(crate) fn tracked(&self) -> Option<&Options> {
+        self.tracking.as_ref()?.options()
     }
 
     /// Back to how a connection starts, as RESET says; the library's name stays.

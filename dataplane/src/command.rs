@@ -131,6 +131,8 @@ pub enum Class {
     Crew(Asked),
     /// The proxy and the homes of channels, together.
     PubSub(PubSub),
+    /// The proxy, which has the servers tell of changes.
+    Tracking,
     /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
     Transaction(Bound),
     /// Its subcommands have rows of their own, which decide. Alone it is answered by the proxy, if at
@@ -227,8 +229,10 @@ pub enum Local {
     AclHelp,
     AclWhoAmI,
     Auth,
+    ClientCaching,
     ClientCapa,
     ClientGetName,
+    ClientGetRedir,
     ClientHelp,
     ClientId,
     ClientInfo,
@@ -237,6 +241,7 @@ pub enum Local {
     ClientReply,
     ClientSetInfo,
     ClientSetName,
+    ClientTrackingInfo,
     ClusterHelp,
     ClusterInfo,
     ClusterKeySlot,
@@ -275,8 +280,10 @@ impl Local {
             | Self::AclHelp
             | Self::AclWhoAmI
             | Self::Auth
+            | Self::ClientCaching
             | Self::ClientCapa
             | Self::ClientGetName
+            | Self::ClientGetRedir
             | Self::ClientHelp
             | Self::ClientId
             | Self::ClientInfo
@@ -294,6 +301,7 @@ impl Local {
             | Self::ClusterNodes
             | Self::ClusterReplicas
             | Self::ClusterShards
+            | Self::ClientTrackingInfo
             | Self::ClusterSlots
             | Self::CommandAll
             | Self::CommandCount

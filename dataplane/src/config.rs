@@ -126,6 +126,10 @@ pub struct Args {
     /// has one key and goes to one server streams through, however large it is
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = settings::bytes)]
     pub max_request_bytes: usize,
+    /// Keys that clients with CLIENT TRACKING may hold, each counted once for each client (Redis:
+    /// tracking-table-max-keys). Beyond, clients are told that a key has changed though it has not
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub tracking_table_max_keys: usize,
     /// How long a server may take to accept a connection and the login
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = settings::duration)]
     pub connect_timeout: Duration,
@@ -209,6 +213,8 @@ pub struct Serving {
     pub max_backlog: usize,
     /// Of one request.
     pub limits: Limits,
+    /// A worker's share of [`Args::tracking_table_max_keys`].
+    pub tracking_keys: usize,
     /// See [`Args::connect_timeout`].
     pub connect_timeout: Duration,
     /// See [`Args::server_timeout`].
@@ -262,6 +268,10 @@ fn shown(args: &Args) -> Vec<(&'static str, String)> {
         ("stall-timeout", time(args.stall_timeout)),
         ("client-timeout", time(args.client_timeout)),
         ("max-backlog", args.max_backlog.to_string()),
+        (
+            "tracking-table-max-keys",
+            args.tracking_table_max_keys.to_string(),
+        ),
         ("max-args", args.max_args.to_string()),
         ("max-arg-bytes", args.max_arg_bytes.to_string()),
         ("max-request-bytes", args.max_request_bytes.to_string()),
@@ -328,6 +338,7 @@ impl Config {
             ("--max-inflight", args.max_inflight as usize),
             ("--max-inflight-bytes", args.max_inflight_bytes),
             ("--max-args", args.max_args as usize),
+            ("--tracking-table-max-keys", args.tracking_table_max_keys),
             ("--max-arg-bytes", args.max_arg_bytes),
             ("--accept-rate", args.accept_rate as usize),
         ] {
@@ -363,6 +374,11 @@ impl Config {
             "--requirepass-file: the password is longer than {PASSWORD_MAX} bytes"
         );
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if args.workers == 0 {
+            cores().div_ceil(2)
+        } else {
+            args.workers
+        };
         Ok(Self {
             listen: resolve("--listen", &args.listen)?,
             admin: resolve("--admin", &args.admin)?,
@@ -375,11 +391,7 @@ impl Config {
                 .context("--id")?,
             advertise: args.advertise.clone(),
             zone: args.zone.clone(),
-            workers: if args.workers == 0 {
-                cores().div_ceil(2)
-            } else {
-                args.workers
-            },
+            workers,
             max_clients: args.max_clients,
             accept_rate: args.accept_rate,
             max_memory: args.max_memory,
@@ -408,6 +420,7 @@ impl Config {
                     arg_bytes: args.max_arg_bytes,
                     request_bytes: u32::MAX as usize,
                 },
+                tracking_keys: args.tracking_table_max_keys.div_ceil(workers),
                 connect_timeout: args.connect_timeout,
                 server_timeout: args.server_timeout,
                 credentials: Credentials::load(args.server_auth_file.as_deref())?,

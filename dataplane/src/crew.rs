@@ -108,6 +108,20 @@ impl Worker {
         question: impl Fn(&mut Self) -> A + Clone + Send + 'static,
         reply: impl FnOnce(Vec<A>, &mut Vec<u8>) + 'static,
     ) -> Dispatched {
+        self.ask_all_then(id, question, move |worker, number, answers| match answers {
+            Ok(answers) => worker.reply_of_crew(id, number, |out| reply(answers, out)),
+            Err(text) => worker.clients.reply_error(id, number, text),
+        })
+    }
+
+    /// The same; `then` gets the answers, or the error if one of them is missing, and sees to it that the
+    /// request of this number is replied to.
+    pub(crate) fn ask_all_then<A: Send + 'static>(
+        &mut self,
+        id: u32,
+        question: impl Fn(&mut Self) -> A + Clone + Send + 'static,
+        then: impl FnOnce(&mut Self, u32, Result<Vec<A>, &'static str>) + 'static,
+    ) -> Dispatched {
         if self.clients.session(id).outbox.in_flight() > 0 {
             return Dispatched::Waits;
         }
@@ -145,7 +159,7 @@ impl Worker {
         self.taken(id);
         let mut answers = vec![question(self)];
         if answered.is_empty() {
-            self.reply_of_crew(id, number, |out| reply(answers, out));
+            then(self, number, Ok(answers));
             return Dispatched::Done;
         }
         self.crew.asking += 1;
@@ -160,11 +174,15 @@ impl Worker {
             if let Some(worker) = worker.upgrade() {
                 let worker = &mut *worker.borrow_mut();
                 worker.crew.asking -= 1;
-                if in_time {
-                    worker.reply_of_crew(id, number, |out| reply(answers, out));
-                } else {
-                    worker.clients.reply_error(id, number, error::CREW_SILENT);
-                }
+                then(
+                    worker,
+                    number,
+                    if in_time {
+                        Ok(answers)
+                    } else {
+                        Err(error::CREW_SILENT)
+                    },
+                );
                 worker.clients.retry(1);
                 worker.schedule_flush();
             }

@@ -2,7 +2,7 @@
 //!
 //! Owns the bytes of a reply that is not whole yet. Those of a small one are kept until it is; of a
 //! large one nothing is kept: whoever asked gets it in pieces, as it comes. Push messages answer no
-//! request and are left out.
+//! request and are left out, or given out whole where they are heard.
 //!
 //! Invariant: the pieces of a reply, one behind the other, are its bytes.
 
@@ -43,9 +43,16 @@ pub struct Framer {
     partial: Vec<u8>,
     /// The first bytes of the current reply were passed on already.
     passing: bool,
+    /// Push messages are given out, too.
+    hears: bool,
 }
 
 impl Framer {
+    /// From now on, push messages are given out among the replies, each whole.
+    pub(crate) fn hear(&mut self) {
+        self.hears = true;
+    }
+
     /// Takes bytes from the server; `take` gets every reply they complete, and pieces of large ones.
     pub fn receive(
         &mut self,
@@ -97,7 +104,7 @@ impl Framer {
             };
             self.passing = !piece.last;
             taken += len;
-            if piece.first && piece.bytes[0] == b'>' {
+            if piece.first && piece.bytes[0] == b'>' && !self.hears {
                 continue;
             }
             take(piece)?;

@@ -43,6 +43,7 @@ pub mod route;
 mod session;
 mod socket;
 mod thread;
+mod tracking;
 mod transaction;
 mod upload;
 mod worker;

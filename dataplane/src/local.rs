@@ -19,6 +19,7 @@ use crate::{
         Request, parse_int, put_bulk, put_error, put_header, put_int, put_simple, put_verbatim,
     },
     session::Session,
+    tracking,
 };
 
 mod acl;
@@ -59,8 +60,10 @@ pub(crate) fn answer(
         Local::AclHelp => put_help(out, "ACL", acl::HELP),
         Local::AclWhoAmI => acl::who_am_i(out),
         Local::Auth => login::auth(context, request, out),
+        Local::ClientCaching => client::caching(&mut context.session.client, request, out),
         Local::ClientCapa => client::capa(out),
         Local::ClientGetName => client::get_name(&context.session.client, out),
+        Local::ClientGetRedir => tracking::put_redirect(context.session.client.tracked(), out),
         Local::ClientHelp => put_help(out, "CLIENT", client::HELP),
         Local::ClientId => put_int(out, context.session.client.id as i64),
         Local::ClientInfo => {
@@ -71,6 +74,7 @@ pub(crate) fn answer(
         Local::ClientReply => client::reply(&mut context.session.outbox, request, out),
         Local::ClientSetInfo => client::set_info(&mut context.session.client, request, out),
         Local::ClientSetName => client::set_name(&mut context.session.client, request, out),
+        Local::ClientTrackingInfo => client::tracking_info(&context.session.client, out),
         Local::ClusterHelp => put_help(out, "CLUSTER", cluster::HELP),
         Local::ClusterInfo => cluster::info(context, out),
         Local::ClusterKeySlot => cluster::key_slot(request, out),

@@ -129,6 +129,8 @@ pub(crate) struct WorkerStats {
     pub(crate) server_connections_lost: Counter,
     /// Requests too large to be held, that went to their server as they came.
     pub(crate) uploads: Counter,
+    /// Messages to clients that what they hold has changed.
+    pub(crate) invalidations: Counter,
     /// Clients closed because of memory, of replies or messages not taken, or of silence.
     pub(crate) sessions_closed_memory: Counter,
     pub(crate) sessions_closed_stalled: Counter,
@@ -142,6 +144,9 @@ pub(crate) struct WorkerStats {
     pub(crate) latency: [Latency; Kind::NAMES.len()],
     /// Pipes that are ready, as of the last tick.
     pub(crate) server_connections: AtomicU64,
+    /// Sessions that track, and keys they may hold, likewise.
+    pub(crate) tracking_sessions: AtomicU64,
+    pub(crate) tracking_keys: AtomicU64,
 }
 
 /// All workers together: what the controller is told, and `INFO` says.
@@ -154,6 +159,8 @@ pub(crate) struct Totals {
     pub(crate) client_bytes_in: u64,
     pub(crate) client_bytes_out: u64,
     pub(crate) server_connections: u64,
+    pub(crate) tracking_sessions: u64,
+    pub(crate) tracking_keys: u64,
 }
 
 /// The process: what it is, and what it counts.
@@ -242,6 +249,8 @@ impl Proxy {
             client_bytes_in: self.sum(|worker| &worker.client_bytes_in),
             client_bytes_out: self.sum(|worker| &worker.client_bytes_out),
             server_connections: gauge(|worker| &worker.server_connections),
+            tracking_sessions: gauge(|worker| &worker.tracking_sessions),
+            tracking_keys: gauge(|worker| &worker.tracking_keys),
         }
     }
 }
@@ -265,6 +274,7 @@ const COUNTERS: &[Row] = &[
     ("requests_local", "Requests the proxy answered itself", None, |w| &w.requests_local),
     ("requests_split", "Requests split over several groups", None, |w| &w.requests_split),
     ("requests_held", "Times a request waited for a held slot", None, |w| &w.requests_held),
+    ("invalidations", "Messages to clients that what they hold has changed", None, |w| &w.invalidations),
     ("uploads", "Requests too large to be held, sent to their server as they came", None, |w| &w.uploads),
     ("messages", "Messages of subscriptions brought to clients", None, |w| &w.messages),
     ("errors", "Error replies sent to clients", None, |w| &w.errors),
@@ -322,6 +332,18 @@ impl Counts {
                 "Channels and patterns that clients are subscribed to, over all clients",
                 None,
                 self.proxy.census.subscriptions() as u64,
+            ),
+            (
+                "tracking_sessions",
+                "Client connections that are told of changes",
+                None,
+                t.tracking_sessions,
+            ),
+            (
+                "tracking_keys",
+                "Keys that those may hold, each once for each",
+                None,
+                t.tracking_keys,
             ),
             (
                 "workers",

@@ -259,7 +259,6 @@ impl Outbox {
         }
     }
 
-    #[allow(dead_code, reason = "for tracking")]
     /// Whether what has this number is not in the output yet, or not whole.
     pub(crate) fn awaits(&self, number: u32) -> bool {
         number.wrapping_sub(self.head) < self.in_flight()

@@ -19,6 +19,8 @@ pub enum Route {
     Local(Local),
     /// All workers of the proxy answer it.
     Crew(Asked),
+    /// The proxy is asked to tell of changes.
+    Tracking,
     /// One group answers it; its index in the topology.
     Forward(u16),
     /// Several groups answer for some of its keys each.
@@ -58,6 +60,7 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
     match command.class {
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
         Class::Crew(what) => Route::Crew(what),
+        Class::Tracking => Route::Tracking,
         Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
         Class::Forward => one_slot(command, request, topology),
         Class::PubSub(verb) => Route::PubSub(verb),

@@ -25,7 +25,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Lane, Refusal, Way},
+    backend::{Hearing, Lane, Refusal, Way},
     buffer,
     client::Client,
     command::{self, Bound, Class, Command, Kind},
@@ -278,16 +278,32 @@ impl Session {
         Way {
             protocol: self.client.protocol,
             database: self.client.database,
-            lane: if self.bulk {
-                Lane::Bulk
-            } else {
-                Lane::Usual(id)
+            lane: match self.hearing() {
+                Some(hearing) => Lane::Hearing(hearing),
+                None if self.bulk => Lane::Bulk,
+                None => Lane::Usual(id),
             },
         }
     }
 
+    /// What the pipes of its requests hear of, if anything.
+    #[inline]
+    fn hearing(&self) -> Option<Hearing> {
+        self.client.tracking.as_ref()?.hearing()
+    }
+
+    /// The pipes of its own that hear of all changes.
+    pub(crate) fn broadcast_way(&self) -> Option<Way> {
+        let hearing = self.client.tracking.as_ref()?.own_broadcast()?;
+        Some(Way {
+            protocol: self.client.protocol,
+            database: self.client.database,
+            lane: Lane::Hearing(hearing),
+        })
+    }
+
     /// Nobody is there for it any more.
-    fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Broken | Phase::Gone)
     }
 
@@ -297,6 +313,11 @@ impl Session {
             + self.outbox.memory()
             + self.fanned
             + self.upload.as_ref().map_or(0, |upload| upload.memory())
+            + self
+                .client
+                .tracking
+                .as_ref()
+                .map_or(0, |tracking| tracking.memory())
             + self
                 .client
                 .transaction
@@ -656,8 +677,9 @@ impl Worker {
         else {
             return UploadRoute::Held; // it is dealt with once it is whole
         };
-        if client.is_restricted() {
-            return UploadRoute::Held; // to be queued, or refused
+        // To be queued, or refused; or the read of one that tracks: that has to go by its pipe.
+        if client.is_restricted() || (client.tracking.is_some() && !command.may_write()) {
+            return UploadRoute::Held;
         }
         if !command.accepts(argc) {
             return UploadRoute::Refused(error::arity_of(command));
@@ -677,6 +699,7 @@ impl Worker {
             Route::Local(_)
             | Route::Crew(_)
             | Route::PubSub(_)
+            | Route::Tracking
             | Route::Split(_)
             | Route::Everywhere(_)
             | Route::Across(_)
@@ -704,8 +727,22 @@ impl Worker {
         }
     }
 
-    /// Sends one request on its way.
     fn dispatch(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
+        if self.clients.sessions[id as usize].client.tracking.is_none() {
+            return self.dispatch_untracked(id, request);
+        }
+        if let Some(dispatched) = self.track_request(id, request) {
+            return dispatched;
+        }
+        let dispatched = self.dispatch_untracked(id, request);
+        if dispatched != Dispatched::Waits {
+            self.request_tracked(id, request);
+        }
+        dispatched
+    }
+
+    /// Sends one request on its way.
+    fn dispatch_untracked(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
         let name = request.arg(0);
         let Some(command) = command::find(request) else {
             // A browser that was made to talk to a Redis port; Redis ends it the same way.
@@ -770,6 +807,7 @@ impl Worker {
             (Some(topology), _) => route(command, request, topology),
             (None, Class::Local(local) | Class::Container(Some(local))) => Route::Local(local),
             (None, Class::Crew(what)) => Route::Crew(what),
+            (None, Class::Tracking) => Route::Tracking,
             (None, Class::Transaction(bound)) => Route::Transaction(bound),
             (None, _) => return self.answer_error(id, error::NO_TOPOLOGY),
         };
@@ -777,6 +815,7 @@ impl Worker {
             Route::Local(local) => self.answer_local(id, local, request),
             Route::Crew(what) => self.ask_crew(id, what, request),
             Route::PubSub(verb) => self.pubsub(id, command, verb, request),
+            Route::Tracking => self.client_tracking(id, request),
             Route::Forward(group) => self.forward(id, command, request, group),
             Route::Split(split) => self.split(id, command, split, request),
             Route::Everywhere(merge) => self.send_everywhere(id, command, merge, request),
@@ -871,6 +910,10 @@ impl Worker {
         if local.changes_pipe() && session.outbox.in_flight() > 0 {
             return Dispatched::Waits;
         }
+        if local == command::Local::Reset {
+            self.stop_tracking(id);
+        }
+        let session = &mut self.clients.sessions[id as usize];
         let mut context = local::Context {
             session,
             seconds: self.seconds,
@@ -961,6 +1004,7 @@ impl Worker {
         self.stats.sessions_closed_stalled.add(impatient);
         let overrun = std::mem::take(&mut self.clients.overrun);
         self.stats.sessions_closed_overrun.add(overrun);
+        self.flush_tracking();
         if self.clients.short || self.clients.account.pressure() != Pressure::None {
             self.relieve();
         }
@@ -977,6 +1021,9 @@ impl Worker {
         }
         self.clients.short = true;
         buffer::shrink();
+        if self.clients.account.settle() == Pressure::Critical {
+            self.forget_tracked();
+        }
         while self.clients.account.settle() == Pressure::Critical {
             if !self.clients.close_greediest() {
                 return; // another worker's clients hold it
@@ -1086,6 +1133,7 @@ impl Worker {
     /// The session's task has ended, in whatever way.
     pub(crate) fn close_session(&mut self, id: u32) {
         self.end_subscriptions(id);
+        self.stop_tracking(id);
         let session = &mut self.clients.sessions[id as usize];
         session.phase = Phase::Gone;
         session.waker = None;

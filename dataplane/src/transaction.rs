@@ -18,7 +18,7 @@ use crate::{
     command::{self, Bound, Class, Command, Kind, Local, PubSub},
     error,
     pubsub::home,
-    resp::{Request, put_header, put_simple},
+    resp::{Limits, Progress, Request, Scanned, put_header, put_simple},
     route::{Rejection, Route, names_reserved, route_transaction},
     session::Dispatched,
     worker::Worker,
@@ -80,6 +80,21 @@ impl Transaction {
         self.may_be_replicated
     }
 
+    /// Calls `visit` with each command that is queued.
+    pub(crate) fn visit(&self, limits: &Limits, mut visit: impl FnMut(&Command, &Request<'_>)) {
+        let (mut rest, mut args) = (&self.frames[..], Vec::new());
+        while let Ok(Scanned::Request(len)) =
+            Progress::default().scan(rest, &mut args, limits, true)
+        {
+            let request = Request::new(&rest[..len], &args);
+            if let Some(command) = command::find(&request) {
+                visit(command, &request);
+            }
+            args.clear();
+            rest = &rest[len..];
+        }
+    }
+
     /// A command was refused. What is queued is of no use any more.
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
@@ -99,6 +114,7 @@ impl Transaction {
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
             Class::Local(_)
             | Class::Crew(_)
+            | Class::Tracking
             | Class::Transaction(_)
             | Class::Everywhere(_)
             | Class::Across(_)
@@ -235,6 +251,7 @@ impl Worker {
             Route::Local(_)
             | Route::Crew(_)
             | Route::PubSub(_)
+            | Route::Tracking
             | Route::Split(_)
             | Route::Everywhere(_)
             | Route::Across(_)

@@ -48,6 +48,7 @@ use crate::{
     resp::Arg,
     session::{Clients, Session, Splitting},
     socket::Socket,
+    tracking::Trackers,
 };
 
 /// How often silent servers and held requests are looked at.
@@ -61,6 +62,7 @@ pub(crate) struct Worker {
     pub(crate) clients: Clients,
     pub(crate) backends: Backends,
     pub(crate) pubsub: PubSub,
+    pub(crate) trackers: Trackers,
     /// What is routed by. `None`: nothing has come yet.
     pub(crate) topology: Option<Arc<Topology>>,
     pub(crate) serving: Arc<Serving>,
@@ -180,6 +182,7 @@ impl Worker {
                 clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
                 backends: Backends::new(worker.clone(), name, &serving, Arc::clone(&proxy)),
                 pubsub: PubSub::new(worker.clone(), Arc::clone(&proxy.census)),
+                trackers: Trackers::new(serving.tracking_keys),
                 topology: None,
                 serving,
                 stats: Arc::clone(&proxy.workers[index]),
@@ -206,8 +209,9 @@ impl Worker {
     /// Routes by a new topology from the next request on.
     fn apply(&mut self, topology: Arc<Topology>) {
         self.backends.update(topology.groups(), &self.serving);
-        self.topology = Some(topology);
+        let before = self.topology.replace(topology);
         self.move_subscriptions();
+        self.move_tracked(before.as_deref());
         self.clients.retry(usize::MAX);
     }
 }
@@ -338,10 +342,13 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         let now = ticks.tick().await;
         let worker = &mut *worker.borrow_mut();
         let most = worker.serving.server_timeout;
-        worker.backends.tick(now, most, &mut worker.clients.account);
+        let micros = worker.clock.micros();
+        let account = &mut worker.clients.account;
+        worker.backends.tick(now, micros, most, account);
         worker.pubsub.tick(now, most);
         worker.pause = worker.pause.filter(|pause| !pause.is_over(now));
         worker.tell_monitors();
+        worker.tick_tracking();
         worker.clients.retry(usize::MAX);
         worker.relieve();
         let seconds = worker.clock.seconds();

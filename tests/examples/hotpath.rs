@@ -143,6 +143,7 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
             other @ (Route::Local(_)
             | Route::Crew(_)
             | Route::PubSub(_)
+            | Route::Tracking
             | Route::Everywhere(_)
             | Route::Across(_)
             | Route::Transaction(_)

@@ -1,7 +1,9 @@
 //! A client that sends just the bytes it is told to, and reads replies byte by byte.
 
+use std::time::Duration;
+
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -53,6 +55,17 @@ impl Raw {
             .await
             .expect("no reply")
             .expect("connection closed")
+    }
+
+    /// The same, if something comes within this time.
+    pub async fn reply_within(&mut self, most: Duration) -> Option<String> {
+        match timeout(most, self.stream.fill_buf()).await {
+            Ok(read) => {
+                read.expect("connection broken");
+                Some(self.reply().await)
+            }
+            Err(_) => None,
+        }
     }
 
     async fn read_value(&mut self) -> std::io::Result<String> {

@@ -462,6 +462,9 @@ fn what_becomes_of(row: &Command) -> String {
         Class::Split(Split::Sum) => "split; the parts' numbers are added".to_owned(),
         Class::Local(_) | Class::Container(Some(_)) => "answered by the proxy".to_owned(),
         Class::Crew(_) => "answered by all workers of the proxy".to_owned(),
+        Class::Tracking => {
+            "the proxy tells of changes, and has the servers tell it of them".to_owned()
+        }
         Class::Container(None) => "by its subcommands".to_owned(),
         Class::Denied(why) => format!("refused: {why}"),
         Class::NotYet => "not yet".to_owned(),

@@ -26,4 +26,5 @@ mod pubsub;
 mod routing;
 mod scan;
 mod topology;
+mod tracking;
 mod transaction;

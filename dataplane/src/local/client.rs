@@ -6,6 +6,7 @@ use crate::{
     error,
     outbox::{Outbox, Wanted},
     resp::{Request, put_bulk, put_error, put_null, put_simple},
+    tracking,
 };
 
 /// A name as CLIENT SETNAME takes it: nothing that would break a line of CLIENT LIST.
@@ -75,6 +76,26 @@ pub(super) fn reply(outbox: &mut Outbox, request: &Request<'_>, out: &mut Vec<u8
         b"skip" => outbox.want(Wanted::AllButNext),
         _ => put_error(out, error::SYNTAX),
     }
+}
+
+/// It is about the next command, whose reads are remembered, or not.
+pub(super) fn caching(client: &mut Client, request: &Request<'_>, out: &mut Vec<u8>) {
+    match tracking::caching(client.tracked(), request.arg(2)) {
+        Ok(()) => {
+            if let Some(tracking) = &mut client.tracking {
+                tracking.cache_next();
+            }
+            put_simple(out, "OK");
+        }
+        Err(text) => put_error(out, text),
+    }
+}
+
+pub(super) fn tracking_info(client: &Client, out: &mut Vec<u8>) {
+    let tracking = client.tracking.as_ref();
+    let caching = tracking.is_some_and(|tracking| tracking.caches_next());
+    let broken = tracking.is_some_and(|tracking| tracking.is_broken());
+    tracking::put_info(client.tracked(), caching, broken, client.protocol, out);
 }
 
 /// As Redis 7.0 has it, but for what has come since.

@@ -101,9 +101,13 @@ impl Clients {
         &mut self.sessions[id as usize]
     }
 
+    /// The session of this number, if there is one.
+    pub(crate) fn find(&self, id: u32) -> Option<&Session> {
+        self.sessions.get(id as usize)
+    }
+
     /// The session of the client of this id, if it is connected to this worker. It looks at all: not for
     /// what is asked often.
-    #[cfg_attr(not(test), expect(dead_code, reason = "CLIENT UNBLOCK is under way"))]
     pub(crate) fn of_client(&self, client: u64) -> Option<u32> {
         let found =
             |(_, session): &(usize, &Session)| session.client.id == client && !session.is_closed();
@@ -175,7 +179,7 @@ impl Clients {
                 }
             }
             Recipient::Part(part) => self.deliver_part(part, piece, outcome, stats, micros),
-            Recipient::Nobody => {}
+            Recipient::Nobody | Recipient::Agreement => {}
         }
     }
 
@@ -254,7 +258,7 @@ impl Clients {
                     self.sessions[session as usize].fanned -= bytes;
                 }
             }
-            Recipient::Nobody => {}
+            Recipient::Nobody | Recipient::Agreement => {}
         }
     }
 
@@ -353,6 +357,16 @@ impl Clients {
         }
         self.mark_dirty(id);
         self.schedule_flush();
+    }
+
+    /// Takes a number that has left ([`Outbox::awaits`]) once the replies to all requests so far have.
+    pub(crate) fn mark(&mut self, id: u32) -> u32 {
+        let outbox = &mut self.sessions[id as usize].outbox;
+        let number = outbox.reserve();
+        outbox.fill_with(number, |_| {});
+        self.mark_dirty(id);
+        self.schedule_flush();
+        number
     }
 
     #[inline]

@@ -15,6 +15,7 @@ use crate::{
     error,
     pause::Pause,
     resp::{Protocol, Request, parse_int, put_error, put_int, put_simple, put_verbatim},
+    tracking::Options,
     worker::Worker,
 };
 
@@ -207,11 +208,15 @@ impl Session {
         };
         let queued = client.transaction.as_ref();
         let subscriptions = client.subscriptions.as_ref();
+        let (tracking, tracked) = (client.tracking.as_ref(), client.tracked());
         let mut flags = String::new();
         for (applies, flag) in [
             (client.is_monitor, 'O'),
             (subscriptions.is_some(), 'P'),
             (queued.is_some(), 'x'),
+            (tracked.is_some(), 't'),
+            (tracking.is_some_and(|tracking| tracking.is_broken()), 'R'),
+            (tracked.is_some_and(Options::broadcasts), 'B'),
         ] {
             flags.extend(applies.then_some(flag));
         }
@@ -226,7 +231,7 @@ impl Session {
             line,
             "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={flags} db={} sub={channels} \
              psub={patterns} ssub={shard_channels} multi={} qbuf={} qbuf-free={} argv-mem={args} multi-mem={} rbs={output} rbp={output} \
-             obl={} oll=0 omem=0 tot-mem={} events=r cmd={} user=default redir=-1 resp={} lib-name={} \
+             obl={} oll=0 omem=0 tot-mem={} events=r cmd={} user=default redir={} resp={} lib-name={} \
              lib-ver={} watch=0",
             client.id,
             identity.peer,
@@ -243,6 +248,7 @@ impl Session {
             self.outbox.buffered(),
             self.memory(),
             self.last.map_or("NULL", |command| command.name),
+            tracked.map_or(-1, Options::redirection),
             client.protocol.number(),
             identity.lib_name,
             identity.lib_version,

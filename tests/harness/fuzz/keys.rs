@@ -155,6 +155,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
         Class::Crew(what) => Route::Crew(what),
         Class::PubSub(verb) => Route::PubSub(verb),
+        Class::Tracking => Route::Tracking,
         Class::Container(None) | Class::Denied(_) | Class::NotYet => {
             Route::Reject(Rejection::Unknown)
         }
