@@ -100,6 +100,8 @@ pub(crate) struct PubSub {
     subscribers: Slab<Subscriber>,
     /// To each group's primary, by the group's index in the topology.
     of_group: Vec<Option<u32>>,
+    /// To the owner of each slot, as of the last topology.
+    of_slot: Vec<Option<u32>>,
 }
 
 impl PubSub {
@@ -109,6 +111,7 @@ impl PubSub {
             register: Register::new(census),
             subscribers: Slab::new(),
             of_group: Vec::new(),
+            of_slot: Vec::new(),
         }
     }
 
@@ -133,6 +136,13 @@ impl PubSub {
         Ok(groups.into_iter().map(home).collect())
     }
 
+    /// How many connections are ready.
+    pub(crate) fn ready(&self) -> u64 {
+        let ready = self.subscribers.iter();
+        let ready = ready.filter(|(_, subscriber)| subscriber.link == Link::Ready);
+        ready.count() as u64
+    }
+
     fn open(&mut self, door: Door, group: u16, now: Instant) -> u32 {
         let id = self.subscribers.insert(Subscriber::new(door, group, now)) as u32;
         self.of_group[usize::from(group)] = Some(id);
@@ -142,9 +152,11 @@ impl PubSub {
         id
     }
 
-    /// Takes over the groups of a new topology, and has every subscription move to where its home is now.
+    /// Takes over the groups of a new topology, and has the subscriptions move whose home has moved.
     fn update(&mut self, topology: &Topology, backends: &mut Backends, serving: &Serving) {
+        let of_slot = std::mem::take(&mut self.of_slot);
         let mut left = std::mem::take(&mut self.of_group);
+        let before: Vec<_> = left.iter().flatten().copied().collect();
         for group in 0..topology.groups().len() as u16 {
             let door = backends.door(group, Way::USUAL, serving.connect_timeout);
             let same = |id: &Option<u32>| {
@@ -161,19 +173,33 @@ impl PubSub {
             subscriber.group = None;
             subscriber.wake();
         }
-        for entry in self.register.all() {
-            let (topic, name) = self.register.name(entry);
-            // Of a slot that nobody owns nothing is published: it stays where it is.
-            if let Ok(homes) = self.homes(topic, &name, topology, backends, serving) {
-                self.place(entry, topic, &name, &homes);
+        let owner = |slot| topology.route(slot).group;
+        let subscriber = |slot| owner(slot).and_then(|group| self.of_group[usize::from(group)]);
+        self.of_slot = Slot::all().map(subscriber).collect();
+        let after: Vec<_> = self.of_group.iter().flatten().copied().collect();
+        let others = after.len() < self.of_group.len() || {
+            let mut before = before.iter();
+            after.len() != before.len() || !before.all(|id| after.contains(id))
+        };
+        let moved = self.register.moved(|home| match home {
+            Home::Proxy => false,
+            Home::Everywhere => others,
+            Home::Slot(slot) => {
+                let now = self.of_slot[slot.index()];
+                now.is_none() || of_slot.get(slot.index()) != Some(&now)
             }
+        });
+        for entry in moved {
+            let (topic, name) = self.register.name(entry);
+            // Of a slot that nobody owns nothing is published: it is at home nowhere until somebody does.
+            let homes = self.homes(topic, &name, topology, backends, serving);
+            self.place(entry, &homes.unwrap_or_default());
         }
     }
 
-    fn place(&mut self, entry: u32, topic: Topic, name: &[u8], homes: &[(u32, ServerAddr)]) {
-        let everywhere = home::of(topic, name) == Home::Everywhere;
+    fn place(&mut self, entry: u32, homes: &[(u32, ServerAddr)]) {
         let link = |id: u32| self.subscribers[id as usize].link;
-        self.register.place(entry, homes, everywhere, link);
+        self.register.place(entry, homes, link);
     }
 }
 
@@ -256,7 +282,7 @@ impl Worker {
         for (name, homes) in request.args_from(1).zip(homes) {
             let entry = self.pubsub.register.join(id, topic, name);
             let is_new = listed.insert(topic, entry, name.len());
-            self.pubsub.place(entry, topic, name, &homes);
+            self.pubsub.place(entry, &homes);
             let mut part = Vec::new();
             let count = listed.count(topic);
             let subscribed = Change::Subscribe;

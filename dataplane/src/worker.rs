@@ -355,7 +355,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         if seconds != std::mem::replace(&mut worker.seconds, seconds) {
             worker.close_silent();
         }
-        let ready = worker.backends.ready();
+        let ready = worker.backends.ready() + worker.pubsub.ready();
         worker.stats.server_connections.store(ready, Relaxed);
     }
 }

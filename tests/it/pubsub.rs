@@ -481,10 +481,41 @@ async fn a_lost_server_is_subscribed_again() {
     }
 }
 
-/// Two groups; `a` (slot 579) belongs to one of them, all else to g1.
-fn topology(epoch: u64, servers: &[Server; 2], owner_of_a: usize) -> Topology {
+/// No message is due, so that only silence tells that the server hangs.
+#[tokio::test]
+async fn a_hanging_server_is_noticed() {
+    let cluster = Cluster::builder()
+        .groups(1)
+        .proxies(1)
+        .proxy_args(&["--workers", "1", "--server-timeout", "1s"])
+        .start()
+        .await;
+    let proxy = &cluster.proxies[0];
+    let mut client = client(proxy, 2).await;
+    client.command("SUBSCRIBE a").await;
+    cluster.groups[0][0].process.stop();
+    eventually(|| async {
+        let (_, metrics) = proxy.get("/metrics").await;
+        let lost = metrics.contains("sluice_proxy_server_connections_lost_total 1");
+        lost.then_some(()).ok_or(metrics)
+    })
+    .await;
+    cluster.groups[0][0].process.resume();
+    let mut publisher = proxy.raw().await;
+    let since = Instant::now();
+    loop {
+        publisher.command("PUBLISH a back").await;
+        match timeout(Duration::from_millis(50), client.reply()).await {
+            Ok(got) => break assert_eq!(got, message(2, "a", "back")),
+            Err(_) => assert!(since.elapsed() < SOON),
+        }
+    }
+}
+
+/// A group for each server; `a` (slot 579) belongs to one of them or to nobody, all else to g1.
+fn topology(epoch: u64, servers: &[Server], owner_of_a: Option<usize>) -> Topology {
     let ids = ["g1", "g2"].map(|id| GroupId::new(id).unwrap());
-    let groups = [0, 1].map(|index| Group {
+    let groups = (0..servers.len()).map(|index| Group {
         id: ids[index].clone(),
         primary: ServerAddr::new(&servers[index].addr).unwrap(),
         replicas: Vec::new(),
@@ -493,12 +524,21 @@ fn topology(epoch: u64, servers: &[Server; 2], owner_of_a: usize) -> Topology {
         leader_term: 1,
         epoch,
     };
-    let owner = |slot: Slot| usize::from(slot.number() == 579) * owner_of_a;
+    let owner = |slot: Slot| {
+        if slot.number() == 579 {
+            owner_of_a
+        } else {
+            Some(0)
+        }
+    };
     Topology::new(
         ClusterId::new("scripted").unwrap(),
         version,
         groups,
-        |slot| (Some(ids[owner(slot)].clone()), SlotState::Serving),
+        |slot| {
+            let owner = owner(slot).map(|index| ids[index].clone());
+            (owner, SlotState::Serving)
+        },
     )
     .unwrap()
 }
@@ -518,7 +558,9 @@ async fn subscriptions_move_with_their_slot() {
     let (mut client, mut publisher) = (None, proxy.raw().await);
     for round in 0..6 {
         let owner = round % 2;
-        let topology = topology(round as u64 + 1, &servers, owner);
+        // The second group joins later.
+        let servers = &servers[..2.min(1 + round)];
+        let topology = topology(round as u64 + 1, servers, Some(owner));
         let snapshot = Say::Snapshot(v1::Topology::from(&topology));
         controller.say(snapshot).await;
         assert!(matches!(controller.hear().await, Said::Ack(_)));
@@ -551,7 +593,11 @@ async fn subscriptions_move_with_their_slot() {
                 assert!(since.elapsed() < SOON, "{got}, not {count}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            assert_eq!(at_server.command("PUBSUB NUMPAT").await, ":1");
+            let since = Instant::now();
+            while at_server.command("PUBSUB NUMPAT").await != ":1" {
+                assert!(since.elapsed() < SOON);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             // Copies of the key raise events where it is not at home.
             at_server.command("SET {a}k copy").await;
         }
@@ -570,4 +616,35 @@ async fn subscriptions_move_with_their_slot() {
         assert_eq!(got[1], format!("*4 $8 pmessage $2 a* $1 a $1 {payload}"));
         hears_nothing(client, 2).await;
     }
+    // The second group leaves, and with it who owned the slot; later both are back.
+    let mut say = async |topology: Topology| {
+        controller
+            .say(Say::Snapshot(v1::Topology::from(&topology)))
+            .await;
+        assert!(matches!(controller.hear().await, Said::Ack(_)));
+    };
+    say(topology(7, &servers[..1], None)).await;
+    let mut client = client.unwrap();
+    let unserved = "-CLUSTERDOWN Hash slot not served";
+    assert_eq!(publisher.command("PUBLISH a x").await, unserved);
+    assert_eq!(publisher.command("PUBLISH a1 x").await, ":1");
+    assert_eq!(client.reply().await, "*4 $8 pmessage $2 a* $2 a1 $1 x");
+    let mut at_server = Raw::connect(&servers[1].addr).await;
+    let since = Instant::now();
+    while at_server
+        .command("CLIENT LIST")
+        .await
+        .contains("name=sluice:proxy")
+    {
+        assert!(since.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    say(topology(8, &servers, Some(1))).await;
+    let since = Instant::now();
+    while at_server.command("PUBSUB NUMSUB a").await != "*2 $1 a :1" {
+        assert!(since.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    publisher.command("PUBLISH a back").await;
+    assert!(client.reply().await.ends_with("$4 back"));
 }

@@ -18,7 +18,11 @@ use std::{
 use proto::ServerAddr;
 use slab::Slab;
 
-use super::{census::Census, message::Change};
+use super::{
+    census::Census,
+    home::{self, Home},
+    message::Change,
+};
 use crate::command::Topic;
 
 /// See the module.
@@ -75,8 +79,7 @@ struct Entry {
     name: Rc<[u8]>,
     sessions: BTreeSet<u32>,
     places: Vec<Place>,
-    /// Whether it is at home at every server, of which some may be down.
-    everywhere: bool,
+    home: Home,
     /// Answers, and their parts, that are given once it is subscribed at its home.
     waiting: Vec<(u32, u32)>,
 }
@@ -142,11 +145,12 @@ impl Register {
         &self.entries[entry as usize].sessions
     }
 
-    /// All topics that sessions are subscribed to.
-    pub(super) fn all(&self) -> Vec<u32> {
-        let used = self.entries.iter();
-        let used = used.filter(|(_, entry)| !entry.sessions.is_empty());
-        used.map(|(id, _)| id as u32).collect()
+    /// The topics that sessions are subscribed to and whose home has moved.
+    pub(super) fn moved(&self, has_moved: impl Fn(Home) -> bool) -> Vec<u32> {
+        let entries = self.entries.iter();
+        let moved =
+            entries.filter(|(_, entry)| !entry.sessions.is_empty() && has_moved(entry.home));
+        moved.map(|(id, _)| id as u32).collect()
     }
 
     /// Whether something is, or may be, subscribed over a subscriber's connection.
@@ -182,7 +186,7 @@ impl Register {
                 name: Rc::clone(&name),
                 sessions: BTreeSet::new(),
                 places: Vec::new(),
-                everywhere: false,
+                home: home::of(topic, &name),
                 waiting: Vec::new(),
             }) as u32;
             self.by_name[topic as usize].insert(name, id);
@@ -248,11 +252,9 @@ impl Register {
         &mut self,
         id: u32,
         homes: &[(u32, ServerAddr)],
-        everywhere: bool,
         link: impl Fn(u32) -> Link,
     ) {
         let entry = &mut self.entries[id as usize];
-        entry.everywhere = everywhere;
         for place in &mut entry.places {
             place.home = homes.iter().any(|(home, _)| *home == place.subscriber);
         }
@@ -378,7 +380,7 @@ impl Register {
                 }
             }
             let at_home = |place: &Place| place.home && place.subscriber == subscriber;
-            if !entry.everywhere && entry.places.iter().any(at_home) {
+            if entry.home != Home::Everywhere && entry.places.iter().any(at_home) {
                 self.fail(id, error);
             }
             self.tidy(id, &link);
@@ -415,11 +417,13 @@ impl Register {
 }
 
 impl Entry {
-    /// Whether it is subscribed at its home, as far as that can be.
+    /// Whether it is subscribed at its home. One that is at home everywhere need not be where the server is
+    /// down: nothing is published there.
     fn is_settled(&self, link: &impl Fn(u32) -> Link) -> bool {
         let mut homes = self.places.iter().filter(|place| place.home);
         homes.all(|place| {
-            place.is_settled() || (self.everywhere && link(place.subscriber) == Link::Down)
+            place.is_settled()
+                || (self.home == Home::Everywhere && link(place.subscriber) == Link::Down)
         })
     }
 }
@@ -431,6 +435,7 @@ mod tests {
     /// A register, with one topic that two subscribers may be asked for.
     struct World {
         register: Register,
+        topic: Topic,
         links: [Link; 2],
         asked: Vec<String>,
     }
@@ -442,9 +447,10 @@ mod tests {
     }
 
     impl World {
-        fn new() -> Self {
+        fn new(topic: Topic) -> Self {
             Self {
                 register: Register::new(Arc::default()),
+                topic,
                 links: [Link::Ready; 2],
                 asked: Vec::new(),
             }
@@ -453,7 +459,7 @@ mod tests {
         /// A session subscribes, with its number as the request's.
         fn subscribe(&mut self, session: u32, homes: &[u32]) {
             let answer = self.register.begin(session, session);
-            let entry = self.register.join(session, Topic::Channel, NAME);
+            let entry = self.register.join(session, self.topic, NAME);
             self.place(homes);
             let links = self.links;
             let part = format!("+{session}").into_bytes();
@@ -463,16 +469,14 @@ mod tests {
         }
 
         fn place(&mut self, homes: &[u32]) {
-            let entry = self.register.find(Topic::Channel, NAME).unwrap();
-            let everywhere = homes.len() > 1;
+            let entry = self.register.find(self.topic, NAME).unwrap();
             let homes: Vec<_> = homes.iter().map(|&id| (id, server(id))).collect();
             let links = self.links;
-            self.register
-                .place(entry, &homes, everywhere, |id| links[id as usize]);
+            self.register.place(entry, &homes, |id| links[id as usize]);
         }
 
         fn unsubscribe(&mut self, session: u32) {
-            let entry = self.register.find(Topic::Channel, NAME).unwrap();
+            let entry = self.register.find(self.topic, NAME).unwrap();
             let links = self.links;
             self.register.leave(session, entry, |id| links[id as usize]);
         }
@@ -524,7 +528,7 @@ mod tests {
 
         fn is_empty(&self) -> bool {
             let register = &self.register;
-            let census = register.census.of_channel(Topic::Channel, NAME, false);
+            let census = register.census.of_channel(self.topic, NAME, false);
             let nobody = (census.connections, census.sessions) == (0, 0);
             register.entries.is_empty()
                 && register.by_name.iter().all(HashMap::is_empty)
@@ -536,7 +540,7 @@ mod tests {
 
     #[test]
     fn the_first_subscribes_and_the_last_ends_it() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Channel);
         world.subscribe(1, &[0]);
         world.subscribe(2, &[0]);
         let orders = world.orders();
@@ -557,7 +561,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_again_is_answered_by_the_last() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Channel);
         world.subscribe(1, &[0]);
         world.unsubscribe(1);
         world.subscribe(2, &[0]);
@@ -575,7 +579,7 @@ mod tests {
 
     #[test]
     fn who_leaves_before_the_answer_is_answered() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Channel);
         world.subscribe(1, &[0]);
         world.unsubscribe(1);
         let orders = world.orders();
@@ -586,7 +590,7 @@ mod tests {
 
     #[test]
     fn the_old_home_is_left_once_the_new_one_stands() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Channel);
         world.subscribe(1, &[0]);
         let orders = world.orders();
         world.done(&orders);
@@ -612,7 +616,7 @@ mod tests {
 
     #[test]
     fn a_lost_server_fails_who_waits_and_is_asked_again_for_the_others() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Channel);
         world.subscribe(1, &[0]);
         let orders = world.orders();
         world.done(&orders);
@@ -635,7 +639,7 @@ mod tests {
 
     #[test]
     fn what_is_at_home_everywhere_needs_those_that_are_up() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Pattern);
         world.lose(1);
         world.subscribe(1, &[0, 1]);
         let orders = world.orders();
@@ -651,7 +655,7 @@ mod tests {
 
     #[test]
     fn a_refusal_fails_who_waits() {
-        let mut world = World::new();
+        let mut world = World::new(Topic::Channel);
         world.subscribe(1, &[0]);
         let links = world.links;
         for order in world.orders() {
