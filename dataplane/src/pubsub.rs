@@ -50,6 +50,8 @@ pub(crate) struct Subscriptions {
     /// By entry in the register; of each, the length of its name.
     entries: BTreeMap<(Topic, u32), usize>,
     counts: [usize; Topic::COUNT],
+    /// Bytes of memory they stand for: asked for with each flush.
+    memory: usize,
 }
 
 /// What a subscription costs besides its name.
@@ -58,14 +60,20 @@ const COST: usize = 256;
 impl Subscriptions {
     fn insert(&mut self, topic: Topic, entry: u32, len: usize) -> bool {
         let is_new = self.entries.insert((topic, entry), len).is_none();
-        self.counts[topic as usize] += usize::from(is_new);
+        if is_new {
+            self.counts[topic as usize] += 1;
+            self.memory += COST + len;
+        }
         is_new
     }
 
     fn remove(&mut self, topic: Topic, entry: u32) -> bool {
-        let was_there = self.entries.remove(&(topic, entry)).is_some();
-        self.counts[topic as usize] -= usize::from(was_there);
-        was_there
+        let Some(len) = self.entries.remove(&(topic, entry)) else {
+            return false;
+        };
+        self.counts[topic as usize] -= 1;
+        self.memory -= COST + len;
+        true
     }
 
     /// How many channels there are, patterns, and shard channels.
@@ -89,7 +97,7 @@ impl Subscriptions {
 
     /// Bytes of memory it stands for.
     pub(crate) fn memory(&self) -> usize {
-        self.entries.values().map(|len| COST + len).sum()
+        self.memory
     }
 }
 
@@ -492,5 +500,23 @@ impl Clients {
             }
         };
         self.push(id, Place::Last, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_counts_what_it_is_subscribed_to() {
+        let mut own = Subscriptions::default();
+        assert!(own.insert(Topic::Channel, 1, 10) && own.insert(Topic::Pattern, 2, 20));
+        assert!(own.insert(Topic::Shard, 3, 30) && !own.insert(Topic::Shard, 3, 30));
+        assert_eq!((own.counts(), own.memory()), ([1, 1, 1], 3 * COST + 60));
+        let counts = [Topic::Channel, Topic::Pattern, Topic::Shard].map(|topic| own.count(topic));
+        assert_eq!(counts, [2, 2, 1]);
+        assert_eq!(own.of(Topic::Pattern), [2]);
+        assert!(own.remove(Topic::Pattern, 2) && !own.remove(Topic::Pattern, 2));
+        assert_eq!((own.counts(), own.memory()), ([1, 0, 1], 2 * COST + 40));
     }
 }
