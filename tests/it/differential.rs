@@ -18,8 +18,9 @@ use std::{
 
 use tests::{Cluster, Server, other_server};
 
-use reply::{Reply, same};
-use sequence::{CLIENTS, Catalogue, Request, Sequence, Step, sequence};
+use reply::Reply;
+use run::{Difference, Outcome, Run};
+use sequence::{Catalogue, Sequence, sequence};
 use wire::Wire;
 
 mod argument;
@@ -27,6 +28,7 @@ mod form;
 mod grammar;
 mod library;
 mod reply;
+mod run;
 mod sequence;
 mod wire;
 
@@ -35,11 +37,12 @@ const COUNT: usize = 100_000;
 /// Of each command, in so many.
 const EACH: usize = 20;
 /// These never succeed: what they are about is not there.
-const IN_VAIN: [&str; 4] = [
+const IN_VAIN: [&str; 5] = [
     "script|kill",
     "function|kill",
     "object|freq",
     "client|unblock",
+    "client|caching",
 ];
 /// After so many different differences the test has seen enough.
 const ENOUGH: usize = 30;
@@ -61,6 +64,7 @@ async fn replies_are_those_of_a_plain_server() {
         "--hz 500",
         "--proto-max-bulk-len 1mb",
         "--zset-max-listpack-value 1000000",
+        "--notify-keyspace-events KEA",
         "--appendonly no",
     ];
     let args = args.join(" ");
@@ -108,7 +112,7 @@ async fn replies_are_those_of_a_plain_server() {
 struct Tally(BTreeMap<&'static str, [usize; 2]>);
 
 impl Tally {
-    fn add(&mut self, outcomes: Vec<(&'static str, bool)>) {
+    fn add(&mut self, outcomes: Vec<Outcome>) {
         for (name, succeeded) in outcomes {
             let [sent, successes] = self.0.entry(name).or_default();
             *sent += 1;
@@ -149,13 +153,6 @@ struct Side {
     own: Wire,
 }
 
-/// Where the proxy is not as good.
-struct Difference {
-    /// Of the command.
-    name: &'static str,
-    text: String,
-}
-
 impl Pair {
     fn new(plain: &str, proxy: &str) -> Self {
         let side = |addr: &str| Side {
@@ -190,7 +187,7 @@ impl Pair {
     }
 
     /// Runs a sequence from nothing: what came of its requests, up to the first difference.
-    fn run(&mut self, sequence: &Sequence) -> (Vec<(&'static str, bool)>, Option<Difference>) {
+    fn run(&mut self, sequence: &Sequence) -> (Vec<Outcome>, Option<Difference>) {
         for side in [&mut self.plain, &mut self.proxy] {
             for words in [
                 &["FLUSHALL"][..],
@@ -200,36 +197,7 @@ impl Pair {
                 assert!(side.own.ask(words).is("+OK"));
             }
         }
-        let mut run = Run {
-            clients: [(); CLIENTS].map(|()| Client {
-                plain: Wire::connect(&self.plain.addr),
-                proxy: Wire::connect(&self.proxy.addr),
-                queue: None,
-            }),
-            outcomes: Vec::new(),
-        };
-        let mut rest = &sequence.steps[..];
-        while let Some(first) = rest.first() {
-            let ends = |step: &Step| step.ends_batch;
-            let of_client = rest
-                .iter()
-                .take_while(|step| step.client == first.client)
-                .count();
-            let batch = rest[..of_client]
-                .iter()
-                .position(ends)
-                .map_or(of_client, |at| at + 1);
-            let requests: Vec<&Request> = rest[..batch]
-                .iter()
-                .flat_map(|step| &step.requests)
-                .collect();
-            if let Err(difference) = run.batch(first.client, &requests) {
-                return (run.outcomes, Some(difference));
-            }
-            rest = &rest[batch..];
-        }
-        let ended = sequence.ending.map_or(Ok(()), |bytes| run.end(bytes));
-        (run.outcomes, ended.err())
+        Run::new(&self.plain.addr, &self.proxy.addr).whole(sequence)
     }
 
     /// Drops what is not needed for a difference, and tells of what is left.
@@ -283,126 +251,5 @@ fn collect_names(commands: &[Reply], names: &mut Vec<(String, i64)>) {
         if let Some(Reply::Many(_, subcommands)) = fields.get(9) {
             collect_names(subcommands, names);
         }
-    }
-}
-
-/// A sequence under way.
-struct Run<'a> {
-    clients: [Client<'a>; CLIENTS],
-    outcomes: Vec<(&'static str, bool)>,
-}
-
-struct Client<'a> {
-    plain: Wire,
-    proxy: Wire,
-    /// The commands behind MULTI.
-    queue: Option<Vec<&'a Request>>,
-}
-
-impl<'a> Run<'a> {
-    fn batch(&mut self, client: usize, requests: &[&'a Request]) -> Result<(), Difference> {
-        let Client {
-            plain,
-            proxy,
-            queue,
-        } = &mut self.clients[client];
-        let (mut to_plain, mut to_proxy) = (Vec::new(), Vec::new());
-        for request in requests {
-            wire::put(&mut to_proxy, request);
-            if !request.crosses {
-                wire::put(&mut to_plain, request);
-            }
-        }
-        let name = requests[0].name;
-        plain
-            .send(&to_plain)
-            .and(proxy.send(&to_proxy))
-            .map_err(|text| Difference { name, text })?;
-        let mut difference = None;
-        for &request in requests {
-            let expected = if request.crosses {
-                let text = b"CROSSSLOT Keys in request don't hash to the same slot";
-                Ok(Reply::Line(b'-', text.to_vec()))
-            } else {
-                plain.reply()
-            };
-            let given = proxy.reply();
-            match (expected, given) {
-                // The rest is awaited, so that it does not come into the next sequence.
-                (Ok(_), Ok(_)) if difference.is_some() => {}
-                (Ok(expected), Ok(given))
-                    if judge(request, &expected, &given, queue.as_deref()) =>
-                {
-                    self.outcomes.push((request.name, !expected.is_error()));
-                    follow(request, &expected, queue, &mut self.outcomes);
-                }
-                (expected, given) => {
-                    let is_lost = expected.is_err() || given.is_err();
-                    let shown = |reply: Result<Reply, String>| {
-                        reply.map_or_else(|why| why, |reply| reply.to_string())
-                    };
-                    let text = format!("  plain: {}\n  proxy: {}\n", shown(expected), shown(given));
-                    let name = request.name;
-                    difference.get_or_insert(Difference { name, text });
-                    if is_lost {
-                        break;
-                    }
-                }
-            }
-        }
-        difference.map_or(Ok(()), Err)
-    }
-
-    /// The first client sends its last bytes; what comes until it is closed.
-    fn end(&mut self, bytes: &[u8]) -> Result<(), Difference> {
-        let Client { plain, proxy, .. } = &mut self.clients[0];
-        let rest = |wire: &mut Wire| wire.send(bytes).and_then(|()| wire.rest());
-        let (expected, given) = (rest(plain), rest(proxy));
-        if expected.is_ok() && expected == given {
-            return Ok(());
-        }
-        let shown = |rest: Result<Vec<u8>, String>| {
-            rest.map_or_else(|why| why, |rest| rest.escape_ascii().to_string())
-        };
-        let text = format!("  plain: {}\n  proxy: {}\n", shown(expected), shown(given));
-        let name = "the end";
-        Err(Difference { name, text })
-    }
-}
-
-/// Whether a reply is as good as the expected one; to EXEC, each in it.
-fn judge(request: &Request, expected: &Reply, given: &Reply, queue: Option<&[&Request]>) -> bool {
-    match (expected, given, queue) {
-        (Reply::Many(_, expected), Reply::Many(_, given), Some(queue))
-            if request.name == "exec" =>
-        {
-            let mut each = queue.iter().zip(expected).zip(given);
-            expected.len() == queue.len()
-                && given.len() == queue.len()
-                && each.all(|((request, expected), given)| same(request, expected, given))
-        }
-        _ => same(request, expected, given),
-    }
-}
-
-/// What is queued after a reply.
-fn follow<'a>(
-    request: &'a Request,
-    reply: &Reply,
-    queue: &mut Option<Vec<&'a Request>>,
-    outcomes: &mut Vec<(&'static str, bool)>,
-) {
-    match (request.name, &mut *queue) {
-        ("multi", None) if !reply.is_error() => *queue = Some(Vec::new()),
-        ("exec", Some(queued)) => {
-            if let Reply::Many(_, replies) = reply {
-                let names = queued.iter().map(|request| request.name);
-                outcomes.extend(names.zip(replies.iter().map(|reply| !reply.is_error())));
-            }
-            *queue = None;
-        }
-        ("discard" | "reset", Some(_)) if !reply.is_error() => *queue = None,
-        (_, Some(queued)) if reply.is("+QUEUED") => queued.push(request),
-        _ => {}
     }
 }

@@ -70,6 +70,9 @@ pub(super) enum Kind {
     FunctionPayload,
     CommandName,
     Channel,
+    /// A channel, or one of events.
+    Heard,
+    HeardPattern,
     Parameter,
     User,
 }
@@ -167,6 +170,8 @@ impl Kind {
             "functionpayload" => Self::FunctionPayload,
             "command" => Self::CommandName,
             "channel" => Self::Channel,
+            "heard" => Self::Heard,
+            "heardpattern" => Self::HeardPattern,
             "parameter" => Self::Parameter,
             "user" => Self::User,
             other => panic!("no kind of argument is named {other}"),
@@ -469,7 +474,17 @@ impl Pools<'_> {
                     .into_bytes(),
             },
             Kind::Function => self.text(&["put", "look", "both", "fail"], &["none", "", "PUT"]),
-            Kind::Library => one_of(self.rng, library::LIBRARIES).as_bytes().to_vec(),
+            // Mostly those that are right, so that there are functions to call.
+            Kind::Library => {
+                let most = if self.rng.bool() {
+                    2
+                } else {
+                    library::LIBRARIES.len()
+                };
+                one_of(self.rng, &library::LIBRARIES[..most])
+                    .as_bytes()
+                    .to_vec()
+            }
             Kind::LibraryName => self.text(&["one", "two"], &["none", "*", "o*", ""]),
             Kind::Payload => one_of(self.rng, library::PAYLOADS).to_vec(),
             Kind::FunctionPayload => one_of(self.rng, library::FUNCTION_PAYLOADS).to_vec(),
@@ -493,6 +508,28 @@ impl Pools<'_> {
                 let rest = self.text(&["c0", "c1", "c2"], &["", "c*"]);
                 self.tagged(&rest)
             }
+            Kind::Heard => match self.rng.u8(..4) {
+                0 => [b"__keyspace@0__:", &self.key(Holds::Anything)[..]].concat(),
+                1 => self.text(
+                    &[
+                        "__keyevent@0__:set",
+                        "__keyevent@0__:del",
+                        "__keyevent@0__:zadd",
+                    ],
+                    &[],
+                ),
+                _ => self.draw(Kind::Channel),
+            },
+            Kind::HeardPattern => match self.rng.u8(..4) {
+                0 => self.text(
+                    &["__key*", "__keyspace@0__:*", "__keyevent@0__:*", "*"],
+                    &["", "["],
+                ),
+                _ => {
+                    let rest = self.text(&["*", "c?", "c[01]"], &[]);
+                    self.tagged(&rest)
+                }
+            },
             Kind::User => self.text(&["default", "default", "other"], &["", "DEFAULT"]),
             Kind::Parameter => self.text(
                 &["maxmemory", "appendonly", "list-max-*", "hz"],

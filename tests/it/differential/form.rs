@@ -269,7 +269,7 @@ const FORMS: &[(&str, &str)] = &[
     ("client|help", ""),
     ("client|id", ""),
     ("client|info", ""),
-    ("client|kill", "(ID 999999|1.2.3.4:5|ADDR 1.2.3.4:5|TYPE (REPLICA|MASTER|X)|USER NOBODY|ID index)"),
+    ("client|kill", "(ID 999999|1.2.3.4:5|ADDR 1.2.3.4:5|TYPE (REPLICA|MASTER|X)|USER NOBODY)"),
     ("client|list", "[(ID {positive}|TYPE (NORMAL|REPLICA|PUBSUB|X))]"),
     ("client|no-evict", "(ON|OFF)"),
     ("client|no-touch", "(ON|OFF)"),
@@ -282,8 +282,6 @@ const FORMS: &[(&str, &str)] = &[
     ("echo", "value"),
     ("hello", "[(2|3|3|4|X) [AUTH user value] [SETNAME member]]"),
     ("ping", "[value]"),
-    ("readonly", ""),
-    ("readwrite", ""),
     ("reset", ""),
     ("select", "database"),
     // The server.
@@ -325,7 +323,10 @@ const FORMS: &[(&str, &str)] = &[
     ("time", ""),
     ("wait", "0 timeoutmillis"),
     ("waitaof", "(0|1) 0 timeoutmillis"),
-    // Channels; who subscribes is tested in another way.
+    // Channels.
+    ("subscribe", "{heard}"),
+    ("psubscribe", "{heardpattern}"),
+    ("ssubscribe", "{channel}"),
     ("publish", "channel value"),
     ("pubsub|channels", "[pattern]"),
     ("pubsub|help", ""),
@@ -342,15 +343,15 @@ const FORMS: &[(&str, &str)] = &[
 /// What is never sent, and why. A command with subcommands stands for all of them.
 const NOT_SENT: &[(&[&str], &str)] = &[
     (&["quit"], "it is one of the ends of a sequence"),
-    (
-        &["subscribe", "psubscribe", "ssubscribe", "monitor"],
-        "messages come whenever they come",
-    ),
+    (&["monitor"], "what others do comes whenever it comes"),
     (&["client|reply"], "there would be no replies to compare"),
     (&["pfselftest"], "it takes seconds"),
     (&["client|pause"], "the servers' clients are the proxy"),
     (&["client|capa"], "of no effect but in Valkey's clusters"),
-    (&["cluster"], "the plain server is none of a cluster"),
+    (
+        &["cluster", "asking", "readonly", "readwrite"],
+        "the plain server is none of a cluster",
+    ),
     (
         &["config|set", "config|rewrite", "config|resetstat"],
         "it changes the servers for all that follows",
@@ -385,7 +386,14 @@ pub(super) fn of(name: &str) -> Option<Sent> {
     Some(Sent::As(parse(form)))
 }
 
+/// What is sent only by a client of which more is expected than replies.
+const LISTENING: [&str; 3] = ["subscribe", "psubscribe", "ssubscribe"];
+
 /// How often, beside the others.
 pub(super) fn weight(name: &str) -> u32 {
-    if SELDOM.contains(&name) { 2 } else { 10 }
+    match name {
+        name if LISTENING.contains(&name) => 0,
+        name if SELDOM.contains(&name) => 2,
+        _ => 10,
+    }
 }

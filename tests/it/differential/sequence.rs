@@ -94,6 +94,8 @@ pub(super) struct Step {
 #[derive(Clone)]
 pub(super) struct Sequence {
     pub(super) steps: Vec<Step>,
+    /// One of the clients, [`LISTENER`], subscribes to channels; the other publishes.
+    pub(super) listens: bool,
     /// What a client sends last, so that its connection is closed.
     pub(super) ending: Option<&'static [u8]>,
 }
@@ -124,6 +126,23 @@ const ENDINGS: &[&[u8]] = &[
 
 /// How many clients a sequence has.
 pub(super) const CLIENTS: usize = 2;
+/// The one that listens, where one does.
+pub(super) const LISTENER: usize = 1;
+
+/// What that one says.
+const LISTENING: [&str; 9] = [
+    "subscribe",
+    "psubscribe",
+    "ssubscribe",
+    "unsubscribe",
+    "punsubscribe",
+    "sunsubscribe",
+    "ping",
+    "get",
+    "reset",
+];
+/// And the other, among all else.
+const PUBLISHING: [&str; 2] = ["publish", "spublish"];
 
 /// What a sequence begins with, so that there is something to be asked about.
 const CREATORS: [&str; 15] = [
@@ -161,6 +180,7 @@ struct Generator<'a> {
     rng: Rng,
     tags: Vec<String>,
     entry: u32,
+    listens: bool,
     /// Of each client, whether it is between MULTI and EXEC.
     queueing: [bool; CLIENTS],
 }
@@ -169,12 +189,14 @@ struct Generator<'a> {
 pub(super) fn sequence(seed: u64, catalogue: &Catalogue) -> Sequence {
     let mut rng = Rng::with_seed(seed);
     let slots = if rng.u8(..4) == 0 { 4 } else { 1 };
+    let listens = rng.u8(..8) == 0;
     let tags = (0..slots).map(|_| format!("t{}", rng.u16(..))).collect();
     let mut generator = Generator {
         catalogue,
         rng,
         tags,
         entry: 0,
+        listens,
         queueing: [false; CLIENTS],
     };
     let steps = generator.steps();
@@ -182,6 +204,7 @@ pub(super) fn sequence(seed: u64, catalogue: &Catalogue) -> Sequence {
     let ending = ENDINGS[generator.rng.usize(..ENDINGS.len())];
     Sequence {
         steps,
+        listens,
         ending: ends.then_some(ending),
     }
 }
@@ -192,7 +215,9 @@ impl<'a> Generator<'a> {
         for client in 0..CLIENTS {
             let protocol = ["2", "3"][usize::from(self.rng.bool())];
             let args = ["HELLO", protocol].map(|arg| arg.as_bytes().to_vec());
-            steps.push(self.step(client, vec![self.request("hello", args.to_vec())]));
+            let mut hello = self.step(client, vec![self.request("hello", args.to_vec())]);
+            hello.ends_batch = true;
+            steps.push(hello);
         }
         let creators = CREATORS.iter().chain(&CREATORS);
         for &name in creators {
@@ -211,7 +236,9 @@ impl<'a> Generator<'a> {
         }
         let mut client = 0;
         for _ in 0..self.rng.usize(60..160) {
-            if self.rng.u8(..24) == 0 {
+            // One that listens should hear something.
+            let stays = if self.listens { 6 } else { 24 };
+            if self.rng.u8(..stays) == 0 {
                 client = self.rng.usize(..CLIENTS);
             }
             let requests = self.next(client);
@@ -242,7 +269,10 @@ impl<'a> Generator<'a> {
             let together = requests
                 .iter()
                 .all(|request| request.slots.iter().all(|other| *other == slot));
-            if together || !was_queueing {
+            // What a listener gets is compared as a whole.
+            let crosses = requests.iter().any(|request| request.crosses);
+            let listens = self.listens && client == LISTENER;
+            if (together || !was_queueing) && !(listens && crosses) {
                 return requests;
             }
         }
@@ -271,26 +301,28 @@ impl<'a> Generator<'a> {
             self.queueing[client] = entry.row.name == "multi";
             return self.whole(entry, values);
         }
-        if !SOUND.contains(&entry.row.name) && self.rng.u8(..5) == 0 {
+        let is_sound = SOUND.contains(&entry.row.name) && !(self.listens && client == LISTENER);
+        if !is_sound && self.rng.u8(..5) == 0 {
             self.damage(&mut drawn, &mut values);
         }
         self.whole(entry, values)
     }
 
     fn entry(&mut self, client: usize) -> &'a Entry {
+        if self.listens && client == LISTENER {
+            return self.named(&LISTENING);
+        }
+        if self.listens && !self.queueing[client] && self.rng.u8(..3) == 0 {
+            return self.named(&PUBLISHING);
+        }
         // A transaction does not go on for ever.
         if self.queueing[client] && self.rng.u8(..8) == 0 {
-            let name = if self.rng.u8(..6) == 0 {
+            let ends = if self.rng.u8(..6) == 0 {
                 "discard"
             } else {
                 "exec"
             };
-            let entry = self
-                .catalogue
-                .entries
-                .iter()
-                .find(|entry| entry.row.name == name);
-            return entry.expect("transactions are served");
+            return self.named(&[ends]);
         }
         let total: u32 = self
             .catalogue
@@ -306,6 +338,15 @@ impl<'a> Generator<'a> {
             }
         }
         unreachable!("it is below the sum")
+    }
+
+    /// One of those named that are served; at least one must be.
+    fn named(&mut self, names: &[&str]) -> &'a Entry {
+        let entries = self.catalogue.entries.iter();
+        let named: Vec<_> = entries
+            .filter(|entry| names.contains(&entry.row.name))
+            .collect();
+        named[self.rng.usize(..named.len())]
     }
 
     fn draw(&mut self, entry: &Entry) -> Vec<Drawn> {
@@ -490,6 +531,9 @@ fn slots(args: &[Vec<u8>]) -> Slots {
     let row = command::find(&request).filter(|row| row.accepts(request.argc()));
     if let Some(row) = row {
         row.visit_keys(&request, |at| slots.push(Slot::of_key(request.arg(at))));
+        if row.name == "ssubscribe" {
+            slots.extend(request.args_from(1).map(Slot::of_key)); // not of keys, but the same
+        }
     }
     let is_split = row.is_some_and(|row| matches!(row.class, Class::Split(_)));
     Slots(slots, !is_split)
