@@ -5,6 +5,7 @@
 
 use crate::resp::{Request, parse_int};
 
+pub mod details;
 mod table;
 
 /// What `COMMAND` says of a command: the bits of [`Command::flags`].
@@ -255,8 +256,9 @@ pub enum Local {
     ClusterSlots,
     CommandAll,
     CommandCount,
-    CommandDocs,
     CommandGetKeys,
+    CommandGetKeysAndFlags,
+    CommandHelp,
     CommandInfo,
     CommandList,
     Echo,
@@ -305,8 +307,9 @@ impl Local {
             | Self::ClusterSlots
             | Self::CommandAll
             | Self::CommandCount
-            | Self::CommandDocs
             | Self::CommandGetKeys
+            | Self::CommandGetKeysAndFlags
+            | Self::CommandHelp
             | Self::CommandInfo
             | Self::CommandList
             | Self::Echo

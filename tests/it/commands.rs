@@ -180,7 +180,7 @@ async fn keys_are_where_each_server_finds_them() {
         for row in command::served().filter(|row| has_keys(row)) {
             let (mut compared, mut in_doubt) = (0, Vec::new());
             let shapes = shapes(row);
-            let replies = command_getkeys(&mut client, &shapes).await;
+            let replies = ask_command(&mut client, "GETKEYS", &shapes).await;
             for (words, reply) in shapes.into_iter().zip(&replies) {
                 let found = reply
                     .split(' ')
@@ -210,9 +210,158 @@ fn has_keys(row: &Command) -> bool {
     !matches!(row.keys, Keys::None | Keys::Channels { .. })
 }
 
-async fn command_getkeys(client: &mut Raw, requests: &[Vec<String>]) -> Vec<String> {
+/// Of each served command, what the first server that knows it tells besides: tips, and how keys are found.
+#[tokio::test]
+async fn details_are_those_of_redis() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::builder().groups(1).proxies(1).start().await;
+    let mut proxy = cluster.proxies[0].connect().await;
+    let mut missing: Vec<&Command> = command::served().collect();
+    for name in &SERVERS[1..] {
+        let Some(program) = program(name) else {
+            continue;
+        };
+        let server = Server::run(&program, dir.path(), name, &[]);
+        server.answers().await;
+        let mut plain = server.connect().await;
+        let mut unknown = Vec::new();
+        for row in missing {
+            let asked = cmd("COMMAND").arg("INFO").arg(row.name).to_owned();
+            let said = array(asked.query_async(&mut plain).await.unwrap()).remove(0);
+            if said == Value::Nil {
+                unknown.push(row);
+                continue;
+            }
+            let own = array(asked.query_async(&mut proxy).await.unwrap()).remove(0);
+            assert_eq!(details(own), details(said), "{name}: {}", row.name);
+        }
+        missing = unknown;
+    }
+    assert!(missing.len() < 20, "{missing:?}");
+}
+
+/// Tips and key specifications; flags have no order.
+fn details(command: Value) -> String {
+    let fields = array(command);
+    let sorted = |value: &Value| {
+        let mut shown: Vec<String> = array(value.clone())
+            .iter()
+            .map(|v| format!("{v:?}"))
+            .collect();
+        shown.sort();
+        shown.join(" ")
+    };
+    let key = |key: Value| {
+        let fields = array(key);
+        let pairs = fields.chunks(2).map(|pair| match &pair[1] {
+            Value::Array(flags) if text(pair[0].clone()) == "flags" => {
+                sorted(&Value::Array(flags.clone()))
+            }
+            other => format!("{other:?}"),
+        });
+        pairs.collect::<Vec<_>>().join(" ")
+    };
+    let keys: Vec<String> = array(fields[8].clone()).into_iter().map(key).collect();
+    format!("{} {keys:?}", sorted(&fields[7]))
+}
+
+/// What each key is used for, in requests of many shapes.
+#[tokio::test]
+async fn keys_are_used_as_redis_says() {
+    let cluster = Cluster::builder().groups(1).proxies(1).start().await;
+    let mut plain = Raw::connect(&cluster.groups[0][0].addr).await;
+    let mut proxy = cluster.proxies[0].raw().await;
+    let mut commands = 0;
+    for row in command::served().filter(|row| row.keys != Keys::None) {
+        let mut shapes = shapes(row);
+        if ["set", "bitfield"].contains(&row.name) {
+            let more = [
+                "SET a b GET",
+                "BITFIELD a GET u8 0",
+                "BITFIELD a INCRBY u8 0 1",
+            ];
+            let words = |line: &&str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+            shapes.extend(
+                more.iter()
+                    .map(words)
+                    .filter(|words| words[0].eq_ignore_ascii_case(row.name)),
+            );
+        }
+        let expected = ask_command(&mut plain, "GETKEYSANDFLAGS", &shapes).await;
+        let got = ask_command(&mut proxy, "GETKEYSANDFLAGS", &shapes).await;
+        let mut compared = 0;
+        for ((words, expected), got) in shapes.iter().zip(expected).zip(got) {
+            if expected.starts_with('*') && got.starts_with('*') {
+                assert_eq!(got, expected, "{words:?}");
+                compared += 1;
+            }
+        }
+        commands += usize::from(compared > 0);
+    }
+    assert!(commands > 150, "only {commands}");
+}
+
+/// What a plain server says, but for what a proxy does not serve.
+#[tokio::test]
+async fn commands_are_listed_as_redis_lists_them() {
+    let cluster = Cluster::builder().groups(1).proxies(1).start().await;
+    let mut plain = Raw::connect(&cluster.groups[0][0].addr).await;
+    let mut proxy = cluster.proxies[0].raw().await;
+    for request in [
+        "COMMAND HELP",
+        "COMMAND LIST x",
+        "COMMAND LIST FILTERBY",
+        "COMMAND LIST FILTERBY x y",
+        "COMMAND LIST FILTERBY PATTERN",
+        "COMMAND LIST FILTERBY MODULE x",
+        "COMMAND LIST FILTERBY ACLCAT nope",
+        "COMMAND LIST FILTERBY PATTERN NOPE*",
+        "COMMAND LIST FILTERBY PATTERN [Gx]ET",
+        "COMMAND INFO nope nope",
+        "COMMAND DOCS get nope",
+        "COMMAND DOCS config|get",
+        "COMMAND COUNT x",
+        "COMMAND NOPE",
+        "COMMAND GETKEYS",
+        "COMMAND GETKEYS nope a",
+        "COMMAND GETKEYS config get x",
+        "COMMAND GETKEYS get a b",
+        "COMMAND GETKEYSANDFLAGS mget a b",
+        "COMMAND GETKEYSANDFLAGS nope a",
+    ] {
+        let expected = plain.command(request).await;
+        assert_eq!(proxy.command(request).await, expected, "{request}");
+    }
+    for (filter, least) in [
+        ("ACLCAT string", 20),
+        ("aclcat @string", 0),
+        ("PATTERN z*", 30),
+    ] {
+        let names = |reply: String| -> BTreeSet<String> {
+            let words = reply
+                .split(' ')
+                .filter(|word| !word.starts_with(['*', '$']));
+            words.map(str::to_owned).collect()
+        };
+        let asked = format!("COMMAND LIST FILTERBY {filter}");
+        let (all, own) = (
+            names(plain.command(&asked).await),
+            names(proxy.command(&asked).await),
+        );
+        let missing: Vec<_> = all
+            .difference(&own)
+            .filter(|name| command::served().any(|row| row.name == **name))
+            .collect();
+        assert!(
+            missing.is_empty() && own.len() >= least,
+            "{filter}: {missing:?} {own:?}"
+        );
+    }
+}
+
+async fn ask_command(client: &mut Raw, what: &str, requests: &[Vec<String>]) -> Vec<String> {
     let ask = |words: &Vec<String>| {
-        let ask = ["COMMAND", "GETKEYS"].map(str::to_owned);
+        let ask = ["COMMAND", what].map(str::to_owned);
         ask.into_iter().chain(words.iter().cloned()).collect()
     };
     let asked: Vec<Vec<String>> = requests.iter().map(ask).collect();
