@@ -207,8 +207,8 @@ fn info_clients(context: &Context<'_>, text: &mut String) {
     let total = context.proxy.totals();
     let _ = write!(
         text,
-        "connected_clients:{}\r\nmaxclients:{}\r\n",
-        total.sessions, context.proxy.max_clients
+        "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:{}\r\n",
+        total.sessions, context.proxy.max_clients, total.paused
     );
 }
 

@@ -144,6 +144,8 @@ pub(crate) struct WorkerStats {
     pub(crate) latency: [Latency; Kind::NAMES.len()],
     /// Pipes that are ready, as of the last tick.
     pub(crate) server_connections: AtomicU64,
+    /// Clients that wait for the end of a pause, as of the last tick.
+    pub(crate) paused: AtomicU64,
     /// Sessions that track, and keys they may hold, likewise.
     pub(crate) tracking_sessions: AtomicU64,
     pub(crate) tracking_keys: AtomicU64,
@@ -159,6 +161,7 @@ pub(crate) struct Totals {
     pub(crate) client_bytes_in: u64,
     pub(crate) client_bytes_out: u64,
     pub(crate) server_connections: u64,
+    pub(crate) paused: u64,
     pub(crate) tracking_sessions: u64,
     pub(crate) tracking_keys: u64,
 }
@@ -249,6 +252,7 @@ impl Proxy {
             client_bytes_in: self.sum(|worker| &worker.client_bytes_in),
             client_bytes_out: self.sum(|worker| &worker.client_bytes_out),
             server_connections: gauge(|worker| &worker.server_connections),
+            paused: gauge(|worker| &worker.paused),
             tracking_sessions: gauge(|worker| &worker.tracking_sessions),
             tracking_keys: gauge(|worker| &worker.tracking_keys),
         }

@@ -11,7 +11,10 @@
 //! Invariant: what a monitor is shown comes behind the reply to its `MONITOR`, and nothing is left out.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -23,7 +26,7 @@ use crate::{
     worker::Worker,
 };
 
-/// Bytes of lines for one monitor that its worker could not be given yet, at most.
+/// Bytes of lines for one monitor that one worker keeps, at most, and as many that are on their way.
 const BACKLOG: usize = 1 << 20;
 
 /// Where a monitor is.
@@ -38,6 +41,8 @@ struct Seat {
 pub(crate) struct Monitor {
     seat: Seat,
     heard: Heard,
+    /// Bytes that its worker has been given and not taken yet.
+    on_the_way: Arc<AtomicUsize>,
 }
 
 /// What it is to be given.
@@ -48,13 +53,20 @@ enum Heard {
 }
 
 /// The same, on its way.
-#[derive(Clone)]
 enum News {
-    Lines(Arc<[u8]>),
-    Closed,
+    Lines(Box<[u8]>),
+    TooMuch,
 }
 
 impl Monitor {
+    fn new(seat: Seat) -> Self {
+        Self {
+            seat,
+            heard: Heard::Lines(Vec::new()),
+            on_the_way: Arc::default(),
+        }
+    }
+
     fn hear(&mut self, line: &[u8]) {
         match &mut self.heard {
             Heard::Lines(lines) if lines.len() < BACKLOG => lines.extend_from_slice(line),
@@ -63,11 +75,13 @@ impl Monitor {
         }
     }
 
+    /// What there is to be told now.
     fn news(&self) -> Option<News> {
         match &self.heard {
             Heard::Lines(lines) if lines.is_empty() => None,
-            Heard::Lines(lines) => Some(News::Lines(Arc::from(lines.as_slice()))),
-            Heard::TooMuch => Some(News::Closed),
+            Heard::Lines(_) if self.on_the_way.load(Relaxed) >= BACKLOG => None,
+            Heard::Lines(lines) => Some(News::Lines(lines.as_slice().into())),
+            Heard::TooMuch => Some(News::TooMuch),
         }
     }
 }
@@ -84,15 +98,13 @@ impl Worker {
             return self.answer(id, |_| {}); // as in Redis: it is not told again
         }
         let begin = move |worker: &mut Self| {
-            let heard = Heard::Lines(Vec::new());
-            worker.monitors.push(Monitor { seat, heard });
+            if worker.crew.own() == seat.worker {
+                worker.clients.session(seat.session).client.is_monitor = true;
+            }
+            worker.monitors.push(Monitor::new(seat));
             worker.attend();
         };
-        let dispatched = self.ask_all(id, begin, |_, out| put_simple(out, "OK"));
-        if dispatched == Dispatched::Done {
-            self.clients.session(id).client.is_monitor = true;
-        }
-        dispatched
+        self.ask_all(id, begin, |_, out| put_simple(out, "OK"))
     }
 
     /// Sends a request on its way while monitors look on.
@@ -176,11 +188,19 @@ impl Worker {
             let Some(news) = monitor.news() else {
                 return true;
             };
-            let seat = monitor.seat;
-            let tell = move |worker: &mut Self| worker.take_news(seat, own, &news);
+            let len = match &news {
+                News::Lines(lines) => lines.len(),
+                News::TooMuch => 0,
+            };
+            let (seat, on_the_way) = (monitor.seat, Arc::clone(&monitor.on_the_way));
+            let tell = move |worker: &mut Self| {
+                on_the_way.fetch_sub(len, Relaxed);
+                worker.take_news(seat, own, &news);
+            };
+            monitor.on_the_way.fetch_add(len, Relaxed);
             match crew.tell(seat.worker, tell) {
                 Ok(()) => monitor.heard = Heard::Lines(Vec::new()),
-                Err(Untold::Busy) => {}
+                Err(Untold::Busy) => _ = monitor.on_the_way.fetch_sub(len, Relaxed),
                 Err(Untold::Gone) => return false,
             }
             true
@@ -201,7 +221,7 @@ impl Worker {
         }
         match news {
             News::Lines(lines) => self.clients.push(seat.session, Place::Last, lines),
-            News::Closed => self.clients.break_off(seat.session),
+            News::TooMuch => self.clients.break_off(seat.session),
         }
     }
 }
@@ -260,15 +280,16 @@ mod tests {
             session: 0,
             client: 1,
         };
-        let heard = Heard::Lines(Vec::new());
-        let mut monitor = Monitor { seat, heard };
+        let mut monitor = Monitor::new(seat);
         assert!(monitor.news().is_none());
         for _ in 0..=BACKLOG / 1000 {
             monitor.hear(&[b'x'; 1000]);
             assert!(matches!(monitor.news(), Some(News::Lines(_))));
         }
+        monitor.on_the_way.store(BACKLOG, Relaxed);
+        assert!(monitor.news().is_none(), "its worker is slow");
         monitor.hear(b"x");
         monitor.hear(b"x");
-        assert!(matches!(monitor.news(), Some(News::Closed)));
+        assert!(matches!(monitor.news(), Some(News::TooMuch)));
     }
 }

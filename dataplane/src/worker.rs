@@ -348,6 +348,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         worker.pubsub.tick(now, most);
         worker.pause = worker.pause.filter(|pause| !pause.is_over(now));
         worker.tell_monitors();
+        worker.count_paused();
         worker.tick_tracking();
         worker.clients.retry(usize::MAX);
         worker.relieve();

@@ -306,6 +306,12 @@ async fn a_pause_holds_the_clients_of_all_workers() {
     clients[3]
         .pipeline(&[vec!["SET".to_owned(), "k3".to_owned(), large]])
         .await;
+    eventually(|| async {
+        let info = proxy.raw().await.command("INFO clients").await;
+        let waits = info.contains("\r\nblocked_clients:4\r\n");
+        if waits { Ok(()) } else { Err(info) }
+    })
+    .await;
     // Longer than who stands still may: these cannot help it.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let values = admin.command("MGET k0 k1 k2").await;

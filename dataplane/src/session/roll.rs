@@ -5,7 +5,7 @@
 //!
 //! Invariant: a client of this proxy that is connected throughout is in the list exactly once.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
 
@@ -276,9 +276,22 @@ impl Worker {
             worker.pause =
                 pause.map(|pause| worker.pause.map_or(pause, |before| pause.and(before)));
             worker.attend();
+            worker.stats.paused.store(0, Relaxed);
             worker.clients.retry(usize::MAX);
         };
         self.ask_all(id, set, |_, out| put_simple(out, "OK"))
+    }
+
+    /// How many wait for the end of a pause: of those who look again with the next tick, they alone are
+    /// neither held nor short of memory.
+    pub(crate) fn count_paused(&mut self) {
+        let waits = |session: &Session| session.is_waiting && session.held_since.is_none();
+        let sessions = self.clients.sessions.iter();
+        let paused = match self.pause {
+            Some(_) => sessions.filter(|(_, session)| waits(session)).count(),
+            None => 0,
+        };
+        self.stats.paused.store(paused as u64, Relaxed);
     }
 
     fn client_kill(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
