@@ -603,20 +603,15 @@ impl Pipe {
                 *weighed = to.weight;
                 stats.latency.record(micros.wrapping_sub(to.since));
             }
-            match (to.to, &mut *ear) {
-                (Recipient::Agreement, Some(ear)) => {
-                    if let Some(first) = ear.answered(piece)? {
-                        deliver(Arrival::Agreed(ear.hearing, first));
-                    }
+            if let Some(ear) = ear
+                && to.to == Recipient::Agreement
+            {
+                if let Some(first) = ear.answered(piece)? {
+                    deliver(Arrival::Agreed(ear.hearing, first));
                 }
-                (
-                    Recipient::Session { .. }
-                    | Recipient::Part(_)
-                    | Recipient::Nobody
-                    | Recipient::Agreement,
-                    _,
-                ) => deliver(Arrival::Reply(to, piece)),
+                return Ok(());
             }
+            deliver(Arrival::Reply(to, piece));
             Ok(())
         })
     }

@@ -16,6 +16,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    rc::Rc,
     sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
@@ -247,8 +248,8 @@ impl Trackers {
         self.last
     }
 
-    /// What the connections of this kind are to be told of from the prefix with this number on.
-    pub(crate) fn prefixes(&self, stratum: u32) -> &[Box<[u8]>] {
+    /// What the connections of a stratum are to be told of; more may come behind.
+    pub(crate) fn prefixes(&self, stratum: u32) -> &[Rc<[u8]>] {
         self.strata.prefixes(stratum)
     }
 
@@ -436,12 +437,14 @@ impl Trackers {
             self.redirecting.push(id);
         }
         let mut stale = Owned::of(stale);
-        tracking.redirected_keys += stale.keys();
-        if tracking.redirected_keys > REDIRECTED_MAX {
-            tracking.redirected.clear();
-            tracking.redirected_keys = 0;
+        if tracking.redirected_keys + stale.keys() > REDIRECTED_MAX {
             stale = Owned::All;
         }
+        if let Owned::All = stale {
+            tracking.redirected.clear(); // it says as much
+            tracking.redirected_keys = 0;
+        }
+        tracking.redirected_keys += stale.keys();
         tracking.redirected.push_back((number, stale));
     }
 
@@ -464,6 +467,7 @@ impl Trackers {
         Some(found)
     }
 
+    /// Tells how much memory it holds.
     fn count(&mut self, clients: &mut Clients) {
         let now = self.table.memory() + self.strata.memory();
         clients.account.recount(&mut self.counted, now);
@@ -490,8 +494,20 @@ impl Worker {
         None
     }
 
-    /// What `CLIENT CACHING` has said is about one command, or one transaction.
+    /// A request of a session that tracks is under way, or answered. What the table has no room for is
+    /// told now: behind the reply to what has just been registered.
     pub(crate) fn request_tracked(&mut self, id: u32, request: &Request<'_>) {
+        let Self {
+            clients, trackers, ..
+        } = self;
+        while let Some(entry) = trackers.table.evict(trackers.most) {
+            trackers.tell_entry(clients, &entry);
+        }
+        trackers.count(clients);
+        let session = self.clients.session(id);
+        if let Some(way) = session.broadcast_way() {
+            self.backends.hear_everywhere(way, &[], self.clock.micros()); // SELECT and HELLO change it
+        }
         let client = &mut self.clients.session(id).client;
         if let Some(tracking) = &mut client.tracking
             && client.transaction.is_none()
@@ -531,10 +547,6 @@ impl Worker {
             }
             Some(_) => {}
         }
-        while let Some(entry) = trackers.table.evict(trackers.most) {
-            trackers.tell_entry(clients, &entry);
-        }
-        trackers.count(clients);
     }
 
     /// `CLIENT TRACKING`.
@@ -622,7 +634,7 @@ impl Worker {
         }
         if let Mode::Broadcast(prefixes) = &options.mode {
             if options.no_loop {
-                self.trackers.strata.leave(tracker);
+                self.trackers.strata.leave(tracker, prefixes.iter());
             } else {
                 for prefix in prefixes {
                     self.trackers.strata.place(prefix, tracker);
@@ -632,6 +644,9 @@ impl Worker {
             self.tracking_of(id).settling = Some(Settling::Prefixes { number, until });
             self.trackers.settling.push(id);
             self.hear_everywhere();
+            if let Some(way) = self.clients.session(id).broadcast_way() {
+                self.backends.hear_everywhere(way, &[], self.clock.micros());
+            }
             self.settle_tracking();
         } else {
             self.tracking_of(id).fresh = false;
@@ -654,11 +669,19 @@ impl Worker {
         let Some(tracking) = self.clients.session(id).client.tracking.take() else {
             return;
         };
-        self.trackers.sessions.remove(&tracking.tracker);
-        self.trackers.strata.leave(tracking.tracker);
+        let Tracking {
+            tracker, options, ..
+        } = *tracking;
+        self.trackers.sessions.remove(&tracker);
         self.trackers.redirecting.retain(|&other| other != id);
         self.trackers.settling.retain(|&other| other != id);
-        self.backends.retire_hearing(Hearing::Own(tracking.tracker));
+        if let Some(options) = options {
+            if options.no_loop {
+                self.backends.retire_hearing(Hearing::Own(tracker));
+            } else if let Mode::Broadcast(prefixes) = &options.mode {
+                self.trackers.strata.leave(tracker, prefixes.iter());
+            }
+        }
         if let Some(Settling::Prefixes { number, .. }) = tracking.settling {
             self.clients.reply(id, number, |_| {}); // nobody is there to read it
         }
@@ -688,13 +711,8 @@ impl Worker {
                     ..Way::HEARING
                 },
                 prefixes,
+                self.clock.micros(),
             );
-        }
-        let broadcasts: Vec<u32> = self.trackers.sessions.values().copied().collect();
-        for id in broadcasts {
-            if let Some(way) = self.clients.session(id).broadcast_way() {
-                self.backends.hear_everywhere(way, &[]);
-            }
         }
     }
 
@@ -714,19 +732,24 @@ impl Worker {
         let Some(Settling::Prefixes { number, until }) = tracking.settling else {
             return true;
         };
-        let agreed = match own {
-            Some(way) => self.backends.all_hear(way, 0),
-            None => self.trackers.strata.of(tracking.tracker).all(|stratum| {
-                let lane = Lane::Hearing(Hearing::Broadcast(stratum));
-                let prefixes = self.trackers.prefixes(stratum).len();
-                self.backends.all_hear(
-                    Way {
+        let agreed = match (own, tracking.options.as_ref().map(|options| &options.mode)) {
+            (Some(way), _) => self.backends.all_hear(way, 0),
+            (None, Some(Mode::Broadcast(prefixes))) => {
+                let strata = &self.trackers.strata;
+                let of = |prefix: &[u8]| strata.of(tracking.tracker, prefix);
+                let mut needed: Vec<u32> =
+                    prefixes.iter().filter_map(|prefix| of(prefix)).collect();
+                needed.dedup();
+                needed.into_iter().all(|stratum| {
+                    let lane = Lane::Hearing(Hearing::Broadcast(stratum));
+                    let way = Way {
                         lane,
                         ..Way::HEARING
-                    },
-                    prefixes,
-                )
-            }),
+                    };
+                    self.backends.all_hear(way, strata.prefixes(stratum).len())
+                })
+            }
+            (None, Some(Mode::All | Mode::OptIn | Mode::OptOut) | None) => true,
         };
         if !agreed && Instant::now() < until {
             return false;
@@ -756,6 +779,11 @@ impl Worker {
         } = self;
         trackers.move_slots(clients, |slot| moving[slot.index()]);
         self.hear_everywhere();
+        for &id in self.trackers.sessions.values() {
+            if let Some(way) = self.clients.session(id).broadcast_way() {
+                self.backends.hear_everywhere(way, &[], self.clock.micros());
+            }
+        }
     }
 
     /// Messages on a pipe of this kind, to this server, may have been missed.
@@ -845,6 +873,7 @@ impl Worker {
             .and_then(|options| options.redirect);
         let Some(target) = target else {
             tracking.redirected.clear(); // it redirects no longer
+            tracking.redirected_keys = 0;
             return true;
         };
         if count > 0 {

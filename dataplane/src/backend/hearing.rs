@@ -8,7 +8,7 @@
 //!
 //! Knows neither keys nor sessions: [`crate::tracking`] does.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use tokio::time::sleep;
 
@@ -189,7 +189,7 @@ impl Backends {
     }
 
     /// Has each server have this pipe, and tell of all these prefixes.
-    pub(crate) fn hear_everywhere(&mut self, way: Way, prefixes: &[Box<[u8]>]) {
+    pub(crate) fn hear_everywhere(&mut self, way: Way, prefixes: &[Rc<[u8]>], micros: u32) {
         for server in self.primaries.clone() {
             let id = self.pipe_of(server, way);
             let pipe = &mut self.pipes[id as usize];
@@ -206,7 +206,8 @@ impl Backends {
                 ear.told = prefixes.len();
                 ear.agreeing += wish.answers;
                 self.output(id).extend_from_slice(&wish.bytes);
-                self.expect(id, ANSWER);
+                let since = micros;
+                self.expect(id, Pending { since, ..ANSWER });
             }
         }
     }
@@ -323,6 +324,7 @@ impl Worker {
             backends,
             clients,
             trackers,
+            clock,
             ..
         } = self;
         let pipe = &mut backends.pipes[id as usize];
@@ -359,8 +361,9 @@ impl Worker {
         }
         ear.agreeing = wish.answers;
         pipe.out.splice(..0, wish.bytes);
+        let since = clock.micros();
         for _ in 0..wish.answers {
-            pipe.pending.push_front(ANSWER);
+            pipe.pending.push_front(Pending { since, ..ANSWER });
             pipe.unsent += 1;
         }
         Ok(())

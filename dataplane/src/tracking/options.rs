@@ -181,11 +181,11 @@ fn add_prefixes(
             String::from_utf8_lossy(with)
         )
     };
-    for (index, prefix) in prefixes.iter().enumerate() {
+    if let Some(first) = first_overlapping(&before, &prefixes) {
+        let (prefix, behind) = (&prefixes[first], &prefixes[first + 1..]);
         if let Some(with) = before.iter().find(|with| overlap(prefix, with)) {
             return Err(collision(prefix, with, "an existing"));
         }
-        let behind = &prefixes[index + 1..];
         if let Some(with) = behind.iter().find(|with| overlap(prefix, with)) {
             return Err(collision(prefix, with, "another provided"));
         }
@@ -196,6 +196,33 @@ fn add_prefixes(
     }
     all.extend(prefixes);
     Ok(all)
+}
+
+/// The first of these prefixes that overlaps another one. There may be very many.
+fn first_overlapping(before: &BTreeSet<Box<[u8]>>, prefixes: &[Box<[u8]>]) -> Option<usize> {
+    let old = before.iter().map(|prefix| (prefix, None));
+    let new = prefixes
+        .iter()
+        .zip(0..)
+        .map(|(prefix, at)| (prefix, Some(at)));
+    let mut sorted: Vec<(&Box<[u8]>, Option<usize>)> = old.chain(new).collect();
+    sorted.sort_unstable();
+    let mut first = None;
+    // Those that the current one begins with, each beginning with the one before it.
+    let mut around: Vec<(&Box<[u8]>, Option<usize>)> = Vec::new();
+    for (prefix, at) in sorted {
+        while around
+            .last()
+            .is_some_and(|(shorter, _)| !prefix.starts_with(shorter))
+        {
+            around.pop();
+        }
+        if let Some((_, shorter)) = around.last() {
+            first = first.into_iter().chain(at).chain(*shorter).min();
+        }
+        around.push((prefix, at));
+    }
+    first
 }
 
 /// Whether there are keys that begin with both.
@@ -339,6 +366,21 @@ mod tests {
             (
                 &["on bcast prefix a prefix foo prefix fo"],
                 overlaps("foo", "another provided", "fo"),
+            ),
+            (
+                &["on bcast prefix y prefix b prefix bb prefix ya"],
+                overlaps("y", "another provided", "ya"),
+            ),
+            (
+                &[
+                    "on bcast prefix b",
+                    "on bcast prefix z prefix bbb prefix zz",
+                ],
+                overlaps("z", "another provided", "zz"),
+            ),
+            (
+                &["on bcast prefix b", "on bcast prefix a prefix bbb prefix a"],
+                overlaps("a", "another provided", "a"),
             ),
             (
                 &["on bcast prefix foo", "on bcast prefix foo"],

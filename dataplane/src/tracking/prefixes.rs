@@ -9,9 +9,13 @@
 //! Invariant: within a stratum no two prefixes overlap, and each session's prefix is covered by one of
 //! the stratum that it was placed in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+    rc::Rc,
+};
 
-use super::{options::overlap, table::Tracker};
+use super::table::Tracker;
 
 /// See the module.
 #[derive(Default)]
@@ -23,12 +27,19 @@ pub(crate) struct Strata {
 #[derive(Default)]
 struct Stratum {
     /// In the order in which they were added.
-    prefixes: Vec<Box<[u8]>>,
+    prefixes: Vec<Rc<[u8]>>,
+    /// The same, sorted.
+    sorted: BTreeSet<Rc<[u8]>>,
     /// Of each prefix of sessions, the sessions.
     listeners: HashMap<Box<[u8]>, Vec<Tracker>>,
     /// Lengths of these prefixes, and how many have it.
     lens: BTreeMap<usize, usize>,
+    /// Bytes of memory it owns, about.
+    bytes: usize,
 }
+
+/// What a prefix costs besides its bytes.
+const COST: usize = 64;
 
 /// Keys, and who is to be told of them.
 type Told<'k, 's> = (Vec<&'k [u8]>, &'s [Tracker]);
@@ -36,45 +47,44 @@ type Told<'k, 's> = (Vec<&'k [u8]>, &'s [Tracker]);
 impl Strata {
     /// Places a session's prefix: in which stratum.
     pub(crate) fn place(&mut self, prefix: &[u8], tracker: Tracker) -> u32 {
-        let fits = |stratum: &Stratum| {
-            let prefixes = &stratum.prefixes;
-            prefixes.iter().any(|with| prefix.starts_with(with))
-                || !prefixes.iter().any(|with| overlap(prefix, with))
-        };
+        let fits = |stratum: &Stratum| stratum.covers(prefix) || !stratum.overlaps(prefix);
         let index = self.strata.iter().position(fits).unwrap_or_else(|| {
             self.strata.push(Stratum::default());
             self.strata.len() - 1
         });
         let stratum = &mut self.strata[index];
-        if !stratum.prefixes.iter().any(|with| prefix.starts_with(with)) {
-            stratum.prefixes.push(prefix.into());
+        if !stratum.covers(prefix) {
+            let prefix: Rc<[u8]> = prefix.into();
+            stratum.bytes += COST + prefix.len();
+            stratum.sorted.insert(Rc::clone(&prefix));
+            stratum.prefixes.push(prefix);
         }
         let listeners = stratum.listeners.entry(prefix.into()).or_insert_with(|| {
             *stratum.lens.entry(prefix.len()).or_default() += 1;
+            stratum.bytes += COST + prefix.len();
             Vec::new()
         });
         if !listeners.contains(&tracker) {
             listeners.push(tracker);
+            stratum.bytes += size_of::<Tracker>();
         }
         index as u32
     }
 
     /// A session tracks no longer: takes its prefixes away.
-    pub(crate) fn leave(&mut self, tracker: Tracker) {
+    pub(crate) fn leave<'p>(
+        &mut self,
+        tracker: Tracker,
+        prefixes: impl Iterator<Item = &'p Box<[u8]>>,
+    ) {
+        for prefix in prefixes {
+            for stratum in &mut self.strata {
+                stratum.leave(tracker, prefix);
+            }
+        }
         for stratum in &mut self.strata {
-            let lens = &mut stratum.lens;
-            stratum.listeners.retain(|prefix, listeners| {
-                listeners.retain(|&other| other != tracker);
-                if listeners.is_empty()
-                    && let Some(count) = lens.get_mut(&prefix.len())
-                {
-                    *count -= 1;
-                }
-                !listeners.is_empty()
-            });
-            lens.retain(|_, count| *count > 0);
             if stratum.listeners.is_empty() {
-                stratum.prefixes = Vec::new();
+                *stratum = Stratum::default();
             }
         }
     }
@@ -87,19 +97,17 @@ impl Strata {
             .map(|(index, _)| index)
     }
 
-    /// The strata that a session's prefixes were placed in.
-    pub(crate) fn of(&self, tracker: Tracker) -> impl Iterator<Item = u32> {
-        let has = move |stratum: &Stratum| {
-            let mut listeners = stratum.listeners.values();
-            listeners.any(|listeners| listeners.contains(&tracker))
+    /// The stratum that a session's prefix was placed in.
+    pub(crate) fn of(&self, tracker: Tracker, prefix: &[u8]) -> Option<u32> {
+        let has = |stratum: &Stratum| {
+            let listeners = stratum.listeners.get(prefix);
+            listeners.is_some_and(|listeners| listeners.contains(&tracker))
         };
-        let with = (0..).zip(&self.strata);
-        with.filter(move |(_, stratum)| has(stratum))
-            .map(|(index, _)| index)
+        self.strata.iter().position(has).map(|index| index as u32)
     }
 
     /// What the connections of a stratum are to be told of; it only grows while the stratum is needed.
-    pub(crate) fn prefixes(&self, stratum: u32) -> &[Box<[u8]>] {
+    pub(crate) fn prefixes(&self, stratum: u32) -> &[Rc<[u8]>] {
         self.strata
             .get(stratum as usize)
             .map_or(&[], |stratum| &stratum.prefixes)
@@ -136,20 +144,52 @@ impl Strata {
 
     /// Bytes of memory it owns, about.
     pub(crate) fn memory(&self) -> usize {
-        let of = |stratum: &Stratum| -> usize {
-            let own = stratum.prefixes.iter().map(|prefix| 16 + prefix.len());
-            let theirs = stratum.listeners.iter().map(|(prefix, listeners)| {
-                64 + prefix.len() + listeners.capacity() * size_of::<Tracker>()
-            });
-            own.sum::<usize>() + theirs.sum::<usize>()
+        self.strata.iter().map(|stratum| stratum.bytes).sum()
+    }
+}
+
+impl Stratum {
+    /// The last of its prefixes that is not behind this one: as none overlaps another, no other can be a
+    /// prefix of it.
+    fn before(&self, prefix: &[u8]) -> Option<&Rc<[u8]>> {
+        let up_to = (Bound::Unbounded, Bound::Included(prefix));
+        self.sorted.range::<[u8], _>(up_to).next_back()
+    }
+
+    fn covers(&self, prefix: &[u8]) -> bool {
+        self.before(prefix)
+            .is_some_and(|before| prefix.starts_with(before))
+    }
+
+    fn overlaps(&self, prefix: &[u8]) -> bool {
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        let next = self.sorted.range::<[u8], _>(from).next();
+        self.covers(prefix) || next.is_some_and(|next| next.starts_with(prefix))
+    }
+
+    fn leave(&mut self, tracker: Tracker, prefix: &[u8]) {
+        let Some(listeners) = self.listeners.get_mut(prefix) else {
+            return;
         };
-        self.strata.iter().map(of).sum()
+        let before = listeners.len();
+        listeners.retain(|&other| other != tracker);
+        self.bytes -= (before - listeners.len()) * size_of::<Tracker>();
+        if listeners.is_empty() {
+            self.listeners.remove(prefix);
+            self.bytes -= COST + prefix.len();
+            if let Some(count) = self.lens.get_mut(&prefix.len()) {
+                *count -= 1;
+                if *count == 0 {
+                    self.lens.remove(&prefix.len());
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::options::overlap, *};
 
     fn told(strata: &Strata, stratum: u32, keys: &[&str]) -> Vec<(String, Vec<Tracker>)> {
         let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
@@ -215,10 +255,15 @@ mod tests {
         strata.place(b"a", 1);
         strata.place(b"", 2);
         strata.place(b"ab", 1);
-        strata.leave(1);
+        let leave = |strata: &mut Strata, tracker, prefixes: &[&str]| {
+            let prefixes: Vec<Box<[u8]>> = prefixes.iter().map(|p| p.as_bytes().into()).collect();
+            strata.leave(tracker, prefixes.iter());
+        };
+        assert_eq!((strata.of(1, b"ab"), strata.of(2, b"ab")), (Some(0), None));
+        leave(&mut strata, 1, &["a", "ab"]);
         assert_eq!(strata.needed().collect::<Vec<_>>(), [1]);
         assert_eq!(told(&strata, 0, &["ab"]), []);
-        strata.leave(2);
+        leave(&mut strata, 2, &[""]);
         assert_eq!(strata.needed().count(), 0);
         assert_eq!((strata.memory(), strata.listeners(1)), (0, vec![]));
         assert_eq!(strata.place(b"", 3), 0, "its place is free again");
