@@ -580,7 +580,9 @@ impl Worker {
             }
         });
         if done == Dispatched::Done && self.clients.session(id).outbox.in_flight() > 0 {
-            self.tracking_of(id).settling = Some(Settling::Target);
+            // Where there is no other worker to ask, the prefixes may be settled already.
+            let settling = &mut self.tracking_of(id).settling;
+            settling.get_or_insert(Settling::Target);
         }
         done
     }

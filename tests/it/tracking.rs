@@ -301,6 +301,18 @@ async fn prefixes_are_told_of_whatever_is_read() {
     }
 }
 
+/// No other worker is asked where the client redirected to is, and so none is waited for.
+#[tokio::test]
+async fn the_only_worker_redirects_prefixes() {
+    let cluster = cluster(&["--workers", "1"]).await;
+    let mut client = cluster.proxies[0].raw().await;
+    let mut target = resp3(&cluster).await;
+    let id = target.command("CLIENT ID").await[1..].to_owned();
+    let track = format!("CLIENT TRACKING on bcast redirect {id}");
+    check(&mut client, &[(&track, "+OK"), ("SET a 1", "+OK")]).await;
+    check(&mut target, &[("", &stale("a"))]).await;
+}
+
 #[tokio::test]
 async fn with_noloop_a_client_is_told_of_others_changes_only() {
     let cluster = cluster(&["--workers", "1"]).await;
