@@ -22,7 +22,7 @@ use crate::{
     command::{self, Bound, Class, Command, Local, flag},
     crew::Untold,
     resp::{Limits, Progress, Request, Scanned, put_simple},
-    session::{Dispatched, Place},
+    session::Dispatched,
     worker::Worker,
 };
 
@@ -220,7 +220,7 @@ impl Worker {
             return;
         }
         match news {
-            News::Lines(lines) => self.clients.push(seat.session, Place::Last, lines),
+            News::Lines(lines) => self.clients.push(seat.session, lines),
             News::TooMuch => self.clients.break_off(seat.session),
         }
     }

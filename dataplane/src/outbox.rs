@@ -3,8 +3,7 @@
 //! A request takes a number ([`Outbox::reserve`]); its reply comes with that number, whole
 //! ([`Outbox::fill_with`]) or in pieces ([`Outbox::fill_piece`]), in whatever order the backends
 //! answer. What is next in order goes straight into the output; what comes early is parked until its
-//! turn. A message that no request asked for goes in between ([`Outbox::interject`]), or takes a number
-//! itself ([`Outbox::append`]). Owns no socket and knows no reply.
+//! turn. A message that no request asked for takes a number itself ([`Outbox::append`]). Owns no socket and knows no reply.
 //!
 //! Invariant: the output holds the replies of the requests before `head`, whole and in order, messages
 //! only between them, and behind all what has come of the reply of `head`.
@@ -30,12 +29,10 @@ pub(crate) struct Outbox {
     early: VecDeque<Early>,
     /// The bytes of small replies that came early.
     parked: Vec<u8>,
-    /// Bytes of large replies that came early, and of messages that wait in `cut`.
+    /// Bytes of large replies that came early.
     large: usize,
     /// While there are any, `early` is not empty: a plain outbox need not look.
     unwanted: Unwanted,
-    /// A part of the reply of `head` is in the output, and not yet its end.
-    cut: Option<Box<Cut>>,
 }
 
 /// Which replies a client wants.
@@ -64,12 +61,6 @@ impl Unwanted {
             Self::From(first) => number.wrapping_sub(first).cast_signed() >= 0,
         }
     }
-}
-
-#[derive(Default)]
-struct Cut {
-    /// Messages that wait for the end.
-    messages: Vec<u8>,
 }
 
 /// Of one request behind the head.
@@ -185,10 +176,7 @@ impl Outbox {
             let output = self.output(piece.bytes.len());
             output.extend_from_slice(piece.bytes);
             if piece.last {
-                self.uncut();
                 self.advance();
-            } else if self.cut.is_none() {
-                self.cut = Some(Box::default());
             }
             return;
         }
@@ -201,17 +189,6 @@ impl Outbox {
             buffer::reserve(&mut large.bytes, piece.bytes.len());
             large.bytes.extend_from_slice(piece.bytes);
             large.whole = piece.last;
-        }
-    }
-
-    /// Takes a message that no request asked for. It goes before all replies of which nothing is in the
-    /// output yet.
-    pub(crate) fn interject(&mut self, message: &[u8]) {
-        if let Some(cut) = &mut self.cut {
-            self.large += message.len();
-            cut.messages.extend_from_slice(message);
-        } else {
-            self.output(message.len()).extend_from_slice(message);
         }
     }
 
@@ -264,15 +241,6 @@ impl Outbox {
         number.wrapping_sub(self.head) < self.in_flight()
     }
 
-    /// The last piece of the head's reply is in the output.
-    fn uncut(&mut self) {
-        if let Some(cut) = self.cut.take() {
-            self.large -= cut.messages.len();
-            self.output(cut.messages.len())
-                .extend_from_slice(&cut.messages);
-        }
-    }
-
     fn early(&mut self, number: u32) -> &mut Early {
         let index = number.wrapping_sub(self.head) as usize;
         if self.early.capacity() == 0 {
@@ -321,7 +289,6 @@ impl Outbox {
                     }
                     if !whole {
                         self.early[0] = Early::Nothing; // the rest goes straight into the output
-                        self.cut = Some(Box::default());
                         return;
                     }
                 }
@@ -376,9 +343,6 @@ impl Outbox {
         self.sent = 0;
         self.parked = Vec::new();
         self.large = 0;
-        if let Some(cut) = &mut self.cut {
-            cut.messages = Vec::new();
-        }
         for early in &mut self.early {
             match early {
                 Early::Nothing => {}
@@ -465,7 +429,7 @@ mod tests {
         }
     }
 
-    /// Whenever it comes, and however the large reply is cut: the message stands between replies.
+    /// Whenever it comes, and however the large reply is cut: the message stands behind what is awaited.
     #[test]
     fn a_message_never_comes_within_a_reply() {
         let pieces: [(&[u8], bool, bool); 3] = [
@@ -473,18 +437,13 @@ mod tests {
             (b"b", false, false),
             (b"c>", false, true),
         ];
-        // `m` is a message at once, `n` one behind all replies; the large reply is request 1.
+        // `m` is a message; the large reply is request 1.
         for (order, expected) in [
-            ("m0abc2", "m0<abc>2"),
-            ("0mabc2", "0m<abc>2"),
-            ("0ambmc2", "0<abc>mm2"),
-            ("0abcm2", "0<abc>m2"),
+            ("m0abc2", "0<abc>2m"),
+            ("0ambmc2", "0<abc>2mm"),
             ("0abc2m", "0<abc>2m"),
-            ("abm0mc2", "m0<abc>m2"),
-            ("abcm20", "m0<abc>2"),
-            ("n0abc2", "0<abc>2n"),
-            ("0anbmc2", "0<abc>m2n"),
-            ("2ncb0amn", "0<abc>2nmn"),
+            ("abc2m0", "0<abc>2m"),
+            ("2mcb0am", "0<abc>2mm"),
         ] {
             let mut outbox = Outbox::default();
             (0..3).for_each(|_| _ = outbox.reserve());
@@ -495,8 +454,7 @@ mod tests {
                         let &(bytes, first, last) = parts.next().unwrap();
                         outbox.fill_piece(1, Piece { bytes, first, last });
                     }
-                    'm' => outbox.interject(b"m"),
-                    'n' => outbox.append(b"n"),
+                    'm' => outbox.append(b"m"),
                     number => {
                         outbox.fill(number.to_digit(10).unwrap(), number.to_string().as_bytes());
                     }
@@ -642,7 +600,7 @@ mod tests {
         outbox.discard();
         assert_eq!((outbox.in_flight(), outbox.buffered()), (0, 0));
         let large = outbox.reserve();
-        let (bytes, piece) = (&b"x"[..], Piece::whole(b"x"));
+        let piece = Piece::whole(b"x");
         outbox.fill_piece(
             large,
             Piece {
@@ -650,7 +608,7 @@ mod tests {
                 ..piece
             },
         );
-        outbox.interject(bytes);
+        outbox.append(b"m");
         outbox.discard();
         outbox.fill_piece(
             large,

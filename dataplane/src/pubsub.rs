@@ -34,7 +34,7 @@ use crate::{
     fanout::{Channel, Merging},
     resp::{Protocol, Request},
     route::Rejection,
-    session::{Clients, Dispatched, Place},
+    session::{Clients, Dispatched},
     worker::{Worker, essential},
 };
 
@@ -499,7 +499,7 @@ impl Clients {
                 resp3
             }
         };
-        self.push(id, Place::Last, message);
+        self.push(id, message);
     }
 }
 

@@ -45,7 +45,7 @@ mod clients;
 mod parts;
 mod roll;
 
-pub(crate) use clients::{Clients, Place};
+pub(crate) use clients::Clients;
 pub(crate) use parts::Splitting;
 
 /// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.

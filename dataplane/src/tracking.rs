@@ -29,7 +29,7 @@ use crate::{
     command::{self, Command, Kind, flag},
     crew::Untold,
     resp::{Protocol, Request, put_simple},
-    session::{Clients, Dispatched, Place, Session},
+    session::{Clients, Dispatched, Session},
     worker::Worker,
 };
 
@@ -421,7 +421,7 @@ impl Trackers {
                 self.told += 1;
                 let mut push = Vec::new();
                 message::put_push(stale, &mut push);
-                clients.push(id, Place::Last, &push);
+                clients.push(id, &push);
             }
             // There is no way to tell it anything, as in Redis.
             (None, Protocol::Resp2) => {}
@@ -927,7 +927,7 @@ impl Worker {
                 Protocol::Resp2 => continue,
             }
             self.trackers.told += 1;
-            self.clients.push(id, Place::Last, &message);
+            self.clients.push(id, &message);
         }
     }
 
@@ -953,7 +953,7 @@ impl Worker {
         if protocol == Protocol::Resp3 {
             let mut push = Vec::new();
             message::put_broken(target, &mut push);
-            self.clients.push(id, Place::Last, &push);
+            self.clients.push(id, &push);
         }
     }
 }

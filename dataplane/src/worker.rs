@@ -378,7 +378,6 @@ pub(crate) mod tests {
         framer::Piece,
         memory::Memory,
         outbox::Outbox,
-        session::Place,
     };
 
     /// One of as many workers as the crew has, with no topology.
@@ -470,31 +469,27 @@ pub(crate) mod tests {
             serve(&worker, stream, peer);
             let id = 0; // the first
             let awaited = worker.borrow_mut().clients.session(id).outbox.reserve();
-            for (place, message) in [(Place::Last, b"last "), (Place::Next, b"next ")] {
-                worker.borrow_mut().clients.push(id, place, message);
-            }
-            let mut got = [0; 5];
-            client.read_exact(&mut got).await.unwrap();
-            assert_eq!(&got, b"next ");
+            worker.borrow_mut().clients.push(id, b" message");
             let reply = |outbox: &mut Outbox| outbox.fill_piece(awaited, Piece::whole(b"reply"));
             worker.borrow_mut().clients.fill(id, reply);
             worker.borrow_mut().clients.schedule_flush();
-            let mut got = [0; 10];
+            worker.borrow_mut().clients.push(id, b" at once");
+            let mut got = [0; 21];
             client.read_exact(&mut got).await.unwrap();
-            assert_eq!(&got, b"replylast ");
+            assert_eq!(&got, b"reply message at once");
 
             let stats = Arc::clone(&worker.borrow().stats);
             let message = vec![b'm'; 1 << 20];
             let mut pushed = 0;
             while stats.sessions_closed_overrun.get() == 0 {
-                worker.borrow_mut().clients.push(id, Place::Next, &message);
+                worker.borrow_mut().clients.push(id, &message);
                 pushed += message.len();
                 yield_now().await;
             }
             assert!(pushed > worker.borrow().serving.output_limit);
             let mut all = Vec::new();
             assert!(client.read_to_end(&mut all).await.is_err() || all.len() < pushed);
-            worker.borrow_mut().clients.push(id, Place::Next, &message); // to nobody
+            worker.borrow_mut().clients.push(id, &message); // to nobody
         });
     }
 }

@@ -27,16 +27,6 @@ use crate::{
     resp::put_error,
 };
 
-/// Where a message that no request asked for goes.
-#[allow(dead_code, reason = "for tracking")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
-    /// Before all replies that have not begun to leave, also while a request waits for long.
-    Next,
-    /// Behind the replies to all requests so far.
-    Last,
-}
-
 /// One huge first reply says little of the next client's.
 const FIRST_REPLY_MAX: u32 = 4 << 20;
 
@@ -334,20 +324,18 @@ impl Clients {
         self.mark_dirty(id);
     }
 
-    /// Brings a message that no request asked for, whole, in the session's RESP. Nobody can be made wait
-    /// with messages: a session that has not taken as many as it may is closed. One that is gone gets
-    /// none.
-    pub(crate) fn push(&mut self, id: u32, place: Place, message: &[u8]) {
+    /// Brings a message that no request asked for, whole, in the session's RESP; it goes behind the replies
+    /// to all requests so far. (A request that blocks has taken no number, so that messages pass it.)
+    /// Nobody can be made wait with messages: a session that has not taken as many as it may is closed.
+    /// One that is gone gets none.
+    pub(crate) fn push(&mut self, id: u32, message: &[u8]) {
         let Some(session) = self.sessions.get_mut(id as usize) else {
             return;
         };
         if session.is_closed() {
             return;
         }
-        match place {
-            Place::Next => session.outbox.interject(message),
-            Place::Last => session.outbox.append(message),
-        }
+        session.outbox.append(message);
         if session.outbox.buffered() > self.output_limit {
             let (client, bytes) = (session.client.id, session.outbox.buffered());
             tracing::warn!(client, bytes, "closed: it does not take its messages");
