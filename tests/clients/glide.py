@@ -101,9 +101,7 @@ def auth():
     once = BackoffStrategy(0, 1, 1)
     for credentials in None, ServerCredentials("no"):
         configuration = GlideClientConfiguration(
-            [NodeAddress("127.0.0.1", PASSWORD_PORT)],
-            credentials=credentials,
-            reconnect_strategy=once,
+            [NodeAddress("127.0.0.1", PASSWORD_PORT)], credentials=credentials, reconnect_strategy=once
         )
         raises("", lambda: GlideClient.create(configuration).ping())
     for credentials in ServerCredentials(PASSWORD), ServerCredentials(PASSWORD, "default"):
@@ -222,11 +220,49 @@ def scan():
         assert one.unlink(list(keys)) == 1_000
 
 
+@checklist.item("tracking")
+def tracking():
+    cache = ClientSideCache.create(
+        max_cache_kb=1_024, entry_ttl_ms=600_000, enable_metrics=True, server_assisted=True
+    )
+    cached = client(client_side_cache=cache)
+    for key in "gl:cached", "gl:other":
+        cached.set(key, "1")
+        for value in b"2", b"3":
+            cached.get(key)
+            lookups = cached.get_cache_total_lookups()
+            assert cached.get(key) != value and cached.get_cache_total_lookups() == lookups + 1
+            client(port=OTHER_PORT).set(key, value)
+            deadline = time.monotonic() + 10
+            while cached.get(key) != value:
+                assert time.monotonic() < deadline, "no invalidation"
+    assert cached.get_cache_hit_rate() > 0
+
+
 @checklist.item("CROSSSLOT")
 def crossslot():
     one = client(port=CLUSTER_PORT)
     raises("hash to the same slot", one.rename, "gl:0", "gl:1")
     raises("hash to the same slot", one.sinter, ["gl:0", "gl:1"])
+
+
+@checklist.item("cluster client")
+def cluster():
+    for protocol in ProtocolVersion.RESP2, ProtocolVersion.RESP3:
+        one = GlideClusterClient.create(
+            GlideClusterClientConfiguration(
+                [NodeAddress("127.0.0.1", CLUSTER_PORT)], protocol=protocol, request_timeout=15_000
+            )
+        )
+        for n in range(100):
+            assert one.set(f"gl:{n}", str(n)) == "OK"
+        batch = ClusterBatch(is_atomic=False)
+        for n in range(100):
+            batch.get(f"gl:{n}")
+        assert one.exec(batch, raise_on_error=True) == [b"%d" % n for n in range(100)]
+        keys = [f"gl:{n}" for n in range(100)]
+        assert one.mget(keys) == [b"%d" % n for n in range(100)]
+        assert one.delete(keys) == 100
 
 
 checklist.end()

@@ -240,6 +240,23 @@ static void scan(void) {
     CHECK(found == 1000);
 }
 
+static void tracking(void) {
+    redisContext *listener = connect_to("PORT"), *client = connect_to("PORT");
+    redisReply *id = CALL(listener, "CLIENT ID");
+    CHECK(id->type == REDIS_REPLY_INTEGER);
+    CALL(listener, "SUBSCRIBE __redis__:invalidate");
+    CHECK(is_text(CALL(client, "CLIENT TRACKING ON REDIRECT %lld", id->integer), "OK"));
+    for (int n = 0; n < 2; n++) {
+        CALL(client, "GET hi:cached%d", n);
+        CALL(connect_to("OTHER_PORT"), "SET hi:cached%d 1", n);
+        char key[16];
+        snprintf(key, sizeof key, "hi:cached%d", n);
+        redisReply *message = next(listener);
+        CHECK(is_list(message, 3) && is_list(message->element[2], 1));
+        CHECK(is_text(message->element[2]->element[0], key));
+    }
+}
+
 static void crossslot(void) {
     redisContext *client = connect_to("CLUSTER_PORT");
     CHECK(is_error(CALL(client, "RENAME hi:0 hi:1"), "CROSSSLOT"));
@@ -282,6 +299,8 @@ int main(void) {
     item("MULTI", multi);
     item("SUBSCRIBE", subscribe);
     item("SCAN", scan);
+    item("tracking", tracking);
     item("CROSSSLOT", crossslot);
+    line("-", "cluster client", "it has none");
     return failures > 0;
 }

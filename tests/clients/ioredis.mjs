@@ -1,7 +1,17 @@
 // What ioredis must be able to do, over both versions of RESP.
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Checklist, clusterPort, eventually, nameOf, otherPort, password, passwordPort, port, require } from "./checklist.mjs";
+import {
+  Checklist,
+  clusterPort,
+  eventually,
+  nameOf,
+  otherPort,
+  password,
+  passwordPort,
+  port,
+  require,
+} from "./checklist.mjs";
 
 const { Redis, Cluster } = require("ioredis");
 const checklist = new Checklist(nameOf("ioredis", "ioredis"));
@@ -56,7 +66,13 @@ await checklist.item("RESP3", async () => {
 await checklist.item("AUTH", async () => {
   for (const protocol of [2, 3]) {
     for (const more of [{}, { password: "no" }]) {
-      const client = connect({ port: passwordPort, protocol, retryStrategy: null, maxRetriesPerRequest: 0, ...more });
+      const client = connect({
+        port: passwordPort,
+        protocol,
+        retryStrategy: null,
+        maxRetriesPerRequest: 0,
+        ...more,
+      });
       await assert.rejects(client.get("io:a"));
       client.disconnect();
     }
@@ -139,7 +155,11 @@ await checklist.item("EVALSHA after SCRIPT FLUSH", async () => {
 await checklist.item("MULTI", async () => {
   for (const client of both()) {
     const results = await client.multi().set("{io}:t", 1).incr("{io}:t").get("{io}:t").exec();
-    assert.deepEqual(results, [[null, "OK"], [null, 2], [null, "2"]]);
+    assert.deepEqual(results, [
+      [null, "OK"],
+      [null, 2],
+      [null, "2"],
+    ]);
     const mixed = await client.multi().set("{io}:t", "a").incr("{io}:t").set("{io}:u", 1).exec();
     assert.ok(mixed[0][1] === "OK" && /not an integer/.test(mixed[1][0]) && mixed[2][1] === "OK");
     assert.equal(await client.multi({ pipeline: false }), "OK");
@@ -162,7 +182,10 @@ await checklist.item("SUBSCRIBE", async () => {
       await publisher.publish("io:pat", "hi");
       await eventually(() => messages.length >= 2, "two messages");
       await sleep(100);
-      assert.deepEqual(messages.sort(), [["io:c1", "hello"], ["io:p*", "io:pat", "hi"]]);
+      assert.deepEqual(messages.sort(), [
+        ["io:c1", "hello"],
+        ["io:p*", "io:pat", "hi"],
+      ]);
     }
     // Without names it would wait until there are no subscriptions of the other kind either.
     assert.equal(await client.unsubscribe("io:c1", "io:c2"), 1);
@@ -184,10 +207,48 @@ await checklist.item("SCAN", async () => {
   }
 });
 
+await checklist.item("tracking", async () => {
+  // It has no cache of its own; the messages of RESP2 go to another connection.
+  const listener = connect({ protocol: 2 });
+  const messages = [];
+  listener.on("message", (...message) => messages.push(message));
+  const id = await listener.client("ID");
+  await listener.subscribe("__redis__:invalidate");
+  const client = connect({ protocol: 2 });
+  assert.equal(await client.client("TRACKING", "ON", "REDIRECT", id), "OK");
+  for (const key of ["io:cached", "io:other"]) {
+    await client.get(key);
+    await other.set(key, 1);
+    await eventually(() => messages.length > 0, "an invalidation");
+    assert.deepEqual(messages, [["__redis__:invalidate", key]]);
+    messages.length = 0;
+  }
+});
+
 await checklist.item("CROSSSLOT", async () => {
   const client = connect({ port: clusterPort });
   await assert.rejects(client.rename("io:0", "io:1"), /hash to the same slot/);
   await assert.rejects(client.sinter("io:0", "io:1"), /hash to the same slot/);
+});
+
+await checklist.item("cluster client", async () => {
+  for (const protocol of [2, 3]) {
+    const cluster = new Cluster([{ port: clusterPort }], { redisOptions: { protocol } });
+    cluster.on("error", (error) => failed.push(error));
+    for (let n = 0; n < 100; n++) assert.equal(await cluster.set(`io:${n}`, n), "OK");
+    const values = await Promise.all(Array.from({ length: 100 }, (_, n) => cluster.get(`io:${n}`)));
+    assert.deepEqual(
+      values,
+      Array.from({ length: 100 }, (_, n) => String(n)),
+    );
+    assert.equal(cluster.nodes("master").length, 1);
+    const results = await cluster.multi().set("{io}:t", 1).incr("{io}:t").exec();
+    assert.deepEqual(results, [
+      [null, "OK"],
+      [null, 2],
+    ]);
+    cluster.disconnect();
+  }
 });
 
 checklist.end();

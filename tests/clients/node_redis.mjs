@@ -1,7 +1,17 @@
 // What node-redis must be able to do, over both versions of RESP.
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Checklist, clusterPort, eventually, nameOf, otherPort, password, passwordPort, port, require } from "./checklist.mjs";
+import {
+  Checklist,
+  clusterPort,
+  eventually,
+  nameOf,
+  otherPort,
+  password,
+  passwordPort,
+  port,
+  require,
+} from "./checklist.mjs";
 
 const { createClient, createCluster, defineScript, RESP_TYPES, WatchError } = require("redis");
 const { BasicClientSideCache } = require("@redis/client");
@@ -23,7 +33,13 @@ async function kinds(client) {
   await client.del(["nr:h", "nr:z", "nr:s", "nr:l"]);
   assert.equal(await client.hSet("nr:h", { f: "v", g: "w" }), 2);
   assert.deepEqual({ ...(await client.hGetAll("nr:h")) }, { f: "v", g: "w" });
-  assert.equal(await client.zAdd("nr:z", [{ score: 1.5, value: "m" }, { score: 2, value: "n" }]), 2);
+  assert.equal(
+    await client.zAdd("nr:z", [
+      { score: 1.5, value: "m" },
+      { score: 2, value: "n" },
+    ]),
+    2,
+  );
   assert.equal(await client.zScore("nr:z", "m"), 1.5);
   assert.equal(await client.sAdd("nr:s", ["a", "b"]), 2);
   assert.deepEqual([...(await client.sMembers("nr:s"))].sort(), ["a", "b"]);
@@ -76,7 +92,10 @@ await checklist.item("pipeline of 10,000", async () => {
     const sets = Array.from({ length: 5_000 }, (_, n) => client.set(`nr:${n}`, String(n)));
     const gets = Array.from({ length: 5_000 }, (_, n) => client.get(`nr:${n}`));
     assert.ok((await Promise.all(sets)).every((reply) => reply === "OK"));
-    assert.deepEqual(await Promise.all(gets), Array.from({ length: 5_000 }, (_, n) => String(n)));
+    assert.deepEqual(
+      await Promise.all(gets),
+      Array.from({ length: 5_000 }, (_, n) => String(n)),
+    );
   }
 });
 
@@ -174,10 +193,43 @@ await checklist.item("SCAN", async () => {
   }
 });
 
+await checklist.item("tracking", async () => {
+  const cache = new BasicClientSideCache({ ttl: 0, maxEntries: 0, recordStats: true });
+  const client = await connect({ RESP: 3, clientSideCache: cache });
+  for (const key of ["nr:cached", "nr:other"]) {
+    await client.set(key, "1");
+    for (const value of ["2", "3"]) {
+      await client.get(key);
+      const hits = cache.stats().hitCount;
+      assert.notEqual(await client.get(key), value);
+      assert.equal(cache.stats().hitCount, hits + 1);
+      await other.set(key, value);
+      await eventually(async () => (await client.get(key)) === value, "an invalidation");
+    }
+  }
+});
+
 await checklist.item("CROSSSLOT", async () => {
   const client = await connect({ at: clusterPort });
   await assert.rejects(client.rename("nr:0", "nr:1"), /hash to the same slot/);
   await assert.rejects(client.sInter(["nr:0", "nr:1"]), /hash to the same slot/);
+});
+
+await checklist.item("cluster client", async () => {
+  for (const RESP of [2, 3]) {
+    const cluster = createCluster({ RESP, rootNodes: [{ url: `redis://127.0.0.1:${clusterPort}` }] });
+    cluster.on("error", () => {});
+    await cluster.connect();
+    assert.equal(cluster.masters.length, 1);
+    for (let n = 0; n < 100; n++) assert.equal(await cluster.set(`nr:${n}`, String(n)), "OK");
+    const values = await Promise.all(Array.from({ length: 100 }, (_, n) => cluster.get(`nr:${n}`)));
+    assert.deepEqual(
+      values,
+      Array.from({ length: 100 }, (_, n) => String(n)),
+    );
+    assert.deepEqual(await cluster.multi().set("{nr}:t", "1").incr("{nr}:t").exec(), ["OK", 2]);
+    cluster.destroy();
+  }
 });
 
 checklist.end();

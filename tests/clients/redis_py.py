@@ -181,10 +181,20 @@ def subscribe():
         for port in PORT, OTHER_PORT:
             client(port=port).publish("py:c1", "hello")
             message = pubsub.get_message(timeout=5)
-            assert message == {"type": "message", "pattern": None, "channel": "py:c1", "data": "hello"}, message
+            assert message == {
+                "type": "message",
+                "pattern": None,
+                "channel": "py:c1",
+                "data": "hello",
+            }, message
             client(port=port).publish("py:pat", "hi")
             message = pubsub.get_message(timeout=5)
-            assert message == {"type": "pmessage", "pattern": "py:p*", "channel": "py:pat", "data": "hi"}, message
+            assert message == {
+                "type": "pmessage",
+                "pattern": "py:p*",
+                "channel": "py:pat",
+                "data": "hi",
+            }, message
         assert pubsub.get_message(timeout=0.3) is None, "a message came twice"
         pubsub.unsubscribe()
         pubsub.punsubscribe()
@@ -216,11 +226,66 @@ def scan():
         assert one.unlink(*keys) == 1_001
 
 
+@checklist.item("tracking")
+def tracking():
+    # Its client-side cache, which needs RESP3. It asks for Redis 7.4, but uses nothing that is newer than 7.0.
+    CacheProxyConnection.MIN_ALLOWED_VERSION = "7.0.0"
+    cached = client(cache_config=CacheConfig())
+    for key in "py:cached", "py:other":
+        cached.set(key, 1)
+        for value in "2", "3":
+            cached.get(key)
+            assert any(key in entry.redis_keys for entry in cached.get_cache().collection)
+            client(port=OTHER_PORT).set(key, value)
+            deadline = time.monotonic() + 10
+            while cached.get(key) != value:
+                assert time.monotonic() < deadline, "no invalidation"
+    # The messages of RESP2 go to another connection.
+    listener = client(protocol=2).pubsub()
+    listener.execute_command("CLIENT", "ID")
+    redirect = listener.parse_response()
+    listener.subscribe("__redis__:invalidate")
+    assert listener.get_message(timeout=5)["type"] == "subscribe"
+    one = client(protocol=2, single_connection_client=True)
+    assert one.client_tracking_on(clientid=redirect)
+    one.get("py:cached")
+    client(port=OTHER_PORT).set("py:cached", 9)
+    message = listener.get_message(timeout=5)
+    assert message and message["data"] == ["py:cached"], message
+    assert one.client_tracking_off()
+    listener.close()
+
+
 @checklist.item("CROSSSLOT")
 def crossslot():
     one = client(port=CLUSTER_PORT)
     raises(ResponseError, "hash to the same slot", one.rename, "py:0", "py:1")
     raises(ResponseError, "hash to the same slot", one.sinter, ["py:0", "py:1"])
+
+
+@checklist.item("cluster client")
+def cluster():
+    for protocol in 2, 3:
+        one = redis.RedisCluster(
+            host="127.0.0.1", port=CLUSTER_PORT, protocol=protocol, decode_responses=True
+        )
+        assert sum(1 for _ in one.get_primaries()) == 1
+        for n in range(100):
+            assert one.set(f"py:{n}", n)
+        pipe = one.pipeline()
+        for n in range(100):
+            pipe.get(f"py:{n}")
+        assert pipe.execute() == [str(n) for n in range(100)]
+        assert one.mget_nonatomic([f"py:{n}" for n in range(100)]) == [str(n) for n in range(100)]
+        assert set(one.scan_iter("py:*")) >= {f"py:{n}" for n in range(100)}
+        pubsub = one.pubsub()
+        pubsub.ssubscribe("py:shard")
+        assert pubsub.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+        client(port=CLUSTER_PORT).spublish("py:shard", "hello")
+        assert pubsub.get_sharded_message(timeout=5)["data"] == "hello"
+        pubsub.close()
+        assert one.delete(*[f"py:{n}" for n in range(100)]) == 100
+        one.close()
 
 
 checklist.end()

@@ -9,12 +9,12 @@ use std::{
     process::ExitCode,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redis::{
-    Commands as _, Connection, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value,
-    cmd, pipe,
+    AsyncConnectionConfig, Commands as _, Connection, ErrorKind, RedisError, RedisResult, Script,
+    ServerErrorKind, Value, caching::CacheConfig, cmd, pipe,
 };
 
 const NAME: &str = "redis-rs 1.8.1";
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         ("MULTI", multi),
         ("SUBSCRIBE", subscribe),
         ("SCAN", scan),
+        ("tracking", tracking),
         ("CROSSSLOT", crossslot),
     ];
     let mut code = ExitCode::SUCCESS;
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
             }
         }
     }
+    println!(
+        "-\t{NAME}\tcluster client\tnot built here: it brings more to build, and others are tried"
+    );
     code
 }
 
@@ -85,6 +89,10 @@ fn connect(port: &str, path: &str) -> Connection {
 
 fn both() -> [Connection; 2] {
     ["?protocol=resp2", "?protocol=resp3"].map(|path| connect("PORT", path))
+}
+
+fn other() -> Connection {
+    connect("OTHER_PORT", "")
 }
 
 #[track_caller]
@@ -285,6 +293,38 @@ fn scan() {
         assert!(found == wanted, "{} keys", found.len());
         assert_eq!(client.unlink::<_, i64>(found).unwrap(), 1_000);
     }
+}
+
+/// Its client-side cache, which needs RESP3 and the asynchronous connection.
+fn tracking() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let config = AsyncConnectionConfig::new().set_cache_config(CacheConfig::default());
+        let mut cached = open("PORT", "?protocol=resp3")
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .unwrap();
+        for key in ["rs:cached", "rs:other"] {
+            let _: () = other().set(key, 1).unwrap();
+            for value in [2, 3] {
+                let mut get = cmd("GET");
+                get.arg(key);
+                let _: i64 = get.query_async(&mut cached).await.unwrap();
+                let hits = cached.get_cache_statistics().unwrap().hit;
+                assert_ne!(get.query_async::<i64>(&mut cached).await.unwrap(), value);
+                assert_eq!(cached.get_cache_statistics().unwrap().hit, hits + 1);
+                let _: () = other().set(key, value).unwrap();
+                let begun = Instant::now();
+                while get.query_async::<i64>(&mut cached).await.unwrap() != value {
+                    assert!(begun.elapsed() < Duration::from_secs(10), "no invalidation");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    });
 }
 
 fn crossslot() {
