@@ -501,21 +501,31 @@ async fn no_cache_holds_what_is_no_longer_true() {
     let cluster = cluster(&["--workers", "2", "--tracking-table-max-keys", "100"]).await;
     let key = |n: usize| format!("k{n}");
     let mut caches = Vec::new();
+    // What comes from the one redirected to is looked at behind all replies.
+    let mut targets = vec![resp3(&cluster).await, resp3(&cluster).await];
     for options in [
         "on",
         "on",
         "on noloop",
         "on bcast",
         "on bcast prefix k1 prefix k2 prefix k3",
+        "on redirect",
+        "on redirect",
     ] {
-        let mut client = resp3(&cluster).await;
-        let reply = client.command(&format!("CLIENT TRACKING {options}")).await;
-        assert_eq!(reply, "+OK");
-        caches.push((
-            client,
-            Cache::default(),
-            fastrand::Rng::with_seed(caches.len() as u64),
-        ));
+        let redirects = options.ends_with("redirect");
+        let mut client = if redirects {
+            cluster.proxies[0].raw().await
+        } else {
+            resp3(&cluster).await
+        };
+        let mut on = format!("CLIENT TRACKING {options}");
+        let mut target = if redirects { targets.pop() } else { None };
+        if let Some(target) = &mut target {
+            on = format!("{on} {}", &target.command("CLIENT ID").await[1..]);
+        }
+        assert_eq!(client.command(&on).await, "+OK");
+        let rng = fastrand::Rng::with_seed(caches.len() as u64);
+        caches.push((client, Cache::default(), rng, target));
     }
     let prefixed = |client: usize, n: usize| client != 4 || matches!(n / 10, 1..=3);
     let mut value = 0;
@@ -545,7 +555,7 @@ async fn no_cache_holds_what_is_no_longer_true() {
         }
         value += 10_000_000;
         for _ in 0..15 {
-            for (index, (client, cache, rng)) in caches.iter_mut().enumerate() {
+            for (index, (client, cache, rng, _)) in caches.iter_mut().enumerate() {
                 let asked: Vec<usize> = (0..20)
                     .map(|_| rng.usize(..KEYS))
                     .filter(|&n| prefixed(index, n))
@@ -554,7 +564,7 @@ async fn no_cache_holds_what_is_no_longer_true() {
                 cache.asked.extend(asked.into_iter().map(key));
                 client.pipeline(&batch).await;
             }
-            for (client, cache, _) in &mut caches {
+            for (client, cache, ..) in &mut caches {
                 while !cache.asked.is_empty() {
                     cache.take(&client.reply().await);
                 }
@@ -571,7 +581,8 @@ async fn no_cache_holds_what_is_no_longer_true() {
             let value = reply.split_once(' ').map_or("", |(_, value)| value);
             truth.insert(key(n), value.to_owned());
         }
-        for (index, (client, cache, _)) in caches.iter_mut().enumerate() {
+        for (index, (client, cache, _, target)) in caches.iter_mut().enumerate() {
+            let client = target.as_mut().unwrap_or(client);
             for _ in 0..100 {
                 while let Some(frame) = client.reply_within(Duration::from_millis(50)).await {
                     cache.take(&frame);
