@@ -96,7 +96,11 @@ fn put_command(command: &Command, protocol: Protocol, out: &mut Vec<u8>) {
     for key in details.keys {
         put_key(key, protocol, out);
     }
-    put_set(out, protocol, command.subcommands().count());
+    // An empty set or a full array: so Redis has it.
+    match command.subcommands().count() {
+        0 => put_set(out, protocol, 0),
+        count => put_header(out, b'*', count),
+    }
     for subcommand in command.subcommands() {
         put_command(subcommand, protocol, out);
     }

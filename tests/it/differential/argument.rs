@@ -497,7 +497,7 @@ impl Pools<'_> {
                     "zunionstore",
                     "eval",
                     "config",
-                    "client",
+                    "xgroup",
                     "client|id",
                     "xgroup|create",
                     "sort",

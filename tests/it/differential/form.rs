@@ -246,6 +246,7 @@ const FORMS: &[(&str, &str)] = &[
     ("function|load", "[REPLACE] library"),
     ("function|restore", "functionpayload [(FLUSH|APPEND|REPLACE)]"),
     ("function|stats", ""),
+    ("script|exists", "{sha}"),
     ("script|flush", "[(ASYNC|SYNC)]"),
     ("script|help", ""),
     ("script|kill", ""),
@@ -292,7 +293,7 @@ const FORMS: &[(&str, &str)] = &[
     ("command|getkeysandflags", "(GET key|MSET {key value}|EVAL script #{key} value|SORT sortable STORE list|PING|NOPE value)"),
     ("command|help", ""),
     ("command|info", "{command}"),
-    ("command|list", ""),
+    ("command|list", "[FILTERBY (MODULE X|ACLCAT STRING|PATTERN pattern)]"),
     ("config|get", "{parameter}"),
     ("config|help", ""),
     ("dbsize", ""),
@@ -357,7 +358,7 @@ const NOT_SENT: &[(&[&str], &str)] = &[
         "it changes the servers for all that follows",
     ),
     (
-        &["evalsha", "evalsha_ro", "script|exists"],
+        &["evalsha", "evalsha_ro"],
         "a group does not know the scripts that another has run",
     ),
 ];

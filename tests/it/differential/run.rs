@@ -76,8 +76,8 @@ fn by_name(replies: Vec<Reply>) -> Vec<Reply> {
     rest
 }
 
-/// Messages, those of a channel or pattern behind each other, in their order.
-fn by_channel(mut messages: Vec<Reply>) -> Vec<Reply> {
+/// Those of a channel or pattern behind each other, in their order.
+fn sort_by_channel(messages: &mut [Reply]) {
     messages.sort_by(|one, other| {
         let channel = |message: &Reply| match message {
             Reply::Many(_, many) => many[..many.len().saturating_sub(1)].to_vec(),
@@ -85,7 +85,6 @@ fn by_channel(mut messages: Vec<Reply>) -> Vec<Reply> {
         };
         channel(one).cmp(&channel(other))
     });
-    messages
 }
 
 /// A sequence under way.
@@ -141,7 +140,7 @@ impl<'a> Run<'a> {
             } else {
                 self.batch(first.client, &requests)?;
                 if sequence.listens {
-                    self.hear(requests[0].name)?;
+                    self.hear(requests[0].name, sequence.in_several_slots)?;
                 }
             }
             rest = &rest[batch..];
@@ -220,8 +219,8 @@ impl<'a> Run<'a> {
     }
 
     /// What the client that listens has heard of what another has done: of each channel, the same in the
-    /// same order.
-    fn hear(&mut self, name: &'static str) -> Result<(), Difference> {
+    /// same order; but for what comes from several groups.
+    fn hear(&mut self, name: &'static str, in_several_slots: bool) -> Result<(), Difference> {
         let mark = self.mark();
         let Client { plain, proxy, .. } = &mut self.clients[LISTENER];
         let expected = until(plain, &mark);
@@ -231,7 +230,15 @@ impl<'a> Run<'a> {
         let heard = (0..missing).try_for_each(|_| proxy.reply().map(|message| given.push(message)));
         let more = heard.and_then(|()| until(proxy, &mark));
         let given = more.map(|more| [given, more].concat());
-        agree(name, expected.map(by_channel), given.map(by_channel))
+        let ordered = |mut messages: Vec<Reply>| {
+            if in_several_slots {
+                messages.sort();
+            } else {
+                sort_by_channel(&mut messages);
+            }
+            messages
+        };
+        agree(name, expected.map(ordered), given.map(ordered))
     }
 
     fn mark(&mut self) -> String {

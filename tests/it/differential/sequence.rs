@@ -94,6 +94,8 @@ pub(super) struct Step {
 #[derive(Clone)]
 pub(super) struct Sequence {
     pub(super) steps: Vec<Step>,
+    /// Its keys and channels are.
+    pub(super) in_several_slots: bool,
     /// One of the clients, [`LISTENER`], subscribes to channels; the other publishes.
     pub(super) listens: bool,
     /// What a client sends last, so that its connection is closed.
@@ -165,9 +167,11 @@ const CREATORS: [&str; 15] = [
 
 /// These are always as they should be. How much of a malformed HELLO is done before that is seen depends on
 /// the version; where the keys of a malformed request are is nothing to agree upon; one more channel is one
-/// more reply.
-const SOUND: [&str; 6] = [
+/// more reply; all commands of a proxy are not all of a server.
+const SOUND: [&str; 8] = [
     "hello",
+    "command|docs",
+    "command|info",
     "command|getkeys",
     "command|getkeysandflags",
     "punsubscribe",
@@ -204,6 +208,7 @@ pub(super) fn sequence(seed: u64, catalogue: &Catalogue) -> Sequence {
     let ending = ENDINGS[generator.rng.usize(..ENDINGS.len())];
     Sequence {
         steps,
+        in_several_slots: slots > 1,
         listens,
         ending: ends.then_some(ending),
     }
