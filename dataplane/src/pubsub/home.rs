@@ -4,7 +4,7 @@
 //! subscribers must agree on one: that of the group that owns the channel's slot. What servers publish
 //! themselves, keyspace events, comes from where the key is. Decides only; knows no connection.
 
-use proto::{Slot, SlotState, Topology};
+use proto::{Slot, SlotState, Topology, slot::RESERVED};
 
 use crate::{command::Topic, route::Rejection};
 
@@ -64,13 +64,15 @@ pub(super) fn groups(
 }
 
 /// Whether a message counts that came from this group. An event of a key does only if the group owns it:
-/// copies of keys that are on the move raise events, too.
+/// copies of keys that are on the move raise events, too. What is Sluice's own never does: a pattern would
+/// match it.
 pub(super) fn counts(channel: &[u8], payload: &[u8], group: u16, topology: &Topology) -> bool {
     let key = match behind(KEYSPACE, channel) {
         Some(key) => Some(key),
         None => behind(KEYEVENT, channel).map(|_| payload),
     };
-    key.is_none_or(|key| topology.route(Slot::of_key(key)).group == Some(group))
+    !key.unwrap_or(channel).starts_with(RESERVED)
+        && key.is_none_or(|key| topology.route(Slot::of_key(key)).group == Some(group))
 }
 
 /// Whether servers publish on a channel themselves.
@@ -178,6 +180,10 @@ mod tests {
             ("__keyevent@0__:set", "foo", [true, false]),
             ("__keyevent@0__:set", "a{b", [false, false]),
             ("a", "foo", [true, true]),
+            ("a", "{sluice}:fence", [true, true]),
+            ("{sluice}:wait", "foo", [false, false]),
+            ("__keyspace@0__:{sluice}:fence", "hset", [false, false]),
+            ("__keyevent@0__:hset", "{sluice}:fence", [false, false]),
         ] {
             for (group, expected) in (0..).zip(expected) {
                 let got = counts(channel.as_bytes(), payload.as_bytes(), group, &topology);
