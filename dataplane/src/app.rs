@@ -48,7 +48,10 @@ pub struct App {
 impl App {
     /// Binds the sockets, so that what cannot be bound stops the start.
     pub fn build(mut config: Config) -> anyhow::Result<Self> {
-        config.max_clients = affordable(config.max_clients, raise_descriptor_limit())?;
+        let descriptors = raise_descriptor_limit();
+        config.serving.max_leases = leasable(&config, descriptors);
+        let leases = (config.workers * config.serving.max_leases) as u64;
+        config.max_clients = affordable(config.max_clients, descriptors.saturating_sub(leases))?;
         let clients =
             listen(config.listen).with_context(|| format!("listen on {}", config.listen))?;
         let admin = listen(config.admin).with_context(|| format!("listen on {}", config.admin))?;
@@ -363,6 +366,12 @@ fn raise_descriptor_limit() -> u64 {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(_) => limit.current.unwrap_or(u64::MAX),
     }
+}
+
+/// How many leases each worker can have, of those wanted: a quarter of the descriptors is for them.
+fn leasable(config: &Config, descriptors: u64) -> usize {
+    let most = usize::try_from(descriptors / 4).unwrap_or(usize::MAX) / config.workers;
+    config.serving.max_leases.min(most.max(1))
 }
 
 /// How many clients there are descriptors for, of those wanted: else idle clients would take those

@@ -18,7 +18,6 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     io,
-    net::TcpStream,
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -28,9 +27,8 @@ use std::{
 use proto::{Group, ServerAddr, credentials::Login};
 use slab::Slab;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     task::spawn_local,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -43,13 +41,15 @@ use crate::{
     framer::{Framer, Piece},
     memory::Account,
     metrics::{Proxy, ServerStats, WorkerStats},
-    resp::{BadReply, Protocol, ReplyProgress, put_bulk, put_header},
+    resp::{BadReply, Protocol},
     socket::Socket,
     worker::{self, Worker, essential},
 };
 
+mod door;
 mod hearing;
 
+pub(crate) use door::{Door, ask, put_command, put_select};
 pub(crate) use hearing::Hearing;
 use hearing::{Ear, main_is_there};
 
@@ -177,18 +177,6 @@ impl Way {
 /// What may be expected on a bulk pipe at a time: the next large reply while one is read. A server works
 /// off all requests that it has been sent before it looks at those on other pipes.
 const BULK_WINDOW: usize = 2 << 20;
-
-/// How a connection to a server is opened.
-#[derive(Clone)]
-pub(crate) struct Door {
-    pub(crate) addr: ServerAddr,
-    login: Option<Login>,
-    protocol: Protocol,
-    database: u16,
-    timeout: Duration,
-    /// What the connection is called at the server.
-    name: String,
-}
 
 struct Pipe {
     addr: ServerAddr,
@@ -369,6 +357,40 @@ impl Backends {
             name,
             ..door.clone()
         }
+    }
+
+    pub(crate) fn primary(&self, group: u16) -> &ServerAddr {
+        &self.servers[self.primaries[usize::from(group)] as usize].addr
+    }
+
+    /// Whether a server is in the topology.
+    pub(crate) fn is_known(&self, addr: &ServerAddr) -> bool {
+        self.by_addr.contains_key(addr)
+    }
+
+    /// Tells a server to end what blocks this connection to it, which then says so itself. `false`: there is
+    /// no such server any more. It may be told in vain, or too early: whoever wants to be sure tells it
+    /// again.
+    pub(crate) fn unblock(&mut self, addr: &ServerAddr, connection: u64, since: u32) -> bool {
+        let Some(&server) = self.by_addr.get(addr) else {
+            return false;
+        };
+        let id = self.pipe_of(server, Way::USUAL);
+        let pipe = &self.pipes[id as usize];
+        if matches!(pipe.state, State::Ready(_)) && !pipe.is_full() {
+            let connection = connection.to_string();
+            let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", connection.as_bytes(), b"ERROR"];
+            put_command(self.output(id), &words);
+            let pending = Pending {
+                to: Recipient::Nobody,
+                kind: Kind::Read,
+                may_write: false,
+                since,
+                weight: 0,
+            };
+            self.expect(id, pending);
+        }
+        true
     }
 
     /// What time it was at the last tick.
@@ -694,12 +716,9 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(1);
 async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     loop {
-        let opened = open(&worker, id).await.and_then(|stream| {
-            worker
-                .borrow_mut()
-                .pipe_opened(id, stream)
-                .map_err(|e| e.to_string())
-        });
+        let opened = open(&worker, id)
+            .await
+            .and_then(|socket| worker.borrow_mut().pipe_opened(id, socket));
         let since = Instant::now();
         let end = match opened {
             Ok(()) => poll_fn(|cx| worker.borrow_mut().poll_pipe(id, cx)).await,
@@ -717,7 +736,7 @@ async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
 }
 
 /// Opens a pipe's connection.
-async fn open(worker: &RefCell<Worker>, id: u32) -> Result<TcpStream, String> {
+async fn open(worker: &RefCell<Worker>, id: u32) -> Result<Socket, String> {
     main_is_there(worker, id).await?;
     let door = {
         let worker = &mut *worker.borrow_mut();
@@ -735,87 +754,16 @@ async fn open(worker: &RefCell<Worker>, id: u32) -> Result<TcpStream, String> {
     door.open().await
 }
 
-impl Door {
-    /// Whether another leads to the same server with the same login.
-    pub(crate) fn leads_as(&self, other: &Self) -> bool {
-        (&self.addr, &self.login) == (&other.addr, &other.login)
-    }
-
-    /// Dials, introduces itself, and waits until the server has agreed to all of it.
-    pub(crate) async fn open(&self) -> Result<TcpStream, String> {
-        let (hello, replies) = self.greeting();
-        let dial = async {
-            let mut stream = tokio::net::TcpStream::connect(self.addr.as_str()).await?;
-            stream.set_nodelay(true)?;
-            stream.write_all(&hello).await?;
-            let (mut bytes, mut taken) = (Vec::new(), 0);
-            let mut progress = ReplyProgress::default();
-            for _ in 0..replies {
-                let len = loop {
-                    match progress.scan(&bytes[taken..]).map_err(io::Error::other)? {
-                        Some(len) => break len,
-                        None if stream.read_buf(&mut bytes).await? == 0 => {
-                            return Err(io::ErrorKind::UnexpectedEof.into());
-                        }
-                        None => {}
-                    }
-                };
-                let reply = &bytes[taken..taken + len];
-                if reply[0] == b'-' {
-                    let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-                    return Err(io::Error::other(text));
-                }
-                taken += len;
-            }
-            if taken < bytes.len() {
-                return Err(io::Error::other("it said more than it was asked"));
-            }
-            stream.into_std()
-        };
-        match timeout(self.timeout, dial).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(e)) => Err(e.to_string()),
-            Err(_) => Err(format!("no answer to the login within {:?}", self.timeout)),
-        }
-    }
-
-    /// What is said first on a new connection, and how many replies it has. Nothing else is sent until
-    /// all are there: behind a refused SELECT a request would land in another database.
-    fn greeting(&self) -> (Vec<u8>, usize) {
-        fn command(out: &mut Vec<u8>, words: &[&[u8]]) -> usize {
-            put_header(out, b'*', words.len());
-            words.iter().for_each(|word| put_bulk(out, word));
-            1
-        }
-        let mut out = Vec::new();
-        let mut replies = 0;
-        if let Some(Login { username, password }) = &self.login {
-            let mut words: Vec<&[u8]> = vec![b"AUTH"];
-            words.extend(username.iter().map(String::as_bytes));
-            words.push(password.expose().as_bytes());
-            replies += command(&mut out, &words);
-        }
-        if self.protocol == Protocol::Resp3 {
-            replies += command(&mut out, &[b"HELLO", b"3"]);
-        }
-        replies += command(&mut out, &[b"CLIENT", b"SETNAME", self.name.as_bytes()]);
-        if self.database != 0 {
-            replies += command(&mut out, &[b"SELECT", self.database.to_string().as_bytes()]);
-        }
-        (out, replies)
-    }
-}
-
 /// What a worker does for its pipes: their tasks call these.
 impl Worker {
-    fn pipe_opened(&mut self, id: u32, stream: TcpStream) -> io::Result<()> {
+    fn pipe_opened(&mut self, id: u32, socket: Socket) -> Result<(), String> {
         let pipe = &mut self.backends.pipes[id as usize];
         if pipe.retired {
-            return Err(io::Error::other("it has left the topology"));
+            return Err("it has left the topology".to_owned());
         }
-        self.tell_wishes(id).map_err(io::Error::other)?;
+        self.tell_wishes(id)?;
         let pipe = &mut self.backends.pipes[id as usize];
-        pipe.state = State::Ready(Rc::new(Socket::new(stream)?));
+        pipe.state = State::Ready(Rc::new(socket));
         pipe.alive = self.backends.now;
         tracing::info!(server = %pipe.addr, database = pipe.database, "connected to server");
         if !pipe.out.is_empty() {

@@ -3,6 +3,8 @@
 //! The `table` is the single source, and has all commands that servers know; [`find`] finds those that
 //! clients may call. Nothing here knows slots, groups or connections.
 
+use std::time::Duration;
+
 use crate::resp::{Request, parse_int};
 
 pub mod details;
@@ -136,6 +138,8 @@ pub enum Class {
     Tracking,
     /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
     Transaction(Bound),
+    /// All groups that own slots, each on a connection of the session's own; the reply is the least.
+    Replicas,
     /// Its subcommands have rows of their own, which decide. Alone it is answered by the proxy, if at
     /// all: the arity of all but `COMMAND` asks for a subcommand.
     Container(Option<Local>),
@@ -156,12 +160,38 @@ pub enum Asked {
     Monitor,
 }
 
-/// Where a transaction begins or ends.
+/// Where a transaction begins or ends, or what it depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bound {
     Multi,
     Exec,
     Discard,
+    Watch,
+    Unwatch,
+}
+
+/// Where a blocking request says how long it may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// The argument.
+    pub at: usize,
+    /// It counts milliseconds, not seconds.
+    pub in_millis: bool,
+}
+
+impl Patience {
+    /// How long. `None`: for ever, or something that the server will refuse.
+    pub fn of(self, request: &Request<'_>) -> Option<Duration> {
+        let text = str::from_utf8(request.arg(self.at)).ok()?;
+        let seconds = match text.parse::<f64>() {
+            Ok(number) if self.in_millis => number / 1000.0,
+            Ok(number) => number,
+            Err(_) => return None,
+        };
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|time| !time.is_zero())
+    }
 }
 
 /// How a command over many slots is split and merged.
@@ -469,10 +499,11 @@ impl Command {
     /// Whether it is not queued between `MULTI` and `EXEC`, but acted upon at once.
     #[inline]
     pub fn is_never_queued(&self) -> bool {
-        matches!(
-            self.class,
-            Class::Transaction(_) | Class::Local(Local::Reset | Local::Quit)
-        )
+        match self.class {
+            Class::Transaction(Bound::Unwatch) => false,
+            Class::Transaction(_) | Class::Local(Local::Reset | Local::Quit) => true,
+            _ => false,
+        }
     }
 
     /// Whether a RESP2 client that is subscribed may call it: it cannot tell replies from messages.
@@ -568,8 +599,25 @@ impl Command {
     }
 
     /// Whether this request would make its connection wait at the server.
+    #[inline]
     pub fn blocks(&self, request: &Request<'_>) -> bool {
-        self.flags & flag::BLOCKING != 0 && stream_read(request).blocks
+        self.flags & flag::BLOCKING != 0 && self.patience(request).is_some()
+    }
+
+    /// Where a request of this command says how long it may make its connection wait, if it may.
+    pub fn patience(&self, request: &Request<'_>) -> Option<Patience> {
+        let in_millis = matches!(self.keys, Keys::None | Keys::Streams); // WAIT, XREAD
+        let at = match self.keys {
+            Keys::Streams => stream_read(request).block?,
+            Keys::Counted { .. } => 1,
+            Keys::None
+            | Keys::Range { .. }
+            | Keys::StoredCounted
+            | Keys::Sort
+            | Keys::GeoRadius
+            | Keys::Channels { .. } => request.argc() - 1,
+        };
+        Some(Patience { at, in_millis })
     }
 }
 
@@ -588,14 +636,15 @@ fn counted(request: &Request<'_>, at: usize, step: usize) -> std::ops::Range<usi
 /// What XREAD and XREADGROUP ask for, read as Redis reads it: names given by the client (of a group, a
 /// consumer, a stream) are no options, whatever they are.
 struct StreamRead {
-    blocks: bool,
+    /// The argument behind BLOCK.
+    block: Option<usize>,
     /// Where the keys are; empty where the request is malformed.
     keys: std::ops::Range<usize>,
 }
 
 fn stream_read(request: &Request<'_>) -> StreamRead {
     let mut read = StreamRead {
-        blocks: false,
+        block: None,
         keys: 0..0,
     };
     let mut at = 1;
@@ -608,7 +657,9 @@ fn stream_read(request: &Request<'_>) -> StreamRead {
             }
             break;
         }
-        read.blocks |= option.eq_ignore_ascii_case(b"BLOCK");
+        if option.eq_ignore_ascii_case(b"BLOCK") {
+            read.block = Some((at + 1).min(request.argc() - 1)); // the last one counts, as in Redis
+        }
         at += if option.eq_ignore_ascii_case(b"GROUP") {
             3
         } else if option.eq_ignore_ascii_case(b"NOACK") {

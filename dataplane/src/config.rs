@@ -58,6 +58,10 @@ pub struct Args {
     /// Connections of each worker to each server; a client's requests all use the same one
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub server_connections: u16,
+    /// Connections of each worker to servers that single clients have for themselves (blocking commands,
+    /// WATCH, WAIT, uploads) at most; then such requests are refused with -TRYAGAIN
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    pub max_leases: usize,
     /// Ask clients for the password in this file
     #[arg(long, value_name = "FILE")]
     pub requirepass_file: Option<PathBuf>,
@@ -183,6 +187,8 @@ pub struct Serving {
     pub cpus: Vec<usize>,
     /// See [`Args::server_connections`].
     pub server_connections: u16,
+    /// See [`Args::max_leases`].
+    pub max_leases: usize,
     /// What clients must say in AUTH. `None`: nothing is asked.
     pub password: Option<Secret>,
     /// See [`Args::allow_config_set`].
@@ -251,6 +257,7 @@ fn shown(args: &Args) -> Vec<(&'static str, String)> {
         ("workers", args.workers.to_string()),
         ("cpus", cpus.join(",")),
         ("server-connections", args.server_connections.to_string()),
+        ("max-leases", args.max_leases.to_string()),
         ("allow-config-set", yes_or_no.to_owned()),
         ("databases", args.databases.to_string()),
         ("max-clients", args.max_clients.to_string()),
@@ -333,6 +340,7 @@ impl Config {
         };
         for (flag, value) in [
             ("--server-connections", usize::from(args.server_connections)),
+            ("--max-leases", args.max_leases),
             ("--databases", usize::from(args.databases)),
             ("--max-clients", args.max_clients),
             ("--max-inflight", args.max_inflight as usize),
@@ -401,6 +409,7 @@ impl Config {
                 announced: args.advertise.clone(),
                 cpus: args.cpus.clone(),
                 server_connections: args.server_connections,
+                max_leases: args.max_leases,
                 password,
                 allow_config_set: args.allow_config_set,
                 shown: shown(args),

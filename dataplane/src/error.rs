@@ -43,6 +43,7 @@ pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
 
 pub(crate) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 pub(crate) const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
+pub(crate) const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
 pub(crate) const INVALID_CURSOR: &str = "ERR invalid cursor";
@@ -51,6 +52,7 @@ pub(crate) const TRANSACTION_DISCARDED: &str =
 
 pub(crate) const TOO_MANY_SUBSCRIPTIONS: &str = "ERR max number of subscriptions reached";
 
+pub(crate) const NOT_SERVED: &str = "CLUSTERDOWN Hash slot not served";
 /// The proxy has no topology yet.
 pub(crate) const NO_TOPOLOGY: &str =
     "CLUSTERDOWN the proxy has no topology yet: it waits for its controller";
@@ -64,6 +66,9 @@ pub(crate) const CREW_BUSY: &str =
 /// One of them was asked, and did not answer.
 pub(crate) const CREW_SILENT: &str =
     "UNKNOWNOUTCOME a worker of the proxy did not answer in time; the others have executed it";
+/// The request needs a connection of its own, and others have them all.
+pub(crate) const NO_LEASE: &str = "TRYAGAIN as many clients wait, watch or upload as the proxy has \
+    connections for (--max-leases)";
 
 /// The whole of it would have to be in memory at once.
 pub(crate) const TOO_LARGE_TO_HOLD: &str =
@@ -211,10 +216,9 @@ fn shown(text: &[u8], most: usize) -> &[u8] {
 pub(crate) fn rejection(rejection: Rejection) -> &'static str {
     match rejection {
         Rejection::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
-        Rejection::NotServed(_) => "CLUSTERDOWN Hash slot not served",
+        Rejection::NotServed(_) => NOT_SERVED,
         Rejection::Reserved => "NOPERM keys that begin with {sluice}: are the proxy's own",
         Rejection::Unknown => "ERR unknown command",
-        Rejection::Blocks => "ERR BLOCK is not supported by this proxy",
     }
 }
 

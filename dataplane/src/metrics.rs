@@ -127,6 +127,10 @@ pub(crate) struct WorkerStats {
     pub(crate) server_bytes_in: Counter,
     pub(crate) server_bytes_out: Counter,
     pub(crate) server_connections_lost: Counter,
+    /// Requests that may have made a server's connection wait.
+    pub(crate) requests_blocking: Counter,
+    /// Requests refused because there were no more leases.
+    pub(crate) leases_refused: Counter,
     /// Requests too large to be held, that went to their server as they came.
     pub(crate) uploads: Counter,
     /// Messages to clients that what they hold has changed.
@@ -142,6 +146,8 @@ pub(crate) struct WorkerStats {
     pub(crate) panics: Counter,
     /// By [`crate::command::Kind`]: from when a request was taken to its reply.
     pub(crate) latency: [Latency; Kind::NAMES.len()],
+    /// Leases that there are, as of the last tick.
+    pub(crate) leases: AtomicU64,
     /// Pipes that are ready, as of the last tick.
     pub(crate) server_connections: AtomicU64,
     /// Clients that wait for the end of a pause, as of the last tick.
@@ -164,6 +170,7 @@ pub(crate) struct Totals {
     pub(crate) paused: u64,
     pub(crate) tracking_sessions: u64,
     pub(crate) tracking_keys: u64,
+    pub(crate) leases: u64,
 }
 
 /// The process: what it is, and what it counts.
@@ -255,6 +262,7 @@ impl Proxy {
             paused: gauge(|worker| &worker.paused),
             tracking_sessions: gauge(|worker| &worker.tracking_sessions),
             tracking_keys: gauge(|worker| &worker.tracking_keys),
+            leases: gauge(|worker| &worker.leases),
         }
     }
 }
@@ -279,6 +287,8 @@ const COUNTERS: &[Row] = &[
     ("requests_split", "Requests split over several groups", None, |w| &w.requests_split),
     ("requests_held", "Times a request waited for a held slot", None, |w| &w.requests_held),
     ("invalidations", "Messages to clients that what they hold has changed", None, |w| &w.invalidations),
+    ("requests_blocking", "Requests that may wait at their server", None, |w| &w.requests_blocking),
+    ("leases_refused", "Requests refused for --max-leases", None, |w| &w.leases_refused),
     ("uploads", "Requests too large to be held, sent to their server as they came", None, |w| &w.uploads),
     ("messages", "Messages of subscriptions brought to clients", None, |w| &w.messages),
     ("errors", "Error replies sent to clients", None, |w| &w.errors),
@@ -348,6 +358,12 @@ impl Counts {
                 "Keys that those may hold, each once for each",
                 None,
                 t.tracking_keys,
+            ),
+            (
+                "leases",
+                "Connections to servers that one client has for itself, or had",
+                None,
+                t.leases,
             ),
             (
                 "workers",

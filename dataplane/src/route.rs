@@ -31,8 +31,12 @@ pub enum Route {
     Across(Across),
     /// The proxy and the homes of channels answer it.
     PubSub(PubSub),
-    /// It begins or ends a transaction.
+    /// One group answers it, on a connection of the session's own: it may make that wait.
+    Block(Slot, u16),
+    /// It begins or ends a transaction, or says what one depends on.
     Transaction(Bound),
+    /// All groups that own slots tell what their replicas have.
+    Replicas,
     /// One of its slots is held: it waits for the next topology.
     Hold,
     /// It is answered with an error, and sent nowhere.
@@ -46,8 +50,6 @@ pub enum Rejection {
     CrossSlot,
     /// No group owns the slot.
     NotServed(Slot),
-    /// It would make a connection wait that others share.
-    Blocks,
     /// One of its keys is Sluice's own.
     Reserved,
     /// Clients may not call it.
@@ -61,9 +63,10 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
         Class::Crew(what) => Route::Crew(what),
         Class::Tracking => Route::Tracking,
-        Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
+        Class::Forward if command.blocks(request) => block(command, request, topology),
         Class::Forward => one_slot(command, request, topology),
         Class::PubSub(verb) => Route::PubSub(verb),
+        Class::Replicas => Route::Replicas,
         Class::Transaction(bound) => Route::Transaction(bound),
         Class::Everywhere(merge) => everywhere(command, merge, topology),
         Class::Across(across) => match topology.owners().next() {
@@ -79,6 +82,24 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
 }
 
 fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
+    match slot_of(command, request) {
+        Ok(slot) => to_owner(slot, topology),
+        Err(why) => Route::Reject(why),
+    }
+}
+
+fn block(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
+    match slot_of(command, request).map(|slot| (slot, to_owner(slot, topology))) {
+        Ok((slot, Route::Forward(group))) => Route::Block(slot, group),
+        Ok((_, other)) => other,
+        Err(why) => Route::Reject(why),
+    }
+}
+
+/// The one slot of all keys of a request. Without a key (a script that names none, HELP of a subcommand,
+/// a malformed count) any group can answer; it is always the same one.
+#[inline]
+pub fn slot_of(command: &Command, request: &Request<'_>) -> Result<Slot, Rejection> {
     let mut slot = None;
     let mut same = true;
     command.visit_keys(request, |index| {
@@ -86,14 +107,12 @@ fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Ro
         same &= *slot.get_or_insert(of_key) == of_key;
     });
     if !same {
-        return Route::Reject(Rejection::CrossSlot);
+        return Err(Rejection::CrossSlot);
     }
     if slot == Some(Slot::OF_RESERVED) && names_reserved(command, request) {
-        return Route::Reject(Rejection::Reserved);
+        return Err(Rejection::Reserved);
     }
-    // Without a key (a script that names none, HELP of a subcommand, a malformed count) any group
-    // can answer; it is always the same one.
-    to_owner(slot.unwrap_or(KEYLESS), topology)
+    Ok(slot.unwrap_or(KEYLESS))
 }
 
 /// Whether one of its keys is Sluice's own. Only worth asking if one is in [`Slot::OF_RESERVED`].
@@ -114,7 +133,8 @@ pub fn route_transaction(slot: Option<Slot>, topology: &Topology) -> Route {
     to_owner(slot.unwrap_or(KEYLESS), topology)
 }
 
-fn to_owner(slot: Slot, topology: &Topology) -> Route {
+/// Decides for what concerns one slot, whatever it is.
+pub fn to_owner(slot: Slot, topology: &Topology) -> Route {
     let route = topology.route(slot);
     match (route.group, route.state) {
         (None, _) => Route::Reject(Rejection::NotServed(slot)),
@@ -243,10 +263,14 @@ mod tests {
         check("eval x 0", Route::Forward(0));
         check("eval x 2 a user:1000", Route::Reject(Rejection::CrossSlot));
         check("xread streams a 0", Route::Forward(1));
-        check(
-            "xread block 0 streams a 0",
-            Route::Reject(Rejection::Blocks),
-        );
+        let slot_of_a = Slot::of_key(b"a");
+        check("xread block 0 streams a 0", Route::Block(slot_of_a, 1));
+        check("blpop a 0", Route::Block(slot_of_a, 1));
+        check("blmpop 0 1 a left", Route::Block(slot_of_a, 1));
+        check("blpop a user:1000 0", Route::Reject(Rejection::CrossSlot));
+        check("blpop foo 0", Route::Hold);
+        check("watch foo a", Route::Transaction(Bound::Watch));
+        check("wait 1 0", Route::Replicas);
         check(
             "xread streams block 0",
             Route::Forward(topology_group_of("block")),

@@ -6,7 +6,8 @@
 //! ([`crate::local`]). It never waits for a reply: replies come to [`Clients::deliver`] whenever a
 //! backend has them, and are put in order by the session's [`Outbox`]. All sessions that have
 //! something to say are written to once, at the end of the turn. A request too large to be held goes
-//! its own way ([`crate::upload`]); meanwhile the session does nothing else.
+//! its own way ([`crate::upload`]), and so does one that others must not share a connection with
+//! ([`crate::lease`]); meanwhile the session does nothing else.
 //!
 //! Back-pressure is not reading: a session with too many requests under way, or too many bytes that
 //! its client does not take or that will probably come, or a request that cannot go anywhere yet (its
@@ -28,24 +29,26 @@ use crate::{
     backend::{Hearing, Lane, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Bound, Class, Command, Kind},
+    command::{self, Bound, Class, Command},
     error,
+    lease::watch::Watch,
     local::{self, After},
     memory::Pressure,
     outbox::{Outbox, Wanted},
     resp::{Arg, Limits, Progress, ProtocolError, Request, Scanned, split_inline},
     route::{Route, route},
     socket::Socket,
-    upload::Upload,
     worker::{self, Worker},
 };
 
 mod across;
 mod clients;
+mod detour;
 mod parts;
 mod roll;
 
 pub(crate) use clients::Clients;
+pub(crate) use detour::Detour;
 pub(crate) use parts::Splitting;
 
 /// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.
@@ -84,10 +87,12 @@ pub(crate) struct Session {
     /// Bytes that are not taken yet: a request that is not whole, or that waits.
     pub(crate) input: Vec<u8>,
     /// How far the scan of the first request in `input` has come, and the arguments it found.
-    progress: Progress,
+    pub(crate) progress: Progress,
     args: Vec<Arg>,
     pub(crate) outbox: Outbox,
-    upload: Option<Box<Upload>>,
+    /// What it does instead of taking requests.
+    pub(crate) detour: Option<Box<Detour>>,
+    pub(crate) watch: Option<Box<Watch>>,
     phase: Phase,
     /// Not reading: something has to change first.
     pub(crate) stalled: bool,
@@ -102,7 +107,7 @@ pub(crate) struct Session {
     /// Its requests go by the bulk pipes: its replies are large, or nobody knows yet.
     bulk: bool,
     /// Since when the first request in `input` waits for its held slot.
-    held_since: Option<Instant>,
+    pub(crate) held_since: Option<Instant>,
     /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
     pub(crate) active: u32,
     began: u32,
@@ -155,7 +160,8 @@ impl Session {
             progress: Progress::default(),
             args: Vec::new(),
             outbox: Outbox::default(),
-            upload: None,
+            detour: None,
+            watch: None,
             phase: Phase::Serving,
             stalled: false,
             is_waiting: false,
@@ -187,7 +193,7 @@ impl Session {
         self.outbox.in_flight() == 0
             && self.outbox.buffered() == 0
             && self.input.is_empty()
-            && self.upload.is_none()
+            && self.detour.is_none()
     }
 
     pub(crate) fn is_serving(&self) -> bool {
@@ -312,7 +318,8 @@ impl Session {
             + self.args.capacity() * size_of::<Arg>()
             + self.outbox.memory()
             + self.fanned
-            + self.upload.as_ref().map_or(0, |upload| upload.memory())
+            + self.detour.as_ref().map_or(0, |detour| detour.memory())
+            + self.watch.as_ref().map_or(0, |_| size_of::<Watch>())
             + self
                 .client
                 .tracking
@@ -335,20 +342,6 @@ impl Session {
 enum Still {
     Idle,
     Stalled,
-}
-
-/// Where a request goes that is not whole yet and longer than [`UPLOAD`].
-enum UploadRoute {
-    /// To this group, as it comes: as what it counts, and whether it may write.
-    Starts(u16, Kind, bool),
-    /// Its slot is held.
-    Waits,
-    /// It waits for the end of a pause.
-    Paused,
-    /// Nowhere; the error.
-    Refused(String),
-    /// It has to be held until it is whole.
-    Held,
 }
 
 /// Why the taking of requests stopped.
@@ -409,10 +402,12 @@ impl Worker {
                 Phase::Finishing => return Poll::Pending,
                 Phase::Serving => {}
             }
-            if let Some(mut upload) = session.upload.take() {
-                let done = self.poll_upload(id, &mut upload, &socket, cx);
+            if let Some(mut detour) = session.detour.take() {
+                let done = self.poll_detour(id, &mut detour, &socket, cx);
+                let session = &mut self.clients.sessions[id as usize];
+                session.began = self.seconds; // what has come meanwhile is looked at only now
                 if done.is_pending() {
-                    self.clients.sessions[id as usize].upload = Some(upload);
+                    session.detour = Some(detour);
                     self.clients.recount(id);
                     return Poll::Pending;
                 }
@@ -426,7 +421,7 @@ impl Worker {
                 self.micros = self.clock.micros();
                 self.take_requests(id, &[]);
                 let session = &self.clients.sessions[id as usize];
-                if session.stalled && session.upload.is_none() {
+                if session.stalled && session.detour.is_none() {
                     return Poll::Pending;
                 }
                 continue;
@@ -618,92 +613,9 @@ impl Worker {
                 return (bytes.len(), Stop::Finished);
             }
             taken += len;
-            if session.upload.is_some() {
+            if session.detour.is_some() {
                 return (taken, Stop::Stalled); // what follows belongs to it
             }
-        }
-    }
-
-    /// Starts the upload of a request that is not whole after `bytes`; how many of these were taken.
-    /// `None`: it is held until it is.
-    fn begin_upload(&mut self, id: u32, bytes: &[u8], args: &[Arg]) -> Option<(usize, Dispatched)> {
-        let session = &self.clients.sessions[id as usize];
-        let (taken, tail) = session.progress.tail(bytes.len(), &self.serving.limits);
-        let declared = session.progress.declared();
-        let argc = session.progress.argc(args.len());
-        let request = Request::new(bytes, args);
-        let refusal = match self.upload_route(id, &request, argc) {
-            UploadRoute::Starts(group, kind, may_write) => {
-                let session = &mut self.clients.sessions[id as usize];
-                if session.outbox.in_flight() > 0 {
-                    return Some((0, Dispatched::Waits)); // it must not overtake
-                }
-                let timeout = self.serving.connect_timeout;
-                let door = self.backends.door(group, session.way(id), timeout);
-                let upload = Upload::new(door, tail, &bytes[..taken], kind, may_write);
-                let session = &mut self.clients.sessions[id as usize];
-                session.upload = Some(Box::new(upload));
-                session.held_since = None;
-                self.stats.uploads.add(1);
-                return Some((taken, Dispatched::Done));
-            }
-            UploadRoute::Waits if self.hold(id) == Dispatched::Waits => {
-                return Some((0, Dispatched::Waits));
-            }
-            UploadRoute::Paused => {
-                self.clients.wait(id);
-                return Some((0, Dispatched::Waits));
-            }
-            UploadRoute::Waits => None, // for too long: it has been answered
-            UploadRoute::Refused(text) => Some(text),
-            UploadRoute::Held if declared <= self.serving.max_request_bytes => return None,
-            UploadRoute::Held => Some(error::TOO_LARGE_TO_HOLD.to_owned()),
-        };
-        if let Some(text) = refusal {
-            self.refuse(id, &text);
-        }
-        self.clients.sessions[id as usize].upload = Some(Box::new(Upload::refused(tail)));
-        Some((taken, Dispatched::Done))
-    }
-
-    /// Where a request goes of which only the first arguments are there, `argc` as declared.
-    fn upload_route(&mut self, id: u32, request: &Request<'_>, argc: usize) -> UploadRoute {
-        let client = &mut self.clients.sessions[id as usize].client;
-        let command = match request.argc() {
-            0 => None,
-            _ => command::lookup(request.arg(0)),
-        };
-        let Some(command) = command.filter(|command| command.has_one_key() && request.argc() > 1)
-        else {
-            return UploadRoute::Held; // it is dealt with once it is whole
-        };
-        // To be queued, or refused; or the read of one that tracks: that has to go by its pipe.
-        if client.is_restricted() || (client.tracking.is_some() && !command.may_write()) {
-            return UploadRoute::Held;
-        }
-        if !command.accepts(argc) {
-            return UploadRoute::Refused(error::arity_of(command));
-        }
-        let Some(topology) = &self.topology else {
-            return UploadRoute::Refused(error::NO_TOPOLOGY.to_owned());
-        };
-        if self.pause.is_some_and(|pause| pause.holds(command, None)) {
-            return UploadRoute::Paused;
-        }
-        match route(command, request, topology) {
-            Route::Forward(group) => {
-                UploadRoute::Starts(group, command.kind(), command.may_write())
-            }
-            Route::Hold => UploadRoute::Waits,
-            Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
-            Route::Local(_)
-            | Route::Crew(_)
-            | Route::PubSub(_)
-            | Route::Tracking
-            | Route::Split(_)
-            | Route::Everywhere(_)
-            | Route::Across(_)
-            | Route::Transaction(_) => UploadRoute::Held,
         }
     }
 
@@ -823,6 +735,10 @@ impl Worker {
             Route::Transaction(Bound::Multi) => self.multi(id),
             Route::Transaction(Bound::Exec) => self.exec(id),
             Route::Transaction(Bound::Discard) => self.discard(id),
+            Route::Transaction(Bound::Watch) => self.watch(id, command, request),
+            Route::Transaction(Bound::Unwatch) => self.unwatch(id),
+            Route::Block(slot, group) => self.block(id, command, request, slot, group),
+            Route::Replicas => self.wait_for_replicas(id, command, request),
             Route::Hold => self.hold(id),
             Route::Reject(why) => self.answer_error(id, error::rejection(why)),
         }
@@ -884,6 +800,15 @@ impl Worker {
 
     /// Lets the session wait for the next topology or tick; after too long, with this error.
     pub(crate) fn hold_for(&mut self, id: u32, late: &str) -> Dispatched {
+        if self.waits_for_hold(id) {
+            Dispatched::Waits
+        } else {
+            self.answer_error(id, late)
+        }
+    }
+
+    /// The same, of what has left its place in the input. Whether it waits: else it has for too long.
+    pub(crate) fn waits_for_hold(&mut self, id: u32) -> bool {
         let session = &mut self.clients.sessions[id as usize];
         let since = match session.held_since {
             Some(since) => since,
@@ -892,11 +817,11 @@ impl Worker {
                 *session.held_since.insert(Instant::now())
             }
         };
-        if since.elapsed() >= HOLD_MAX {
-            return self.answer_error(id, late);
+        let waits = since.elapsed() < HOLD_MAX;
+        if waits {
+            self.clients.wait(id);
         }
-        self.clients.wait(id);
-        Dispatched::Waits
+        waits
     }
 
     fn answer_local(
@@ -925,6 +850,7 @@ impl Worker {
         let after = local::answer(local, &mut context, request, buffer::ensure(&mut reply));
         let number = context.session.outbox.reserve();
         if local == command::Local::Reset {
+            context.session.watch = None;
             self.end_subscriptions(id);
         }
         self.clients.reply_own(id, number, &reply);
@@ -1052,13 +978,13 @@ impl Worker {
                 && !session.input.is_empty()
                 && begun > stall
                 && session.input.len() < (CRAWL * begun) as usize;
-            let uploads = session.upload.as_ref();
+            let detour = session.detour.as_ref();
             let waits = session.blocked
                 || (session.stalled
                     && !paused
                     && session.outbox.in_flight() == 0
-                    && uploads.is_none())
-                || uploads.is_some_and(|upload| upload.waits_for_client());
+                    && detour.is_none())
+                || detour.is_some_and(|detour| detour.waits_for_client());
             if crawls || (silent > stall && waits) {
                 Some(Still::Stalled)
             } else if session.is_idle()
@@ -1096,7 +1022,7 @@ impl Worker {
         }
         if session.blocked {
             // What it waits for may have come all the same.
-            if session.stalled || session.upload.is_some() {
+            if session.stalled || session.detour.is_some() {
                 session.wake();
             }
             self.clients.recount(id);
@@ -1120,7 +1046,7 @@ impl Worker {
         }
         // Its task has something to do if it could not send, waits to end, or may read again.
         let may_end = session.phase != Phase::Serving || (self.draining && session.is_idle());
-        if session.blocked || may_end || session.stalled || session.upload.is_some() {
+        if session.blocked || may_end || session.stalled || session.detour.is_some() {
             session.wake();
         }
         if session.overfull {

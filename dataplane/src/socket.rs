@@ -11,8 +11,10 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// What listens for clients, registered like a [`Socket`].
@@ -100,6 +102,24 @@ impl Socket {
             }
             writable.clear_ready();
         }
+    }
+
+    /// Has the kernel find out that the other side is dead, or cannot be reached, though neither of the two
+    /// has anything to say: within this time of the last that was heard of it.
+    pub(crate) fn suspect(&self, within: Duration) -> io::Result<()> {
+        let keepalive = TcpKeepalive::new()
+            .with_time(within / 2)
+            .with_interval(within / 4)
+            .with_retries(2);
+        let options = SockRef::from(self.0.get_ref());
+        options.set_tcp_keepalive(&keepalive)?;
+        options.set_tcp_user_timeout(Some(within))
+    }
+
+    /// Whether nothing has come that was not read, not even the end.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let peeked = self.0.get_ref().peek(&mut [0]);
+        peeked.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Tells the other side that it is over, though the descriptor may live on for a while.

@@ -95,6 +95,19 @@ impl Transaction {
         }
     }
 
+    pub(crate) fn may_write(&self) -> bool {
+        self.may_write
+    }
+
+    /// What is sent to execute it, and how many replies that has; the last one is the client's.
+    pub(crate) fn into_block(self) -> (Vec<u8>, u32) {
+        let mut block = Vec::with_capacity(MULTI.len() + self.frames.len() + EXEC.len());
+        block.extend_from_slice(MULTI);
+        block.extend_from_slice(&self.frames);
+        block.extend_from_slice(EXEC);
+        (block, self.count + 2)
+    }
+
     /// A command was refused. What is queued is of no use any more.
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
@@ -110,6 +123,8 @@ impl Transaction {
     ) -> Result<(), &'static str> {
         match command.class {
             Class::Forward | Class::Split(_) | Class::PubSub(PubSub::Publish(_)) => {}
+            // Within a transaction, WAIT waits for nothing: it says how far the replicas are.
+            Class::Replicas | Class::Transaction(Bound::Unwatch) => {}
             // These need nothing of the proxy: the server answers them like any other.
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
             Class::Local(_)
@@ -164,10 +179,14 @@ impl Worker {
     }
 
     pub(crate) fn discard(&mut self, id: u32) -> Dispatched {
-        match self.clients.session(id).client.transaction.take() {
-            None => self.answer_error(id, error::DISCARD_WITHOUT_MULTI),
-            Some(_) => self.answer(id, |out| put_simple(out, "OK")),
+        if self.clients.session(id).client.transaction.is_none() {
+            return self.answer_error(id, error::DISCARD_WITHOUT_MULTI);
         }
+        let done = self.unwatch(id);
+        if done != Dispatched::Waits {
+            self.clients.session(id).client.transaction = None;
+        }
+        done
     }
 
     /// A command between `MULTI` and `EXEC`.
@@ -210,7 +229,7 @@ impl Worker {
     pub(crate) fn refuse_arity(&mut self, id: u32, command: &Command) -> Dispatched {
         let text = error::arity_of(command);
         if command.class == Class::Transaction(Bound::Exec) {
-            self.clients.session(id).client.transaction = None;
+            self.end_transaction(id);
             return self.answer_error(id, &error::exec_refused(&text));
         }
         self.refuse(id, &text)
@@ -219,9 +238,17 @@ impl Worker {
     pub(crate) fn exec(&mut self, id: u32) -> Dispatched {
         let done = self.try_exec(id);
         if done != Dispatched::Waits {
-            self.clients.session(id).client.transaction = None;
+            self.end_transaction(id);
         }
         done
+    }
+
+    /// With it, whatever became of it, ends what was watched for it.
+    fn end_transaction(&mut self, id: u32) {
+        let session = self.clients.session(id);
+        if session.client.transaction.take().is_some() {
+            session.watch = None;
+        }
     }
 
     fn try_exec(&mut self, id: u32) -> Dispatched {
@@ -231,16 +258,20 @@ impl Worker {
         if transaction.aborted {
             return self.answer_error(id, error::TRANSACTION_DISCARDED);
         }
+        let is_empty = transaction.count == 0;
         let slot = match transaction.keys {
-            Keys::None if transaction.count == 0 => {
-                return self.answer(id, |out| put_header(out, b'*', 0));
-            }
             Keys::None => None,
             Keys::InOneSlot(slot) => Some(slot),
             Keys::InSeveral => {
                 return self.answer_error(id, error::rejection(Rejection::CrossSlot));
             }
         };
+        if self.clients.session(id).watch.is_some() {
+            return self.exec_watched(id, slot);
+        }
+        if is_empty {
+            return self.answer(id, |out| put_header(out, b'*', 0));
+        }
         let Some(topology) = &self.topology else {
             return self.answer_error(id, error::NO_TOPOLOGY);
         };
@@ -252,12 +283,12 @@ impl Worker {
             | Route::Crew(_)
             | Route::PubSub(_)
             | Route::Tracking
+            | Route::Block(..)
             | Route::Split(_)
             | Route::Everywhere(_)
             | Route::Across(_)
-            | Route::Transaction(_) => {
-                unreachable!("a slot has one owner")
-            }
+            | Route::Transaction(_)
+            | Route::Replicas => unreachable!("a slot has one owner"),
         }
     }
 

@@ -1,5 +1,5 @@
-//! A request that is too large to be held: it goes to its server as it comes, on a connection of its
-//! own, and nobody waits behind it.
+//! A request that is too large to be held: it goes to its server as it comes, on a lease
+//! ([`crate::lease`]), and nobody waits behind it.
 //!
 //! An upload starts when all that its session asked before has been answered, and until it is answered
 //! the session takes no other request: so nothing overtakes. Back-pressure is TCP's own, in both
@@ -12,22 +12,20 @@
 
 use std::{
     io, mem,
-    net::TcpStream,
-    pin::Pin,
     task::{Context, Poll},
 };
 
 use tokio::time::Instant;
 
 use crate::{
-    backend::Door,
     buffer,
-    command::Kind,
+    command::{self, Kind},
     error,
-    framer::Framer,
+    lease::{Exchange, Lease, Opening, Step},
     metrics::WorkerStats,
-    resp::{BadReply, Tail},
-    session::Dispatched,
+    resp::{Arg, Request, Tail},
+    route::{Route, route},
+    session::{Detour, Dispatched},
     socket::Socket,
     worker::{self, Worker},
 };
@@ -49,31 +47,22 @@ pub(crate) struct Upload {
     alive: Option<Instant>,
 }
 
-type Dial = Pin<Box<dyn Future<Output = Result<TcpStream, String>>>>;
-
 enum State {
     /// Nobody takes it, and the client has been told.
     Refused,
-    Opening(Dial),
+    Opening(Opening),
     /// The server takes it.
-    Sending(Socket),
+    Sending(Lease),
     /// The server has it; it answers.
-    Answering(Answering),
-}
-
-struct Answering {
-    socket: Socket,
-    framer: Framer,
-    /// The number of the reply, once some of it has come.
-    number: u32,
+    Answering(Exchange),
 }
 
 /// What comes next.
 enum Next {
     /// Another step.
     Step,
-    /// Nothing, until the client does something.
-    Client,
+    /// Nothing, until the client does something, or whoever has a deadline of its own.
+    Nothing,
     /// Nothing, until the server does something.
     Server,
     /// The upload is over.
@@ -81,11 +70,17 @@ enum Next {
 }
 
 impl Upload {
-    /// One that goes through this door; `head` has come already.
-    pub(crate) fn new(door: Door, tail: Tail, head: &[u8], kind: Kind, may_write: bool) -> Self {
-        let server = door.addr.to_string();
+    /// One that goes down this lease, and counts as this, whether it may write; `head` has come already.
+    pub(crate) fn new(
+        opening: Opening,
+        server: String,
+        tail: Tail,
+        head: &[u8],
+        counts: (Kind, bool),
+    ) -> Self {
+        let (kind, may_write) = counts;
         Self {
-            state: State::Opening(Box::pin(async move { door.open().await })),
+            state: State::Opening(opening),
             tail,
             out: head.to_vec(),
             sent: 0,
@@ -116,7 +111,7 @@ impl Upload {
     pub(crate) fn memory(&self) -> usize {
         self.out.capacity()
             + match &self.state {
-                State::Answering(answering) => answering.framer.memory(),
+                State::Answering(exchange) => exchange.memory(),
                 State::Refused | State::Opening(_) | State::Sending(_) => 0,
             }
     }
@@ -132,11 +127,11 @@ impl Upload {
 
     /// Sends what has come. `false`: the server takes no more for now.
     fn send(&mut self, now: Instant, stats: &WorkerStats) -> io::Result<bool> {
-        let State::Sending(socket) = &self.state else {
+        let State::Sending(lease) = &self.state else {
             return Ok(true);
         };
         while self.sent < self.out.len() {
-            match socket.write(&self.out[self.sent..]) {
+            match lease.socket.write(&self.out[self.sent..]) {
                 Ok(len) => {
                     stats.server_bytes_out.add(len as u64);
                     self.sent += len;
@@ -152,8 +147,113 @@ impl Upload {
     }
 }
 
+/// Where a request goes that is not whole yet and longer than [`crate::session`] holds.
+enum UploadRoute {
+    /// To this group, as it comes: as what it counts, and whether it may write.
+    Starts(u16, Kind, bool),
+    /// Its slot is held.
+    Waits,
+    /// It waits for the end of a pause.
+    Paused,
+    /// Nowhere; the error.
+    Refused(String),
+    /// It has to be held until it is whole.
+    Held,
+}
+
 /// What a worker does for its uploads: the session's task calls this.
 impl Worker {
+    /// Starts the upload of a request that is not whole after `bytes`; how many of these were taken.
+    /// `None`: it is held until it is.
+    pub(crate) fn begin_upload(
+        &mut self,
+        id: u32,
+        bytes: &[u8],
+        args: &[Arg],
+    ) -> Option<(usize, Dispatched)> {
+        let session = self.clients.session(id);
+        let (taken, tail) = session.progress.tail(bytes.len(), &self.serving.limits);
+        let declared = session.progress.declared();
+        let argc = session.progress.argc(args.len());
+        let request = Request::new(bytes, args);
+        let refusal = match self.upload_route(id, &request, argc) {
+            UploadRoute::Starts(group, kind, may_write) => {
+                let session = self.clients.session(id);
+                if session.outbox.in_flight() > 0 {
+                    return Some((0, Dispatched::Waits)); // it must not overtake
+                }
+                if let Some(opening) = self.lease(id, group) {
+                    let server = self.backends.primary(group).to_string();
+                    let head = &bytes[..taken];
+                    let upload = Upload::new(opening, server, tail, head, (kind, may_write));
+                    self.begin_detour(id, Detour::Upload(upload));
+                    self.stats.uploads.add(1);
+                    return Some((taken, Dispatched::Done));
+                }
+                Some(error::NO_LEASE.to_owned())
+            }
+            UploadRoute::Waits if self.hold(id) == Dispatched::Waits => {
+                return Some((0, Dispatched::Waits));
+            }
+            UploadRoute::Paused => {
+                self.clients.wait(id);
+                return Some((0, Dispatched::Waits));
+            }
+            UploadRoute::Waits => None, // for too long: it has been answered
+            UploadRoute::Refused(text) => Some(text),
+            UploadRoute::Held if declared <= self.serving.max_request_bytes => return None,
+            UploadRoute::Held => Some(error::TOO_LARGE_TO_HOLD.to_owned()),
+        };
+        if let Some(text) = refusal {
+            self.refuse(id, &text);
+        }
+        self.begin_detour(id, Detour::Upload(Upload::refused(tail)));
+        Some((taken, Dispatched::Done))
+    }
+
+    /// Where a request goes of which only the first arguments are there, `argc` as declared.
+    fn upload_route(&mut self, id: u32, request: &Request<'_>, argc: usize) -> UploadRoute {
+        let client = &self.clients.session(id).client;
+        let command = match request.argc() {
+            0 => None,
+            _ => command::lookup(request.arg(0)),
+        };
+        let Some(command) = command.filter(|command| command.has_one_key() && request.argc() > 1)
+        else {
+            return UploadRoute::Held; // it is dealt with once it is whole
+        };
+        // To be queued, or refused; or the read of one that tracks: that has to go by its pipe.
+        if client.is_restricted() || (client.tracking.is_some() && !command.may_write()) {
+            return UploadRoute::Held;
+        }
+        if !command.accepts(argc) {
+            return UploadRoute::Refused(error::arity_of(command));
+        }
+        let Some(topology) = &self.topology else {
+            return UploadRoute::Refused(error::NO_TOPOLOGY.to_owned());
+        };
+        if self.pause.is_some_and(|pause| pause.holds(command, None)) {
+            return UploadRoute::Paused;
+        }
+        match route(command, request, topology) {
+            Route::Forward(group) => {
+                UploadRoute::Starts(group, command.kind(), command.may_write())
+            }
+            Route::Hold => UploadRoute::Waits,
+            Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
+            Route::Local(_)
+            | Route::Crew(_)
+            | Route::PubSub(_)
+            | Route::Tracking
+            | Route::Block(..)
+            | Route::Split(_)
+            | Route::Everywhere(_)
+            | Route::Across(_)
+            | Route::Transaction(_)
+            | Route::Replicas => UploadRoute::Held,
+        }
+    }
+
     /// Goes on with a session's upload. Ready: it is over, and so may be the session.
     pub(crate) fn poll_upload(
         &mut self,
@@ -176,7 +276,7 @@ impl Worker {
             };
             match next {
                 Next::Step => {}
-                Next::Client => return Poll::Pending,
+                Next::Nothing => return Poll::Pending,
                 Next::Over => return Poll::Ready(()),
                 Next::Server => {
                     let silent = self.backends.now().saturating_duration_since(alive);
@@ -200,12 +300,11 @@ impl Worker {
         &mut self,
         id: u32,
         upload: &mut Upload,
-        opened: Result<TcpStream, String>,
+        opened: Result<Lease, String>,
     ) -> Next {
-        let socket = opened.and_then(|stream| Socket::new(stream).map_err(|e| e.to_string()));
-        match socket {
-            Ok(socket) => {
-                upload.state = State::Sending(socket);
+        match opened {
+            Ok(lease) => {
+                upload.state = State::Sending(lease);
                 upload.alive = Some(self.backends.now());
                 Next::Step
             }
@@ -238,7 +337,7 @@ impl Worker {
             dispatched = worker.take_rest(id, upload, input);
         });
         match read {
-            Poll::Pending => Next::Client,
+            Poll::Pending => Next::Nothing,
             Poll::Ready(()) if dispatched == Dispatched::Last => Next::Over,
             Poll::Ready(()) if !self.clients.session(id).is_serving() => Next::Over, // never whole
             Poll::Ready(()) => Next::Step,
@@ -276,26 +375,22 @@ impl Worker {
     ) -> Next {
         let now = self.backends.now();
         let sent = upload.send(now, &self.stats);
-        let State::Sending(socket) = &upload.state else {
+        let State::Sending(lease) = &upload.state else {
             unreachable!("it is being sent")
         };
         let next = match sent {
             Err(e) => return self.upload_lost(id, upload, &e.to_string()),
-            Ok(false) => match socket.poll_writable(cx, || false) {
+            Ok(false) => match lease.socket.poll_writable(cx, || false) {
                 Poll::Ready(Err(e)) => return self.upload_lost(id, upload, &e.to_string()),
                 Poll::Ready(Ok(())) | Poll::Pending => Next::Server,
             },
             Ok(true) if upload.tail.is_done() => {
-                let State::Sending(socket) = mem::replace(&mut upload.state, State::Refused) else {
+                let State::Sending(lease) = mem::replace(&mut upload.state, State::Refused) else {
                     unreachable!("it is being sent")
                 };
                 upload.out = Vec::new();
-                upload.alive = Some(now);
-                upload.state = State::Answering(Answering {
-                    socket,
-                    framer: Framer::default(),
-                    number: 0,
-                });
+                let exchange = Exchange::sent(lease, self.serving.server_timeout);
+                upload.state = State::Answering(exchange);
                 return Next::Step;
             }
             Ok(true) => {
@@ -304,7 +399,7 @@ impl Worker {
             }
         };
         match next {
-            Next::Client | Next::Server => self.poll_early(id, upload, cx, next),
+            Next::Nothing | Next::Server => self.poll_early(id, upload, cx, next),
             Next::Step | Next::Over => next,
         }
     }
@@ -317,11 +412,11 @@ impl Worker {
         cx: &mut Context<'_>,
         next: Next,
     ) -> Next {
-        let State::Sending(socket) = &upload.state else {
+        let State::Sending(lease) = &upload.state else {
             return next;
         };
         let mut said = [0; 512];
-        let why = match socket.poll_read(cx, &mut said) {
+        let why = match lease.socket.poll_read(cx, &mut said) {
             Poll::Pending => return next,
             Poll::Ready(Ok(0)) => "it closed the connection".to_owned(),
             Poll::Ready(Ok(len)) => {
@@ -337,79 +432,33 @@ impl Worker {
     }
 
     fn poll_answer(&mut self, id: u32, upload: &mut Upload, cx: &mut Context<'_>) -> Next {
-        // The client takes it as fast as it can; its server waits.
-        if self.clients.session(id).outbox.buffered() >= self.serving.max_inflight_bytes {
-            return Next::Client;
-        }
-        let now = self.backends.now();
-        let mut scratch = mem::take(&mut self.scratch);
-        scratch.resize(Self::SCRATCH, 0);
-        let State::Answering(answering) = &mut upload.state else {
+        let State::Answering(exchange) = &mut upload.state else {
             unreachable!("it is being answered")
         };
-        let read = answering.socket.poll_read(cx, &mut scratch);
-        let mut whole = false;
-        let lost = match &read {
-            Poll::Pending => None,
-            Poll::Ready(Ok(0)) => Some("it closed the connection".to_owned()),
-            Poll::Ready(Err(e)) => Some(e.to_string()),
-            &Poll::Ready(Ok(len)) => {
-                self.stats.server_bytes_in.add(len as u64);
-                upload.alive = Some(now);
-                let clients = &mut self.clients;
-                let Answering { framer, number, .. } = answering;
-                let taken = framer.receive(&scratch[..len], |piece| {
-                    if whole {
-                        return Err(BadReply); // it was asked once
-                    }
-                    if piece.first {
-                        *number = clients.session(id).outbox.reserve();
-                    }
-                    whole = piece.last;
-                    clients.fill(id, |outbox| outbox.fill_piece(*number, piece));
-                    Ok(())
-                });
-                taken.err().map(|e| e.to_string())
-            }
-        };
-        self.scratch = scratch;
-        match lost {
-            Some(why) => self.upload_lost(id, upload, &why),
-            None if whole => {
+        match self.poll_exchange(id, exchange, cx, |_| false) {
+            Poll::Pending => return Next::Nothing,
+            Poll::Ready(Step::Again) => return Next::Step,
+            Poll::Ready(Step::Done(lease)) => {
+                self.leases.give(lease, self.backends.now());
                 let micros = self.clock.micros();
                 let took = micros.wrapping_sub(upload.since.unwrap_or(micros));
                 self.stats.latency[upload.kind as usize].record(took);
-                self.taken(id);
-                Next::Over
             }
-            None if read.is_pending() => Next::Server,
-            None => Next::Step,
+            Poll::Ready(Step::Failed(failure)) => {
+                self.exchange_failed(id, &upload.server, upload.may_write, &failure);
+            }
         }
+        self.taken(id);
+        Next::Over
     }
 
-    /// The server is lost: the client is told what became of the request.
+    /// The server is lost before it had the whole request, or takes no more of it.
     fn upload_lost(&mut self, id: u32, upload: &mut Upload, why: &str) -> Next {
-        let (text, passing) = match &upload.state {
-            State::Answering(answering) => {
-                let text = if upload.may_write {
-                    error::unknown_outcome(&upload.server, why)
-                } else {
-                    error::server_down(&upload.server, why)
-                };
-                (text, answering.framer.is_passing())
-            }
-            State::Refused | State::Opening(_) | State::Sending(_) => {
-                (error::server_down(&upload.server, why), false)
-            }
-        };
         tracing::warn!(server = upload.server, why, "lost the server of an upload");
         self.stats.server_connections_lost.add(1);
         upload.state = State::Refused;
         upload.out = Vec::new();
-        if passing {
-            self.clients.break_off(id); // half a reply cannot be taken back
-            return Next::Over;
-        }
+        let text = error::server_down(&upload.server, why);
         self.answer_error(id, &text);
         if upload.tail.is_done() {
             Next::Over

@@ -40,6 +40,7 @@ use crate::{
     client::Client,
     config::Serving,
     crew::{Crew, Mailbox, run_errands},
+    lease::Pool,
     memory::Account,
     metrics::{Proxy, WorkerStats},
     monitor::Monitor,
@@ -61,6 +62,7 @@ pub(crate) struct Worker {
     pub(crate) crew: Crew,
     pub(crate) clients: Clients,
     pub(crate) backends: Backends,
+    pub(crate) leases: Pool,
     pub(crate) pubsub: PubSub,
     pub(crate) trackers: Trackers,
     /// What is routed by. `None`: nothing has come yet.
@@ -181,6 +183,7 @@ impl Worker {
                 crew,
                 clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
                 backends: Backends::new(worker.clone(), name, &serving, Arc::clone(&proxy)),
+                leases: Pool::new(serving.max_leases),
                 pubsub: PubSub::new(worker.clone(), Arc::clone(&proxy.census)),
                 trackers: Trackers::new(serving.tracking_keys),
                 topology: None,
@@ -209,6 +212,8 @@ impl Worker {
     /// Routes by a new topology from the next request on.
     fn apply(&mut self, topology: Arc<Topology>) {
         self.backends.update(topology.groups(), &self.serving);
+        self.leases.keep(|door| self.backends.is_known(&door.addr));
+        self.clients.look_again(&topology);
         let before = self.topology.replace(topology);
         self.move_subscriptions();
         self.move_tracked(before.as_deref());
@@ -355,9 +360,12 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         let seconds = worker.clock.seconds();
         if seconds != std::mem::replace(&mut worker.seconds, seconds) {
             worker.close_silent();
+            worker.leases.tick(now);
         }
         let ready = worker.backends.ready() + worker.pubsub.ready();
         worker.stats.server_connections.store(ready, Relaxed);
+        let leases = worker.leases.open() as u64;
+        worker.stats.leases.store(leases, Relaxed);
     }
 }
 

@@ -141,6 +141,8 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
             }
             Route::Split(_) => split(command, &request, worker),
             other @ (Route::Local(_)
+            | Route::Block(..)
+            | Route::Replicas
             | Route::Crew(_)
             | Route::PubSub(_)
             | Route::Tracking

@@ -544,7 +544,7 @@ fn what_becomes_of(row: &Command) -> String {
                 _ => "keys, which must share a slot",
             };
             let more = match (blocking, keyless) {
-                (true, _) => "; not with `BLOCK` yet",
+                (true, _) => "; on a connection of the client's own where it may block",
                 (false, true) => "; without keys, always to the same group",
                 (false, false) => "",
             };
@@ -556,6 +556,15 @@ fn what_becomes_of(row: &Command) -> String {
         }
         Class::Transaction(Bound::Discard) => {
             "ends the transaction, of which nothing was sent".to_owned()
+        }
+        Class::Transaction(Bound::Watch) => {
+            "on a connection of the client's own, up to its `EXEC`; keys must share a slot"
+                .to_owned()
+        }
+        Class::Transaction(Bound::Unwatch) => "on the connection that watches".to_owned(),
+        Class::Replicas => {
+            "to each group that owns slots, on connections of the client's own; the least"
+                .to_owned()
         }
         Class::Everywhere(merge) => {
             let merged = match merge {

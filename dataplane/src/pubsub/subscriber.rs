@@ -10,7 +10,6 @@
 use std::{
     cell::RefCell,
     collections::{BTreeSet, VecDeque},
-    net::TcpStream,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -266,11 +265,10 @@ pub(super) async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
             } = &mut *worker.borrow_mut();
             backends.again(&pubsub.subscribers[id as usize].door)
         };
-        let opened = door.open().await.and_then(|stream: TcpStream| {
-            let socket = Socket::new(stream).map_err(|e| e.to_string())?;
+        let opened = door.open().await;
+        if opened.is_ok() {
             worker.borrow_mut().subscriber_opened(id);
-            Ok(socket)
-        });
+        }
         let since = Instant::now();
         let why = match opened {
             Ok(socket) => {

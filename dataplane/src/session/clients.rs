@@ -11,6 +11,7 @@
 
 use std::{task::Waker, time::Duration};
 
+use proto::Topology;
 use slab::Slab;
 
 use super::{FIRST_REPLY, LARGE_REPLY, Phase, Session, UNKNOWN};
@@ -266,7 +267,8 @@ impl Clients {
     pub(super) fn release(&mut self, id: u32) {
         let session = &mut self.sessions[id as usize];
         session.outbox.discard();
-        session.upload = None;
+        session.detour = None;
+        session.watch = None;
         session.client.transaction = None;
         session.args = Vec::new();
         buffer::give(&mut session.input);
@@ -275,6 +277,12 @@ impl Clients {
         }
         self.refill(id);
         self.recount(id);
+    }
+
+    /// Answers a request that took no number when it was taken, since nothing is under way beside it.
+    pub(crate) fn answer_awaited(&mut self, id: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let number = self.sessions[id as usize].outbox.reserve();
+        self.reply(id, number, write);
     }
 
     pub(crate) fn reply_error(
@@ -448,6 +456,19 @@ impl Clients {
         for id in self.waiting.drain(..most) {
             if let Some(session) = self.sessions.get_mut(id as usize) {
                 session.is_waiting = false;
+                session.wake();
+            }
+        }
+    }
+
+    /// The topology has changed: what was watched may have moved, and who has a detour looks where its
+    /// server is now.
+    pub(crate) fn look_again(&mut self, topology: &Topology) {
+        for (_, session) in &mut self.sessions {
+            if let Some(watch) = &mut session.watch {
+                watch.check(topology);
+            }
+            if session.detour.is_some() {
                 session.wake();
             }
         }

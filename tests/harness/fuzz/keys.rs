@@ -164,7 +164,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         Class::Everywhere(_) if command.flags & flag::WRITE != 0 => Route::Hold,
         Class::Everywhere(merge) => Route::Everywhere(merge),
         Class::Across(across) => Route::Across(across),
-        Class::Forward if command.blocks(request) => Route::Reject(Rejection::Blocks),
+        Class::Replicas => Route::Replicas,
         Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
             Route::Reject(Rejection::CrossSlot)
         }
@@ -182,7 +182,14 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         Class::Split(split) if owners.iter().any(|owner| *owner != owners[0]) => {
             Route::Split(split)
         }
-        Class::Forward | Class::Split(_) => Route::Forward(owners[0].expect("all have one") as u16),
+        Class::Forward | Class::Split(_) => {
+            let group = owners[0].expect("all have one") as u16;
+            if command.class == Class::Forward && command.blocks(request) {
+                Route::Block(slots[0], group)
+            } else {
+                Route::Forward(group)
+            }
+        }
     };
     assert_eq!(got, expected, "{} of slots {slots:?}", command.name);
 }
