@@ -411,6 +411,7 @@ impl Worker {
                     self.clients.recount(id);
                     return Poll::Pending;
                 }
+                self.tell_unheard(id);
                 continue;
             }
             if session.stalled {

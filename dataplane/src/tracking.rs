@@ -73,6 +73,8 @@ pub(crate) struct Tracking {
     redirected: VecDeque<(u32, Owned)>,
     /// Keys in there.
     redirected_keys: usize,
+    /// Keys that are read on a lease, of which no server will tell.
+    unheard: Vec<Box<[u8]>>,
 }
 
 /// A `CLIENT TRACKING` whose reply has to wait; so does all that its session asks for behind it.
@@ -127,6 +129,7 @@ impl Tracking {
             settling: None,
             redirected: VecDeque::new(),
             redirected_keys: 0,
+            unheard: Vec::new(),
         }
     }
 
@@ -488,7 +491,7 @@ impl Worker {
         }
         tracking.told_all &= command.words().0 == "client";
         // Should it have to wait, it comes here again.
-        if tracking.remembers() && tracking.hearing() == Some(Hearing::Shared) {
+        if tracking.remembers() {
             self.remember(id, command, request);
         }
         None
@@ -505,6 +508,11 @@ impl Worker {
         }
         trackers.count(clients);
         let session = self.clients.session(id);
+        if session.detour.is_none()
+            && let Some(tracking) = &mut session.client.tracking
+        {
+            tracking.unheard = Vec::new();
+        }
         if let Some(way) = session.broadcast_way() {
             self.backends.hear_everywhere(way, &[], self.clock.micros()); // SELECT and HELLO change it
         }
@@ -517,6 +525,21 @@ impl Worker {
         }
     }
 
+    /// What a session asked for on a lease is answered. Of what it has read there no server tells; so it
+    /// is told at once.
+    pub(crate) fn tell_unheard(&mut self, id: u32) {
+        let Self {
+            clients, trackers, ..
+        } = self;
+        let Some(tracking) = &mut clients.session(id).client.tracking else {
+            return;
+        };
+        let tracker = tracking.tracker;
+        for key in std::mem::take(&mut tracking.unheard) {
+            trackers.tell(clients, tracker, Some(false), &Stale::Keys(vec![&key]));
+        }
+    }
+
     /// Registers the session for what it is about to read.
     fn remember(&mut self, id: u32, command: &Command, request: &Request<'_>) {
         let Self {
@@ -525,18 +548,29 @@ impl Worker {
             serving,
             ..
         } = self;
-        let client = &clients.session(id).client;
-        let Some(tracking) = &client.tracking else {
+        let session = clients.session(id);
+        // Whether it will be on a lease is known only then.
+        let leases = session.watch.is_some() || command.flags & flag::BLOCKING != 0;
+        let client = &mut session.client;
+        let Some(tracking) = &mut client.tracking else {
             return;
         };
         let (table, tracker) = (&mut trackers.table, tracking.tracker);
+        let shares = tracking.hearing() == Some(Hearing::Shared);
+        let unheard = &mut tracking.unheard;
+        unheard.clear();
         let mut register = |command: &Command, request: &Request<'_>| {
             // A script may read the keys it declares.
             let reads = command.flags & flag::READONLY != 0 || command.kind() == Kind::Script;
             if reads && command.flags & flag::PUBSUB == 0 {
                 command.visit_keys(request, |index| {
                     let key = request.arg(index);
-                    table.register(key, Slot::of_key(key), tracker);
+                    if shares {
+                        table.register(key, Slot::of_key(key), tracker);
+                    }
+                    if leases {
+                        unheard.push(key.into());
+                    }
                 });
             }
         };

@@ -188,6 +188,43 @@ async fn a_client_is_told_of_what_it_has_read() {
     check_silent(&mut client).await;
 }
 
+/// On a connection of its own, of which the server says nothing: it is told at once.
+#[tokio::test]
+async fn what_is_read_while_blocked_or_watching_is_not_held() {
+    let cluster = cluster(&["--workers", "1"]).await;
+    let mut writer = cluster.proxies[0].raw().await;
+    let mut client = resp3(&cluster).await;
+    check(
+        &mut client,
+        &[("CLIENT TRACKING on", "+OK"), ("GET a", "_")],
+    )
+    .await;
+    client.pipeline(&[words("XREAD BLOCK 0 STREAMS x 0")]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Who waits is told of other keys meanwhile.
+    check(&mut writer, &[("SET a 1", "+OK")]).await;
+    check(&mut client, &[("", &stale("a"))]).await;
+    check(&mut writer, &[("XADD x 1-1 f v", "$3 1-1")]).await;
+    let read = "%1 $1 x *1 *2 $3 1-1 *2 $1 f $1 v";
+    check(
+        &mut client,
+        &[
+            ("", read),
+            ("", &stale("x")),
+            ("WATCH {w}1", "+OK"),
+            ("GET {w}1", "_"),
+            ("MULTI", "+OK"),
+            ("GET {w}2", "+QUEUED"),
+            ("EXEC", "*1 _"),
+            ("", &stale("{w}2")),
+            ("GET {w}3", "_"),
+        ],
+    )
+    .await;
+    check(&mut writer, &[("SET {w}1 1", "+OK"), ("SET {w}3 1", "+OK")]).await;
+    check(&mut client, &[("", &stale("{w}1")), ("", &stale("{w}3"))]).await;
+}
+
 #[tokio::test]
 async fn opting_in_and_out_is_about_one_command_or_transaction() {
     let cluster = cluster(&["--workers", "1"]).await;
