@@ -4,8 +4,10 @@ A line is `ok`, `FAIL` or `-`, the name, the item and the reason, with tabs betw
 table of them. `-` says that the library cannot do it at all, whatever server it talks to.
 """
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import traceback
 
@@ -15,6 +17,7 @@ OTHER_PORT = int(os.environ["OTHER_PORT"])
 PASSWORD_PORT = int(os.environ["PASSWORD_PORT"])
 CLUSTER_PORT = int(os.environ["CLUSTER_PORT"])
 PASSWORD = os.environ["PASSWORD"]
+CLIENTS = os.environ["CLIENTS"]
 
 
 class Late(BaseException):
@@ -58,3 +61,18 @@ class Checklist:
         # Threads that an item has left behind must not keep it from ending.
         sys.stdout.flush()
         os._exit(1 if self.failed else 0)
+
+
+@contextlib.contextmanager
+def worker(name, *args):
+    """Runs a Python module as a worker, meanwhile; what it prints goes to a file beside what is installed."""
+    with open(f"{CLIENTS}/{name}.log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-m", *args], stdout=log, stderr=log)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()

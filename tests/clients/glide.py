@@ -185,6 +185,36 @@ def multi():
         assert results[0] == results[2] == "OK" and isinstance(results[1], RequestError), results
 
 
+@checklist.item("WATCH")
+def watch():
+    for one in both():
+        one.set("{gl}:w", "1")
+        transaction = Batch(is_atomic=True)
+        transaction.incr("{gl}:w")
+        assert one.watch(["{gl}:w"]) == "OK"
+        client(port=OTHER_PORT).set("{gl}:w", "5")
+        assert one.exec(transaction, raise_on_error=True) is None
+        assert one.watch(["{gl}:w"]) == "OK"
+        assert one.exec(transaction, raise_on_error=True) == [6]
+        assert one.watch(["{gl}:w"]) == "OK"
+        client(port=OTHER_PORT).set("{gl}:w", "7")
+        assert one.unwatch() == "OK"
+        assert one.exec(transaction, raise_on_error=True) == [8]
+
+
+@checklist.item("BLPOP")
+def blpop():
+    for one in both():
+        one.delete(["{gl}:q", "{gl}:r", "{gl}:z2"])
+        before = time.monotonic()
+        assert one.blpop(["{gl}:q", "{gl}:r"], 0.3) is None
+        assert time.monotonic() - before >= 0.3
+        soon(lambda: client(port=OTHER_PORT).rpush("{gl}:r", ["x"]))
+        assert one.blpop(["{gl}:q", "{gl}:r"], 10) == [b"{gl}:r", b"x"]
+        soon(lambda: client(port=OTHER_PORT).zadd("{gl}:z2", {"m": 2}))
+        assert one.bzpopmin(["{gl}:z2"], 10) == [b"{gl}:z2", b"m", 2.0]
+
+
 @checklist.item("SUBSCRIBE")
 def subscribe():
     # It subscribes over RESP3 only, and on the connection that it uses for everything else.
@@ -203,6 +233,21 @@ def subscribe():
     assert one.try_get_pubsub_message() is None, "a message came twice"
     one.unsubscribe(timeout_ms=5_000)
     one.punsubscribe(timeout_ms=5_000)
+
+
+@checklist.item("XREAD BLOCK")
+def xread():
+    for one in both():
+        one.delete(["{gl}:x"])
+        assert one.xread({"{gl}:x": "$"}, StreamReadOptions(block_ms=200)) is None
+        soon(lambda: client(port=OTHER_PORT).xadd("{gl}:x", [("f", "v")]))
+        read = one.xread({"{gl}:x": "$"}, StreamReadOptions(block_ms=10_000))
+        assert list(read[b"{gl}:x"].values()) == [[[b"f", b"v"]]], read
+        one.xgroup_create("{gl}:x", "g", "0", StreamGroupOptions(make_stream=True))
+        soon(lambda: client(port=OTHER_PORT).xadd("{gl}:x", [("f", "w")]))
+        for value in b"v", b"w":
+            read = one.xreadgroup({"{gl}:x": ">"}, "g", "me", StreamReadGroupOptions(block_ms=10_000))
+            assert list(read[b"{gl}:x"].values()) == [[[b"f", value]]], read
 
 
 @checklist.item("SCAN")

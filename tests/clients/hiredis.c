@@ -71,6 +71,16 @@ static int is_list(redisReply *reply, size_t elements) {
     return reply->type == REDIS_REPLY_ARRAY && reply->elements == elements;
 }
 
+/* Sends it a moment later from another process, while the caller waits. */
+static void soon(const char *command) {
+    if (fork() == 0) {
+        usleep(200000);
+        redisContext *client = redisConnect("127.0.0.1", atoi(getenv("OTHER_PORT")));
+        redisCommand(client, command);
+        _exit(0);
+    }
+}
+
 static void connects(void) {
     redisContext *client = connect_to("PORT");
     CHECK(is_text(CALL(client, "PING"), "PONG"));
@@ -191,6 +201,28 @@ static void multi(void) {
     CHECK(is_error(CALL(client, "EXEC"), "EXECABORT"));
 }
 
+static void watch(void) {
+    redisContext *client = connect_to("PORT");
+    for (int touched = 0; touched < 2; touched++) {
+        CALL(client, "SET {hi}:w 1");
+        CHECK(is_text(CALL(client, "WATCH {hi}:w"), "OK"));
+        if (touched) CALL(connect_to("OTHER_PORT"), "SET {hi}:w 5");
+        CALL(client, "MULTI");
+        CALL(client, "INCR {hi}:w");
+        redisReply *replies = CALL(client, "EXEC");
+        CHECK(touched ? replies->type == REDIS_REPLY_NIL : is_list(replies, 1));
+    }
+}
+
+static void blpop(void) {
+    redisContext *client = connect_to("PORT");
+    CALL(client, "DEL {hi}:q {hi}:r");
+    CHECK(CALL(client, "BLPOP {hi}:q {hi}:r 0.3")->type == REDIS_REPLY_NIL);
+    soon("RPUSH {hi}:r x");
+    redisReply *popped = CALL(client, "BLPOP {hi}:q {hi}:r 10");
+    CHECK(is_list(popped, 2) && is_text(popped->element[0], "{hi}:r") && is_text(popped->element[1], "x"));
+}
+
 static void subscribe(void) {
     redisContext *client = connect_to("PORT");
     redisAppendCommand(client, "SUBSCRIBE hi:c1 hi:c2");
@@ -218,6 +250,17 @@ static void subscribe(void) {
     redisAppendCommand(client, "PUNSUBSCRIBE");
     for (long long n = 2; n >= 0; n--) CHECK(is_number(next(client)->element[2], n));
     CHECK(CALL(client, "GET hi:none")->type == REDIS_REPLY_NIL);
+}
+
+static void xread(void) {
+    redisContext *client = connect_to("PORT");
+    CALL(client, "DEL {hi}:x");
+    CHECK(CALL(client, "XREAD BLOCK 200 STREAMS {hi}:x $")->type == REDIS_REPLY_NIL);
+    soon("XADD {hi}:x 1-1 f v");
+    redisReply *streams = CALL(client, "XREAD BLOCK 10000 STREAMS {hi}:x $");
+    CHECK(is_list(streams, 1) && is_list(streams->element[0], 2));
+    redisReply *entries = streams->element[0]->element[1];
+    CHECK(is_list(entries, 1) && is_text(entries->element[0]->element[0], "1-1"));
 }
 
 static void scan(void) {
@@ -297,7 +340,10 @@ int main(void) {
     item("binary keys", binary);
     item("EVALSHA after SCRIPT FLUSH", scripts);
     item("MULTI", multi);
+    item("WATCH", watch);
+    item("BLPOP", blpop);
     item("SUBSCRIBE", subscribe);
+    item("XREAD BLOCK", xread);
     item("SCAN", scan);
     item("tracking", tracking);
     item("CROSSSLOT", crossslot);

@@ -169,6 +169,38 @@ await checklist.item("MULTI", async () => {
   }
 });
 
+await checklist.item("WATCH", async () => {
+  for (const client of both()) {
+    await client.set("{io}:w", 1);
+    assert.equal(await client.watch("{io}:w"), "OK");
+    await other.set("{io}:w", 5);
+    assert.equal(await client.multi().incr("{io}:w").exec(), null);
+    assert.equal(await client.watch("{io}:w"), "OK");
+    assert.deepEqual(await client.multi().incr("{io}:w").exec(), [[null, 6]]);
+    assert.equal(await client.watch("{io}:w"), "OK");
+    await other.set("{io}:w", 7);
+    assert.equal(await client.unwatch(), "OK");
+    assert.deepEqual(await client.multi().incr("{io}:w").exec(), [[null, 8]]);
+  }
+});
+
+await checklist.item("BLPOP", async () => {
+  for (const client of both()) {
+    await client.del("{io}:q", "{io}:r", "{io}:z2");
+    assert.equal(await client.blpop("{io}:q", "{io}:r", 0.3), null);
+    soon(() => other.rpush("{io}:r", "x"));
+    assert.deepEqual(await client.blpop("{io}:q", "{io}:r", 10), ["{io}:r", "x"]);
+    soon(() => other.rpush("{io}:q", "y"));
+    assert.equal(await client.blmove("{io}:q", "{io}:r", "LEFT", "RIGHT", 10), "y");
+    soon(() => other.zadd("{io}:z2", 2, "m"));
+    assert.deepEqual(await client.bzpopmin("{io}:z2", 10), ["{io}:z2", "m", "2"]);
+    // What is sent behind it is answered behind it.
+    soon(() => other.rpush("{io}:q", "z"));
+    const replies = await Promise.all([client.blpop("{io}:q", 10), client.ping(), client.set("io:a", 1)]);
+    assert.deepEqual(replies, [["{io}:q", "z"], "PONG", "OK"]);
+  }
+});
+
 await checklist.item("SUBSCRIBE", async () => {
   for (const client of both()) {
     const messages = [];
@@ -191,6 +223,21 @@ await checklist.item("SUBSCRIBE", async () => {
     assert.equal(await client.unsubscribe("io:c1", "io:c2"), 1);
     assert.equal(await client.punsubscribe("io:p*"), 0);
     assert.equal(await client.get("io:none"), null);
+  }
+});
+
+await checklist.item("XREAD BLOCK", async () => {
+  for (const client of both()) {
+    await client.del("{io}:x");
+    assert.equal(await client.xread("BLOCK", 200, "STREAMS", "{io}:x", "$"), null);
+    soon(() => other.xadd("{io}:x", "1-1", "f", "v"));
+    const read = await client.xread("BLOCK", 10_000, "STREAMS", "{io}:x", "$");
+    assert.deepEqual(read, [["{io}:x", [["1-1", ["f", "v"]]]]]);
+    await client.xgroup("CREATE", "{io}:x", "g", "$");
+    soon(() => other.xadd("{io}:x", "2-1", "f", "w"));
+    const mine = await client.xreadgroup("GROUP", "g", "me", "BLOCK", 10_000, "STREAMS", "{io}:x", ">");
+    assert.deepEqual(mine, [["{io}:x", [["2-1", ["f", "w"]]]]]);
+    assert.equal(await client.xack("{io}:x", "g", "2-1"), 1);
   }
 });
 

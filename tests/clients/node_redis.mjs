@@ -160,6 +160,39 @@ await checklist.item("MULTI", async () => {
   }
 });
 
+await checklist.item("WATCH", async () => {
+  for (const client of await both()) {
+    await client.set("{nr}:w", "1");
+    await client.watch("{nr}:w");
+    await other.set("{nr}:w", "5");
+    await assert.rejects(client.multi().incr("{nr}:w").exec(), WatchError);
+    await client.watch("{nr}:w");
+    assert.deepEqual(await client.multi().incr("{nr}:w").exec(), [6]);
+    await client.watch("{nr}:w");
+    await other.set("{nr}:w", "7");
+    await client.unwatch();
+    assert.deepEqual(await client.multi().incr("{nr}:w").exec(), [8]);
+  }
+});
+
+await checklist.item("BLPOP", async () => {
+  for (const client of await both()) {
+    await client.del(["{nr}:q", "{nr}:r", "{nr}:z2"]);
+    assert.equal(await client.blPop(["{nr}:q", "{nr}:r"], 0.3), null);
+    soon(() => other.rPush("{nr}:r", "x"));
+    assert.deepEqual({ ...(await client.blPop(["{nr}:q", "{nr}:r"], 10)) }, { key: "{nr}:r", element: "x" });
+    soon(() => other.rPush("{nr}:q", "y"));
+    assert.equal(await client.blMove("{nr}:q", "{nr}:r", "LEFT", "RIGHT", 10), "y");
+    soon(() => other.zAdd("{nr}:z2", { score: 2, value: "m" }));
+    const popped = await client.bzPopMin("{nr}:z2", 10);
+    assert.deepEqual({ ...popped }, { key: "{nr}:z2", value: "m", score: 2 });
+    // What is sent behind it is answered behind it.
+    soon(() => other.rPush("{nr}:q", "z"));
+    const replies = await Promise.all([client.blPop("{nr}:q", 10), client.ping(), client.set("nr:a", "1")]);
+    assert.ok(replies[0].element === "z" && replies[1] === "PONG" && replies[2] === "OK");
+  }
+});
+
 await checklist.item("SUBSCRIBE", async () => {
   for (const client of await both()) {
     const messages = [];
@@ -177,6 +210,22 @@ await checklist.item("SUBSCRIBE", async () => {
     await client.unsubscribe();
     await client.pUnsubscribe();
     assert.equal(await client.get("nr:none"), null);
+  }
+});
+
+await checklist.item("XREAD BLOCK", async () => {
+  for (const client of await both()) {
+    await client.del("{nr}:x");
+    assert.equal(await client.xRead({ key: "{nr}:x", id: "$" }, { BLOCK: 200 }), null);
+    const only = (read) => [read[0].name, read[0].messages.map(({ id, message }) => [id, { ...message }])];
+    soon(() => other.xAdd("{nr}:x", "1-1", { f: "v" }));
+    const read = await client.xRead({ key: "{nr}:x", id: "$" }, { BLOCK: 10_000 });
+    assert.deepEqual(only(read), ["{nr}:x", [["1-1", { f: "v" }]]]);
+    await client.xGroupCreate("{nr}:x", "g", "$");
+    soon(() => other.xAdd("{nr}:x", "2-1", { f: "w" }));
+    const mine = await client.xReadGroup("g", "me", { key: "{nr}:x", id: ">" }, { BLOCK: 10_000 });
+    assert.deepEqual(only(mine), ["{nr}:x", [["2-1", { f: "w" }]]]);
+    assert.equal(await client.xAck("{nr}:x", "g", "2-1"), 1);
   }
 });
 

@@ -170,6 +170,47 @@ def multi():
             assert results[0] and isinstance(results[1], ResponseError) and results[2]
 
 
+@checklist.item("WATCH")
+def watch():
+    for one in both():
+        one.set("{py}:w", 1)
+
+        def double(pipe):
+            value = int(pipe.get("{py}:w"))
+            if value == 1:
+                client(port=OTHER_PORT).set("{py}:w", 5)
+            pipe.multi()
+            pipe.set("{py}:w", value * 2)
+
+        # The first try fails, since another client writes; the second does not.
+        assert one.transaction(double, "{py}:w") == [True]
+        assert one.get("{py}:w") == "10"
+        with one.pipeline() as pipe:
+            pipe.watch("{py}:w")
+            one.incr("{py}:w")
+            pipe.multi()
+            pipe.set("{py}:w", 0)
+            raises(WatchError, "", pipe.execute)
+        assert one.get("{py}:w") == "11"
+
+
+@checklist.item("BLPOP")
+def blpop():
+    for one in both():
+        one.delete("{py}:q", "{py}:r", "{py}:z2")
+        before = time.monotonic()
+        assert one.blpop(["{py}:q", "{py}:r"], timeout=0.3) is None
+        assert time.monotonic() - before >= 0.3
+        soon(lambda: client(port=OTHER_PORT).rpush("{py}:r", "x"))
+        popped = one.blpop(["{py}:q", "{py}:r"], timeout=10)
+        assert list(popped) == ["{py}:r", "x"], popped
+        soon(lambda: client(port=OTHER_PORT).rpush("{py}:q", "y"))
+        assert one.blmove("{py}:q", "{py}:r", 10) == "y" and one.lpop("{py}:r") == "y"
+        soon(lambda: client(port=OTHER_PORT).zadd("{py}:z2", {"m": 2}))
+        popped = one.bzpopmin("{py}:z2", timeout=10)
+        assert list(popped) == ["{py}:z2", "m", 2.0], popped
+
+
 @checklist.item("SUBSCRIBE")
 def subscribe():
     for one in both():
@@ -201,6 +242,23 @@ def subscribe():
         kinds = sorted(pubsub.get_message(timeout=5)["type"] for _ in range(3))
         assert kinds == ["punsubscribe", "unsubscribe", "unsubscribe"], kinds
         pubsub.close()
+
+
+@checklist.item("XREAD BLOCK")
+def xread():
+    for one in both():
+        one.delete("{py}:x")
+        assert not one.xread({"{py}:x": "$"}, block=200)
+        soon(lambda: client(port=OTHER_PORT).xadd("{py}:x", {"f": "v"}))
+        ((name, entries),) = pairs(one.xread({"{py}:x": "$"}, block=10_000))
+        assert name == "{py}:x" and fields(entries) == [{"f": "v"}], entries
+        assert one.xgroup_create("{py}:x", "g", id="0")
+        ((name, entries),) = pairs(one.xreadgroup("g", "me", {"{py}:x": ">"}, block=10_000))
+        assert fields(entries) == [{"f": "v"}], entries
+        soon(lambda: client(port=OTHER_PORT).xadd("{py}:x", {"f": "w"}))
+        ((name, entries),) = pairs(one.xreadgroup("g", "me", {"{py}:x": ">"}, block=10_000))
+        assert fields(entries) == [{"f": "w"}], entries
+        assert one.xpending("{py}:x", "g")["pending"] == 2
 
 
 @checklist.item("SCAN")

@@ -14,7 +14,11 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, Commands as _, Connection, ErrorKind, RedisError, RedisResult, Script,
-    ServerErrorKind, Value, caching::CacheConfig, cmd, pipe,
+    ServerErrorKind, Value,
+    caching::CacheConfig,
+    cmd, pipe,
+    streams::{StreamReadOptions, StreamReadReply},
+    transaction,
 };
 
 const NAME: &str = "redis-rs 1.8.1";
@@ -32,7 +36,10 @@ fn main() -> ExitCode {
         ("binary keys", binary),
         ("EVALSHA after SCRIPT FLUSH", scripts),
         ("MULTI", multi),
+        ("WATCH", watch),
+        ("BLPOP", blpop),
         ("SUBSCRIBE", subscribe),
+        ("XREAD BLOCK", xread),
         ("SCAN", scan),
         ("tracking", tracking),
         ("CROSSSLOT", crossslot),
@@ -93,6 +100,15 @@ fn both() -> [Connection; 2] {
 
 fn other() -> Connection {
     connect("OTHER_PORT", "")
+}
+
+/// Sends it a moment later, while the caller waits.
+fn soon(command: &'static [&'static str]) {
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        let mut request = cmd(command[0]);
+        request.arg(&command[1..]).exec(&mut other()).unwrap();
+    });
 }
 
 #[track_caller]
@@ -253,6 +269,42 @@ fn multi() {
     }
 }
 
+fn watch() {
+    for mut client in both() {
+        let _: () = client.set("{rs}:w", 1).unwrap();
+        let (doubled,): (i64,) = transaction(&mut client, &["{rs}:w"], |client, requests| {
+            let value: i64 = client.get("{rs}:w")?;
+            // The first try fails, since another client writes; the second does not.
+            if value == 1 {
+                let _: () = other().set("{rs}:w", 5)?;
+            }
+            requests
+                .set("{rs}:w", value * 2)
+                .ignore()
+                .get("{rs}:w")
+                .query(client)
+        })
+        .unwrap();
+        assert_eq!(doubled, 10);
+    }
+}
+
+fn blpop() {
+    for mut client in both() {
+        let keys = ["{rs}:q", "{rs}:r"];
+        let _: () = client.del(&["{rs}:q", "{rs}:r", "{rs}:z2"]).unwrap();
+        let begun = Instant::now();
+        let popped: Option<(String, String)> = client.blpop(&keys, 0.3).unwrap();
+        assert!(popped.is_none() && begun.elapsed() >= Duration::from_millis(300));
+        soon(&["RPUSH", "{rs}:r", "x"]);
+        let popped: (String, String) = client.blpop(&keys, 10.0).unwrap();
+        assert_eq!(popped, ("{rs}:r".into(), "x".into()));
+        soon(&["ZADD", "{rs}:z2", "2", "m"]);
+        let popped: (String, String, f64) = client.bzpopmin("{rs}:z2", 10.0).unwrap();
+        assert_eq!(popped, ("{rs}:z2".into(), "m".into(), 2.0));
+    }
+}
+
 fn subscribe() {
     for mut client in both() {
         let mut pubsub = client.as_pubsub();
@@ -277,6 +329,25 @@ fn subscribe() {
             .unwrap();
         let twice = pubsub.get_message();
         assert!(twice.is_err_and(|error| error.is_timeout()));
+    }
+}
+
+fn xread() {
+    for mut client in both() {
+        let _: () = client.del("{rs}:x").unwrap();
+        let mut read = |block| -> Option<StreamReadReply> {
+            let options = StreamReadOptions::default().block(block);
+            client.xread_options(&["{rs}:x"], &["$"], &options).unwrap()
+        };
+        assert!(read(200).is_none());
+        soon(&["XADD", "{rs}:x", "1-1", "f", "v"]);
+        let streams = read(10_000).unwrap().keys;
+        assert_eq!((streams.len(), streams[0].key.as_str()), (1, "{rs}:x"));
+        let entry = &streams[0].ids[0];
+        assert_eq!(
+            (entry.id.as_str(), entry.get("f")),
+            ("1-1", Some("v".to_owned()))
+        );
     }
 }
 
