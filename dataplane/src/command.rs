@@ -234,6 +234,16 @@ pub enum Merge {
     Union,
     /// The largest of their numbers.
     Most,
+    /// Of each event the newest sample, and the highest.
+    Events,
+    /// Their samples, in the order of time.
+    Samples,
+    /// Calls by command and duration, added.
+    Histograms,
+    /// Bytes and counts, added; the highest of shares.
+    Figures,
+    /// What one of them is executing; else what they all say.
+    Running,
 }
 
 /// What is asked of groups in a way of its own, and answered with the proxy's help.
@@ -245,6 +255,12 @@ pub enum Across {
     AllKeys,
     /// All groups; a key of one that has some.
     RandomKey,
+    /// All groups; their figures in one, and the proxy's. A group that fails is left out.
+    Info,
+    /// All groups; the newest entries of their logs.
+    Newest,
+    /// All groups; a text of each.
+    Report,
     /// One group's settings, and the proxy's own.
     Settings,
     /// All groups, like [`Class::Everywhere`] with [`Merge::Same`], if the proxy was started with
@@ -293,10 +309,10 @@ pub enum Local {
     CommandList,
     Echo,
     Hello,
-    Info,
     Ping,
     Quit,
     Reset,
+    Role,
     Select,
     Time,
 }
@@ -343,9 +359,9 @@ impl Local {
             | Self::CommandInfo
             | Self::CommandList
             | Self::Echo
-            | Self::Info
             | Self::Ping
             | Self::Quit
+            | Self::Role
             | Self::Time => false,
         }
     }

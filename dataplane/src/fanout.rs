@@ -5,10 +5,13 @@
 
 use slab::Slab;
 
+use self::value::{number, values};
 pub(crate) use self::{
     cursor::Cursors,
+    info::{Asked, Info, Own},
     keys::{Draw, Owners, Page},
     receivers::Channel,
+    report::Report,
     settings::Settings,
 };
 use crate::{
@@ -16,13 +19,18 @@ use crate::{
     command::Merge,
     framer::Piece,
     pubsub::census::Correction,
-    resp::{ReplyProgress, parse_int, put_error, put_header, put_int},
+    resp::{ReplyProgress, put_error, put_header, put_int},
 };
 
 pub(crate) mod cursor;
+mod figures;
+mod info;
 mod keys;
+pub(crate) mod log;
 mod receivers;
+mod report;
 mod settings;
+mod value;
 
 /// How the replies of the parts become one.
 pub(crate) enum Merging {
@@ -40,6 +48,12 @@ pub(crate) enum Merging {
     Reached(Correction),
     /// How many are subscribed to each channel.
     Subscribed(Vec<Channel>),
+    /// The newest entries of their logs, so many.
+    Newest(usize),
+    /// A text of each group.
+    Report(Report),
+    /// What each group says of itself, of those that do not fail.
+    Info(Box<Info>),
 }
 
 /// Names one part of one fan-out.
@@ -193,6 +207,11 @@ impl Fanout {
         if let (Merging::Plain(Merge::Any), Some(part)) = (&self.merging, succeeded) {
             return out.extend_from_slice(&part.bytes);
         }
+        if let Merging::Info(info) = &self.merging {
+            let parts = self.parts.iter();
+            let said = parts.map(|part| (!part.failed).then_some(part.bytes.as_slice()));
+            return info.put(said, out);
+        }
         if let Some(failed) = self.parts.iter().find(|part| part.failed) {
             return self.merge_failure(failed, out);
         }
@@ -208,26 +227,28 @@ impl Fanout {
                 None => out.extend_from_slice(&self.parts[0].bytes),
             },
             Merging::Subscribed(channels) => receivers::put_counts(channels, replies(), out),
+            Merging::Newest(most) => log::put_newest(replies(), *most, out),
+            Merging::Report(report) => report.put(replies(), out),
+            Merging::Info(_) => unreachable!("it is merged whatever fails"),
         }
     }
 
     fn merge_plain(&self, merge: Merge, out: &mut Vec<u8>) {
+        let replies = self.parts.iter().map(|part| part.bytes.as_slice());
         match merge {
             Merge::Values => self.merge_values(out),
             Merge::Same | Merge::Any => out.extend_from_slice(&self.parts[0].bytes),
             Merge::Sum => {
-                let numbers = self.parts.iter().filter_map(|part| number(&part.bytes));
-                put_int(out, numbers.sum());
+                put_int(out, replies.filter_map(number).sum());
             }
             Merge::Least => self.merge_least(out),
-            Merge::Union => {
-                let replies = self.parts.iter().map(|part| part.bytes.as_slice());
-                receivers::put_union(replies, out);
-            }
-            Merge::Most => {
-                let numbers = self.parts.iter().filter_map(|part| number(&part.bytes));
-                put_int(out, numbers.max().unwrap_or(0));
-            }
+            Merge::Union => receivers::put_union(replies, out),
+            Merge::Most => put_int(out, replies.filter_map(number).max().unwrap_or(0)),
+            Merge::Events => log::put_events(replies, out),
+            Merge::Samples => log::put_samples(replies, out),
+            Merge::Histograms => figures::put_histograms(&replies.collect::<Vec<_>>(), out),
+            Merge::Figures => figures::put_sums(&replies.collect::<Vec<_>>(), out),
+            Merge::Running => figures::put_running(&replies.collect::<Vec<_>>(), out),
         }
     }
 
@@ -279,27 +300,6 @@ impl Fanout {
             }
         }
     }
-}
-
-/// How many values an array has, or pairs a map, by its header.
-fn count(header: &[u8]) -> usize {
-    let count = header.get(1..).map(<[u8]>::trim_ascii_end);
-    let count = count.and_then(parse_int).unwrap_or(0);
-    usize::try_from(count).unwrap_or(0)
-}
-
-/// What stands behind an array's header.
-fn values(array: &[u8]) -> &[u8] {
-    let header = array
-        .iter()
-        .position(|&b| b == b'\n')
-        .map_or(array.len(), |newline| newline + 1);
-    &array[header..]
-}
-
-/// The number of an integer reply.
-fn number(reply: &[u8]) -> Option<i64> {
-    parse_int(reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?)
 }
 
 #[cfg(test)]

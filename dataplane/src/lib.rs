@@ -31,6 +31,7 @@ mod error;
 mod fanout;
 pub mod framer;
 mod glob;
+mod info;
 mod lease;
 mod local;
 mod memory;

@@ -2,10 +2,7 @@
 //!
 //! Texts equal Redis's to the letter, since clients parse them. No server is asked for anything here.
 
-use std::{
-    fmt::Write as _,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use proto::Topology;
 
@@ -27,6 +24,8 @@ mod client;
 mod cluster;
 mod commands;
 mod login;
+
+pub(crate) use self::login::REDIS_VERSION;
 
 /// What an answer may look at, and the one thing it may change: who asks.
 pub(crate) struct Context<'a> {
@@ -96,7 +95,6 @@ pub(crate) fn answer(
         Local::CommandList => commands::list(request, out),
         Local::Echo => put_bulk(out, request.arg(1)),
         Local::Hello => login::hello(context, request, out),
-        Local::Info => info(context, request, out),
         Local::Ping => ping(&context.session.client, request, out),
         Local::Quit => {
             put_simple(out, "OK");
@@ -106,6 +104,7 @@ pub(crate) fn answer(
             context.session.reset(context.serving.password.is_none());
             put_simple(out, "RESET");
         }
+        Local::Role => role(out),
         Local::Select => select(context, request, out),
         Local::Time => time(out),
     }
@@ -150,6 +149,14 @@ fn select(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// That of a primary without replicas: the proxy takes writes, and who replicates whom is the controller's.
+fn role(out: &mut Vec<u8>) {
+    put_header(out, b'*', 3);
+    put_bulk(out, b"master");
+    put_int(out, 0);
+    put_header(out, b'*', 0);
+}
+
 fn time(out: &mut Vec<u8>) {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -157,92 +164,4 @@ fn time(out: &mut Vec<u8>) {
     put_header(out, b'*', 2);
     put_bulk(out, now.as_secs().to_string().as_bytes());
     put_bulk(out, now.subsec_micros().to_string().as_bytes());
-}
-
-fn info(context: &Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
-    let wanted = |section: &str| {
-        request.argc() == 1
-            || request.args_from(1).any(|name| {
-                [section, "all", "default", "everything"]
-                    .iter()
-                    .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-            })
-    };
-    let mut text = String::new();
-    for (name, section) in [
-        ("Server", info_server as fn(&Context<'_>, &mut String)),
-        ("Clients", info_clients),
-        ("Stats", info_stats),
-        ("Replication", |_, text| {
-            text.push_str("role:master\r\nconnected_slaves:0\r\n");
-        }),
-        ("Sluice", info_sluice),
-    ] {
-        if wanted(name) {
-            if !text.is_empty() {
-                text.push_str("\r\n");
-            }
-            let _ = write!(text, "# {name}\r\n");
-            section(context, &mut text);
-        }
-    }
-    put_verbatim(out, context.session.client.protocol, &text);
-}
-
-fn info_server(context: &Context<'_>, text: &mut String) {
-    let uptime = context.proxy.started.elapsed().as_secs();
-    let _ = write!(
-        text,
-        "redis_version:{}\r\nredis_mode:standalone\r\nprocess_id:{}\r\n\
-         run_id:{}\r\ntcp_port:{}\r\nuptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\n",
-        login::REDIS_VERSION,
-        std::process::id(),
-        context.proxy.incarnation,
-        context.session.client.identity.local.port(),
-        uptime / 86_400,
-    );
-}
-
-fn info_clients(context: &Context<'_>, text: &mut String) {
-    let total = context.proxy.totals();
-    let _ = write!(
-        text,
-        "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:{}\r\n",
-        total.sessions, context.proxy.max_clients, total.paused
-    );
-}
-
-fn info_stats(context: &Context<'_>, text: &mut String) {
-    let total = context.proxy.totals();
-    let _ = write!(
-        text,
-        "total_connections_received:{}\r\ntotal_commands_processed:{}\r\n\
-         rejected_connections:{}\r\ntotal_error_replies:{}\r\n\
-         total_net_input_bytes:{}\r\ntotal_net_output_bytes:{}\r\n",
-        total.sessions_opened,
-        total.requests,
-        context.proxy.sessions_rejected(),
-        total.errors,
-        total.client_bytes_in,
-        total.client_bytes_out,
-    );
-}
-
-fn info_sluice(context: &Context<'_>, text: &mut String) {
-    let _ = write!(
-        text,
-        "sluice_version:{}\r\nproxy_id:{}\r\nproxy_workers:{}\r\n",
-        env!("CARGO_PKG_VERSION"),
-        context.proxy.id,
-        context.proxy.workers.len(),
-    );
-    if let Some(topology) = context.topology {
-        let _ = write!(
-            text,
-            "cluster_id:{}\r\ntopology_version:{}\r\ngroups:{}\r\n",
-            topology.cluster_id(),
-            topology.version(),
-            topology.groups().len(),
-        );
-    }
 }

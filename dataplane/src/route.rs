@@ -69,6 +69,8 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Replicas => Route::Replicas,
         Class::Transaction(bound) => Route::Transaction(bound),
         Class::Everywhere(merge) => everywhere(command, merge, topology),
+        // Whom it could ask is a part of what it says.
+        Class::Across(Across::Info) => Route::Across(Across::Info),
         Class::Across(across) => match topology.owners().next() {
             Some(_) => Route::Across(across),
             None => Route::Reject(Rejection::NotServed(KEYLESS)),

@@ -29,7 +29,7 @@ use crate::{
     backend::{Hearing, Lane, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Bound, Class, Command},
+    command::{self, Across, Bound, Class, Command},
     error,
     lease::watch::Watch,
     local::{self, After},
@@ -722,6 +722,7 @@ impl Worker {
             (None, Class::Crew(what)) => Route::Crew(what),
             (None, Class::Tracking) => Route::Tracking,
             (None, Class::Transaction(bound)) => Route::Transaction(bound),
+            (None, Class::Across(Across::Info)) => Route::Across(Across::Info),
             (None, _) => return self.answer_error(id, error::NO_TOPOLOGY),
         };
         match route {
@@ -781,14 +782,20 @@ impl Worker {
         Dispatched::Done
     }
 
-    /// The session's pipe to a group, if that takes a request now; else what became of the request.
+    /// The session's pipe to a group, if that takes a request now.
     #[inline]
-    pub(crate) fn admit(&mut self, id: u32, group: u16) -> Result<u32, Dispatched> {
+    pub(crate) fn find_pipe(&mut self, id: u32, group: u16) -> Result<u32, Refusal> {
         let session = &mut self.clients.sessions[id as usize];
         let way = session.way(id);
         let pipe = self.backends.pipe(group, way);
-        match self.backends.admit(pipe, session.task()) {
-            Ok(()) => Ok(pipe),
+        self.backends.admit(pipe, session.task()).map(|()| pipe)
+    }
+
+    /// As [`Worker::find_pipe`]; else what became of the request.
+    #[inline]
+    pub(crate) fn admit(&mut self, id: u32, group: u16) -> Result<u32, Dispatched> {
+        match self.find_pipe(id, group) {
+            Ok(pipe) => Ok(pipe),
             Err(Refusal::Full) => Err(Dispatched::Waits),
             Err(Refusal::Down(why)) => Err(self.answer_error(id, &*why)),
         }

@@ -516,7 +516,9 @@ fn page() -> String {
          What a proxy does with each command and subcommand that Redis 6.2 to 8.2 and Valkey 8 and 9 know:\n\
          {} are served, {} are refused, {} are not served yet. These two, and what is not listed, get\n\
          Redis's own `ERR unknown command`; nothing unknown is passed on. What is passed on must be known to\n\
-         the servers too: `HEXPIRE` needs Redis 7.4 or Valkey 9.\n\n\
+         the servers too: `HEXPIRE` needs Redis 7.4 or Valkey 9. What goes to each group fails with the first\n\
+         group that fails, unless its line says otherwise; a write that others executed then is\n\
+         `-UNKNOWNOUTCOME`.\n\n\
          Written by `make commands` from the [table](dataplane/src/command/table.rs), which `make test`\n\
          holds against real servers.\n\n\
          | command | through a proxy |\n|---|---|\n",
@@ -574,6 +576,11 @@ fn what_becomes_of(row: &Command) -> String {
                 Merge::Any => "one success is enough",
                 Merge::Union => "each name once",
                 Merge::Most => "the largest number",
+                Merge::Events => "of each event the newest sample, and the highest",
+                Merge::Samples => "their samples in the order of time",
+                Merge::Histograms => "their histograms are added",
+                Merge::Figures => "bytes and counts are added, of shares the highest",
+                Merge::Running => "what runs at one of them, else what they all say",
             };
             format!("to each group that owns slots; {merged}")
         }
@@ -608,6 +615,17 @@ fn what_becomes_of(row: &Command) -> String {
         }
         Class::Across(Across::RandomKey) => {
             "to each group that owns slots; one of their own keys, by their numbers".to_owned()
+        }
+        Class::Across(Across::Newest) => {
+            "to each group that owns slots; the newest entries of all".to_owned()
+        }
+        Class::Across(Across::Report) => {
+            "to each group that owns slots; a text of each".to_owned()
+        }
+        Class::Across(Across::Info) => {
+            "to each group that owns slots; figures are added, and the proxy's own put in; a group that \
+             fails is left out"
+                .to_owned()
         }
         Class::Across(Across::Settings) => {
             "one group's settings, always the same group; and the proxy's, as `sluice-…`".to_owned()

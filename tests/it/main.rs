@@ -18,6 +18,7 @@ mod ensemble;
 mod fanout;
 mod hostile;
 mod import;
+mod info;
 mod lease;
 mod memory;
 mod monitor;

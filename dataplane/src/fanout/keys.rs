@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use proto::{Slot, Topology, slot::RESERVED};
 
-use super::cursor::{Cursors, TooLarge};
+use super::{
+    cursor::{self, Cursors, TooLarge},
+    value::{frames, number, text},
+};
 use crate::{
     error,
-    resp::{Protocol, ReplyProgress, parse_int, put_bulk, put_error, put_header, put_null},
+    resp::{Protocol, put_bulk, put_error, put_header, put_null},
 };
 
 /// Whose keys are whose, as of when the groups were asked.
@@ -111,7 +114,7 @@ impl Draw {
         if cursor == 0 {
             return any.map(|key| (listed.len() as u64, *key));
         }
-        let held = super::number(replies[0]).and_then(|held| u64::try_from(held).ok())?;
+        let held = number(replies[0]).and_then(|held| u64::try_from(held).ok())?;
         let drawn = [b"*1\r\n", replies[1]].concat();
         let is_shown = !self.owners.shown(group, &drawn).is_empty();
         let key = if is_shown {
@@ -126,27 +129,8 @@ impl Draw {
 /// A server's reply to `SCAN`: its cursor, and the array of keys.
 fn page(reply: &[u8]) -> Option<(u64, &[u8])> {
     let mut values = frames(reply);
-    let cursor = super::cursor::parse(text(values.next()?)?)?;
+    let cursor = cursor::parse(text(values.next()?)?)?;
     Some((cursor, values.next()?))
-}
-
-/// The values of an array, as they came.
-pub(super) fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = super::values(array);
-    std::iter::from_fn(move || {
-        let len = ReplyProgress::default().scan(rest).ok()??;
-        let (value, behind) = rest.split_at(len);
-        rest = behind;
-        Some(value)
-    })
-}
-
-/// What a bulk string says.
-pub(super) fn text(frame: &[u8]) -> Option<&[u8]> {
-    let header = frame.iter().position(|&b| b == b'\n')? + 1;
-    let len = frame[..header].strip_prefix(b"$")?.strip_suffix(b"\r\n")?;
-    let len = usize::try_from(parse_int(len)?).ok()?;
-    frame.get(header..header + len)
 }
 
 fn put_frames(frames: &[&[u8]], out: &mut Vec<u8>) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use proto::slot::RESERVED;
 
-use super::keys::{frames, text};
+use super::value::{frames, number, text};
 use crate::{
     pubsub::census::Correction,
     resp::{put_bulk, put_header, put_int},
@@ -28,7 +28,7 @@ pub(super) fn put_counts<'a>(
     for (index, channel) in channels.iter().enumerate() {
         let numbers = replies
             .clone()
-            .filter_map(|reply| super::number(frames(reply).nth(2 * index + 1)?));
+            .filter_map(|reply| number(frames(reply).nth(2 * index + 1)?));
         let number = if channel.everywhere {
             numbers.max().unwrap_or(0)
         } else {

@@ -1,5 +1,6 @@
 //! The reply to `CONFIG GET`: a server's settings, and the proxy's own.
 
+use super::value::{count, values};
 use crate::resp::{put_bulk, put_header};
 
 /// The proxy's own settings that were asked for, by name.
@@ -8,14 +9,12 @@ pub(crate) struct Settings(pub(crate) Vec<(String, String)>);
 impl Settings {
     /// Writes them behind those of the server: a map in RESP3, else an array.
     pub(super) fn put(&self, reply: &[u8], out: &mut Vec<u8>) {
-        let values = super::values(reply);
-        let header = &reply[..reply.len() - values.len()];
-        let (kind, of_pair) = match header.first() {
+        let (kind, of_pair) = match reply.first() {
             Some(b'%') => (b'%', 1),
             _ => (b'*', 2),
         };
-        put_header(out, kind, super::count(header) + of_pair * self.0.len());
-        out.extend_from_slice(values);
+        put_header(out, kind, count(reply) + of_pair * self.0.len());
+        out.extend_from_slice(values(reply));
         for (name, value) in &self.0 {
             put_bulk(out, name.as_bytes());
             put_bulk(out, value.as_bytes());

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The Redis in whose words the proxy answers; what clients are told they talk to.
-pub(super) const REDIS_VERSION: &str = "7.0.15";
+pub(crate) const REDIS_VERSION: &str = "7.0.15";
 
 pub(super) fn auth(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
     let (username, password) = match request.argc() {

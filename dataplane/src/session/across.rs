@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::Dispatched;
 use crate::{
+    backend::Refusal,
     command::{Across, Command, Merge},
     error,
-    fanout::{Cursors, Draw, Merging, Owners, Page, Settings, cursor},
-    resp::{Request, put_bulk, put_header},
+    fanout::{Cursors, Draw, Info, Merging, Owners, Page, Report, Settings, cursor, log},
+    info,
+    resp::{Request, parse_int, put_bulk, put_header},
     worker::Worker,
 };
 
@@ -36,6 +38,23 @@ impl Worker {
                 };
                 self.ask(id, command, Merging::Draw(draw), &Draw::ASKED)
             }
+            Across::Newest => {
+                let count = (request.argc() > 2).then(|| parse_int(request.arg(2)));
+                let merging = Merging::Newest(log::most(count.flatten()));
+                self.ask(id, command, merging, &[request.raw()])
+            }
+            Across::Report => {
+                let owners = self.owners();
+                let known = owners.topology.groups();
+                let name = |group: &u16| known[usize::from(*group)].id.to_string();
+                let report = Report {
+                    protocol: self.clients.session(id).client.protocol,
+                    groups: owners.groups.iter().map(name).collect(),
+                };
+                let merging = Merging::Report(report);
+                self.ask_groups(id, command, owners.groups, merging, &[request.raw()])
+            }
+            Across::Info => self.info(id, command, request),
             Across::Settings => {
                 let own = self.serving.settings(request.args_from(2));
                 let merging = Merging::Settings(Settings(own));
@@ -69,6 +88,36 @@ impl Worker {
         asked.extend_from_slice(request.frames(2, request.argc()));
         let merging = Merging::Page(Box::new(Page { owners, cursors }));
         self.ask_groups(id, command, groups, merging, &[&asked])
+    }
+
+    /// Asks each group that can be asked.
+    fn info(&mut self, id: u32, command: &Command, request: &Request<'_>) -> Dispatched {
+        let topology = self.topology.clone();
+        let client = &self.clients.session(id).client;
+        let protocol = client.protocol;
+        let own = info::sections(request, client, &self.proxy, topology.as_deref());
+        let (mut groups, mut named) = (Vec::new(), Vec::new());
+        if let (Some(topology), false) = (&topology, info::concerns_proxy_alone(request)) {
+            for group in topology.owners() {
+                let is_down = match self.find_pipe(id, group) {
+                    Ok(_) => false,
+                    Err(Refusal::Full) => return Dispatched::Waits,
+                    Err(Refusal::Down(_)) => true,
+                };
+                named.push(info::group(topology, group, is_down));
+                groups.extend((!is_down).then_some(group));
+            }
+        }
+        let info = Info {
+            protocol,
+            own,
+            groups: named,
+        };
+        if groups.is_empty() {
+            return self.answer(id, |out| info.put(std::iter::empty(), out));
+        }
+        let merging = Merging::Info(Box::new(info));
+        self.ask_groups(id, command, groups, merging, &[request.raw()])
     }
 
     /// The groups that own slots, and whose keys are whose.
