@@ -42,6 +42,7 @@ use crate::{
     memory::Account,
     metrics::{Proxy, ServerStats, WorkerStats},
     resp::{BadReply, Protocol},
+    scripts::Shown,
     socket::Socket,
     worker::{self, Worker, essential},
 };
@@ -60,6 +61,8 @@ pub(crate) enum Recipient {
     Session { session: u32, number: u32 },
     /// To a fan-out.
     Part(Part),
+    /// To the call of a script, by its number; it may be made again.
+    Call(u32),
     /// It is not a client's: `QUEUED`, and the like.
     Nobody,
     /// The server has to agree, or the connection is of no use.
@@ -208,6 +211,8 @@ struct Pipe {
     /// How many of `pending`, from the back, have no byte on the wire.
     unsent: usize,
     framer: Framer,
+    /// The scripts that its server was shown.
+    shown: Shown,
     /// A client takes its replies so slowly that no more are read, for now.
     stopped: Option<Stopped>,
     /// Something was written since the last tick.
@@ -418,6 +423,11 @@ impl Backends {
         buffer::ensure(&mut self.pipes[pipe as usize].out)
     }
 
+    /// The scripts that a pipe's server was shown.
+    pub(crate) fn shown(&mut self, pipe: u32) -> &mut Shown {
+        &mut self.pipes[pipe as usize].shown
+    }
+
     /// Says that a whole request has been written, and where its reply goes.
     #[inline]
     pub(crate) fn expect(&mut self, id: u32, pending: Pending) {
@@ -511,6 +521,7 @@ impl Pipe {
             pending: VecDeque::new(),
             unsent: 0,
             framer: Framer::default(),
+            shown: Shown::default(),
             stopped: None,
             used: false,
             counted: 0,
@@ -641,6 +652,7 @@ impl Pipe {
     fn recount(&mut self, account: &mut Account) {
         let now = self.out.capacity()
             + self.framer.memory()
+            + self.shown.memory()
             + self.pending.capacity() * size_of::<Pending>();
         account.recount(&mut self.counted, now);
     }
@@ -671,6 +683,7 @@ impl Pipe {
             ear.reset();
             self.framer.hear();
         }
+        self.shown.clear();
         self.stopped = None;
         self.blocked = false;
         self.lost = None;
@@ -773,6 +786,12 @@ impl Worker {
     }
 
     fn poll_pipe(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<End> {
+        let end = self.poll_pipe_io(id, cx);
+        self.call_again(id);
+        end
+    }
+
+    fn poll_pipe_io(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<End> {
         let Self {
             backends,
             clients,

@@ -76,6 +76,7 @@ pub(crate) const TOO_LARGE_TO_HOLD: &str =
 
 /// What a server said to SCAN is no page.
 pub(crate) const NO_PAGE: &str = "ERR the server's reply to SCAN was not understood";
+pub(crate) const NO_SCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 /// A group's cursor leaves no room to say which group's it is.
 pub(crate) const CURSOR_TOO_LARGE: &str =
     "ERR the server's cursor is larger than a proxy's has room for";

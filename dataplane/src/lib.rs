@@ -42,6 +42,7 @@ mod pause;
 mod pubsub;
 pub mod resp;
 pub mod route;
+mod scripts;
 mod session;
 mod socket;
 mod thread;

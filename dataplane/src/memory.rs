@@ -51,6 +51,11 @@ impl Memory {
         }
     }
 
+    /// Something that no worker counts held `before` bytes and now holds `now`.
+    pub(crate) fn resize(&self, before: usize, now: usize) {
+        self.held.fetch_add(now.wrapping_sub(before), Relaxed);
+    }
+
     /// Bytes held, with what the process takes for itself.
     pub(crate) fn held(&self) -> usize {
         BASE + self.held.load(Relaxed)

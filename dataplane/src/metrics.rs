@@ -21,7 +21,7 @@ use prometheus_client::{
 use proto::{ProxyId, ServerAddr, Version};
 use tokio::sync::watch;
 
-use crate::{command::Kind, memory::Memory, pubsub::census::Census};
+use crate::{command::Kind, memory::Memory, pubsub::census::Census, scripts::Scripts};
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -187,6 +187,7 @@ pub(crate) struct Proxy {
     servers: Mutex<BTreeMap<ServerAddr, Vec<Arc<ServerStats>>>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) census: Arc<Census>,
+    pub(crate) scripts: Scripts,
     pub(crate) sessions_rejected: AtomicU64,
     /// The id of the client that connected last.
     pub(crate) last_client: AtomicU64,
@@ -194,6 +195,7 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn new(id: ProxyId, max_clients: usize, workers: usize, memory: Memory) -> Self {
+        let memory = Arc::new(memory);
         Self {
             id,
             incarnation: format!("{:032x}", fastrand::u128(..)),
@@ -201,7 +203,8 @@ impl Proxy {
             max_clients,
             workers: (0..workers).map(|_| Arc::default()).collect(),
             servers: Mutex::default(),
-            memory: Arc::new(memory),
+            scripts: Scripts::new(Arc::clone(&memory)),
+            memory,
             census: Arc::default(),
             sessions_rejected: AtomicU64::new(0),
             last_client: AtomicU64::new(0),

@@ -112,6 +112,11 @@ impl Outbox {
         number
     }
 
+    /// Whether no request has taken a number since this one has.
+    pub(crate) fn is_newest(&self, number: u32) -> bool {
+        self.next == number.wrapping_add(1)
+    }
+
     /// Requests that took a number and have no whole reply in order yet.
     #[inline]
     pub(crate) fn in_flight(&self) -> u32 {

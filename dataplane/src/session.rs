@@ -29,7 +29,7 @@ use crate::{
     backend::{Hearing, Lane, Refusal, Way},
     buffer,
     client::Client,
-    command::{self, Across, Bound, Class, Command},
+    command::{self, Across, Bound, Class, Command, Kind},
     error,
     lease::watch::Watch,
     local::{self, After},
@@ -42,6 +42,7 @@ use crate::{
 };
 
 mod across;
+mod calls;
 mod clients;
 mod detour;
 mod parts;
@@ -773,9 +774,12 @@ impl Worker {
             Ok(pipe) => pipe,
             Err(refused) => return refused,
         };
+        let (kind, may_write) = (command.kind(), command.may_write());
+        if kind == Kind::Script {
+            return self.send_script(id, command, request, pipe);
+        }
         let output = self.backends.output(pipe);
         output.extend_from_slice(request.raw());
-        let (kind, may_write) = (command.kind(), command.may_write());
         let pending = self.clients.pending(id, kind, may_write, self.micros);
         self.backends.expect(pipe, pending);
         self.taken(id);

@@ -20,6 +20,7 @@ use crate::{
     pubsub::home,
     resp::{Limits, Progress, Request, Scanned, put_header, put_simple},
     route::{Rejection, Route, names_reserved, route_transaction},
+    scripts::{self, Sha},
     session::Dispatched,
     worker::Worker,
 };
@@ -32,6 +33,8 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 pub(crate) struct Transaction {
     /// The commands, as they came.
     frames: Vec<u8>,
+    /// The scripts that they call.
+    scripts: Vec<Sha>,
     count: u32,
     keys: Keys,
     may_write: bool,
@@ -62,7 +65,7 @@ impl Keys {
 impl Transaction {
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
-        size_of::<Self>() + self.frames.capacity()
+        size_of::<Self>() + self.frames.capacity() + self.scripts.capacity() * size_of::<Sha>()
     }
 
     /// The commands that are queued, as they came.
@@ -163,6 +166,7 @@ impl Transaction {
             return Err(error::TOO_LARGE_TO_HOLD);
         }
         self.frames.extend_from_slice(request.raw());
+        self.scripts.extend(scripts::called(command, request));
         Ok(())
     }
 }
@@ -201,6 +205,9 @@ impl Worker {
         let transaction = client.transaction.as_mut().expect("one has begun");
         match transaction.queue(command, request, most) {
             Ok(()) => {
+                if command.kind() == Kind::Script {
+                    self.see_script(command, request);
+                }
                 self.clients.recount(id);
                 self.answer(id, |out| put_simple(out, "QUEUED"))
             }
@@ -297,12 +304,15 @@ impl Worker {
             Ok(pipe) => pipe,
             Err(refused) => return refused,
         };
+        let transaction = self.clients.session(id).client.transaction.take();
+        let transaction = transaction.expect("it was looked at");
+        for &sha in &transaction.scripts {
+            self.show_script(pipe, sha);
+        }
         let micros = self.micros;
         let Self {
             clients, backends, ..
         } = self;
-        let transaction = clients.session(id).client.transaction.take();
-        let transaction = transaction.expect("it was looked at");
         let out = backends.output(pipe);
         out.extend_from_slice(MULTI);
         out.extend_from_slice(&transaction.frames);

@@ -47,6 +47,7 @@ use crate::{
     pause::Pause,
     pubsub::PubSub,
     resp::Arg,
+    scripts::Seen,
     session::{Clients, Session, Splitting},
     socket::Socket,
     tracking::Trackers,
@@ -82,6 +83,8 @@ pub(crate) struct Worker {
     pub(crate) scratch: Vec<u8>,
     /// The arguments of the request that is being looked at.
     pub(crate) args: Vec<Arg>,
+    /// The scripts that its clients have brought.
+    pub(crate) seen: Seen,
     /// For the request that is being split.
     pub(crate) splitting: Splitting,
     pub(crate) clock: Clock,
@@ -196,6 +199,7 @@ impl Worker {
                 draining: false,
                 scratch: vec![0; Self::SCRATCH],
                 args: Vec::new(),
+                seen: Seen::default(),
                 splitting: Splitting::default(),
                 clock: Clock(Instant::now()),
                 micros: 0,

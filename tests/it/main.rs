@@ -27,6 +27,7 @@ mod protocol;
 mod pubsub;
 mod routing;
 mod scan;
+mod scripts;
 mod topology;
 mod tracking;
 mod transaction;

@@ -127,7 +127,7 @@ mod tests {
                     Ok(number) => Value::Int(number),
                     Err(_) if word == "{" => items(words, header),
                     Err(_) if word == "nil" => Value::Other(b"_\r\n"[..].into()),
-                    Err(_) if word.contains('.') && header == b'%' => {
+                    Err(_) if word.parse::<f64>().is_ok() && header == b'%' => {
                         Value::Other(format!(",{word}\r\n").into_bytes().into())
                     }
                     Err(_) => Value::Bulk(word.as_bytes().to_vec().into()),

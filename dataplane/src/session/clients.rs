@@ -14,7 +14,7 @@ use std::{task::Waker, time::Duration};
 use proto::Topology;
 use slab::Slab;
 
-use super::{FIRST_REPLY, LARGE_REPLY, Phase, Session, UNKNOWN};
+use super::{FIRST_REPLY, LARGE_REPLY, Phase, Session, UNKNOWN, calls::Calls};
 use crate::{
     backend::{Pending, Recipient},
     buffer,
@@ -35,6 +35,7 @@ const FIRST_REPLY_MAX: u32 = 4 << 20;
 pub(crate) struct Clients {
     pub(super) sessions: Slab<Session>,
     pub(super) fanouts: Fanouts,
+    pub(super) calls: Calls,
     pub(crate) account: Account,
     pub(super) dirty: Vec<u32>,
     /// Sessions whose task is to look again with the next topology or tick.
@@ -65,6 +66,7 @@ impl Clients {
         Self {
             sessions: Slab::new(),
             fanouts: Fanouts::default(),
+            calls: Calls::default(),
             account,
             dirty: Vec::new(),
             waiting: Vec::new(),
@@ -170,6 +172,9 @@ impl Clients {
                 }
             }
             Recipient::Part(part) => self.deliver_part(part, piece, outcome, stats, micros),
+            Recipient::Call(call) => {
+                self.deliver_call(call, pending, piece, outcome, stats, micros);
+            }
             Recipient::Nobody | Recipient::Agreement => {}
         }
     }
@@ -243,6 +248,7 @@ impl Clients {
     pub(crate) fn cut_off(&mut self, pending: Pending) {
         match pending.to {
             Recipient::Session { session, .. } => self.break_off(session),
+            Recipient::Call(call) => self.break_off(self.calls.session(call)),
             Recipient::Part(part) => {
                 let bytes = self.fanouts.forget(part);
                 if let Recipient::Session { session, .. } = self.fanouts.whole(part).to {
@@ -274,6 +280,7 @@ impl Clients {
         buffer::give(&mut session.input);
         if std::mem::take(&mut session.fanned) > 0 {
             self.fanouts.discard(id);
+            self.calls.discard(id);
         }
         self.refill(id);
         self.recount(id);

@@ -100,6 +100,9 @@ impl Worker {
         if let Err(refused) = self.admit_parts(id) {
             return refused;
         }
+        if command.kind() == Kind::Script {
+            self.see_script(command, request);
+        }
         for part in &self.splitting.parts {
             let out = self.backends.output(part.pipe);
             out.extend_from_slice(request.raw());
