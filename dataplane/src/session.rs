@@ -12,12 +12,11 @@
 //! Back-pressure is not reading: a session with too many requests under way, or too many bytes that
 //! its client does not take or that will probably come, or a request that cannot go anywhere yet (its
 //! slot is held, its pipe is full), **stalls** until that has changed. Who is closed is not slow, but
-//! stands still ([`Worker::close_silent`]), or holds most where memory ends ([`crate::memory`]).
+//! stands still ([`ending`]), or holds most where memory ends ([`crate::memory`]).
 //!
 //! Invariant: each request takes exactly one number of the outbox, and gets exactly one reply.
 
 use std::{
-    io,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -45,6 +44,8 @@ mod across;
 mod calls;
 mod clients;
 mod detour;
+mod ending;
+mod flush;
 mod parts;
 mod roll;
 
@@ -58,12 +59,6 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 const READS: usize = 2;
 /// And so much at once, but in the middle of a larger request: a burst of small ones takes long.
 const READ: usize = 32 * 1024;
-/// What one client gets in one turn at most: copying much would keep all others waiting.
-const FLUSH: usize = 128 * 1024;
-/// So many of those who wait for memory are woken when there is some.
-const EASED: usize = 16;
-/// What all clients get in one turn, but for small replies.
-const FLUSH_ALL: usize = 256 * 1024;
 /// A request that is longer is not held, if it can go to its server as it comes.
 const UPLOAD: usize = 1 << 20;
 /// Replies of this size count as large where memory is tight.
@@ -71,8 +66,6 @@ const LARGE_REPLY: u32 = 16 * 1024;
 /// With replies of this size on average, a session's requests go by the bulk pipes, where they hold up
 /// nobody else's.
 const BULK_REPLY: u32 = 32 * 1024;
-/// A request that comes more slowly than this, in bytes a second, is not coming.
-const CRAWL: u32 = 1024;
 /// No reply has come yet, by which to know what the next ones weigh.
 const UNKNOWN: u32 = u32::MAX;
 /// What the first reply to a session weighs at least, for all that is known.
@@ -130,16 +123,6 @@ pub(crate) struct Session {
 
 // Ten thousand clients are ten thousand of these.
 const _: () = assert!(size_of::<Session>() <= 448);
-
-/// What came of a flush.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flushed {
-    All,
-    /// There is more for the next turn.
-    More,
-    /// The socket takes no more for now.
-    Blocked,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -204,28 +187,6 @@ impl Session {
     /// Reads no more; ends once all replies are sent.
     pub(crate) fn finish(&mut self) {
         self.phase = Phase::Finishing;
-    }
-
-    /// Sends what is ready, up to [`FLUSH`]; how many bytes that were.
-    fn flush(&mut self) -> io::Result<(usize, Flushed)> {
-        let unsent = self.outbox.unsent();
-        if unsent.is_empty() {
-            return Ok((0, Flushed::All));
-        }
-        let most = unsent.len().min(FLUSH);
-        let len = match self.socket.write(&unsent[..most]) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            written => written?,
-        };
-        self.outbox.mark_sent(len);
-        let flushed = if len < most {
-            Flushed::Blocked
-        } else if self.outbox.unsent().is_empty() {
-            Flushed::All
-        } else {
-            Flushed::More
-        };
-        Ok((len, flushed))
     }
 
     /// Back to how a connection starts, as RESET says.
@@ -337,12 +298,6 @@ impl Session {
                 .as_ref()
                 .map_or(0, |subscriptions| subscriptions.memory())
     }
-}
-
-/// Why a session is closed that stands still.
-enum Still {
-    Idle,
-    Stalled,
 }
 
 /// Why the taking of requests stopped.
@@ -900,185 +855,5 @@ impl Worker {
     pub(crate) fn taken(&mut self, id: u32) {
         self.clients.sessions[id as usize].held_since = None;
         self.stats.requests.add(1);
-    }
-
-    /// Ready once something was written that is to be flushed.
-    pub(crate) fn poll_flush_wanted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.clients
-            .flusher
-            .get_or_insert_with(|| cx.waker().clone());
-        if self.clients.flush_scheduled {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    }
-
-    /// Once in a turn: everything that was written goes out, servers first, each in the order in
-    /// which it was first written to.
-    pub(crate) fn flush(&mut self) {
-        self.clients.flush_scheduled = false;
-        if self.attentive {
-            self.tell_monitors();
-        }
-        self.backends.flush(&self.stats, &mut self.clients.account);
-        let mut dirty = std::mem::take(&mut self.clients.dirty);
-        let mut sent = 0;
-        for id in dirty.drain(..) {
-            if sent >= FLUSH_ALL && self.clients.has_much(id) {
-                self.clients.dirty.push(id); // it has its turn next
-            } else {
-                sent += self.flush_session(id);
-            }
-        }
-        if self.clients.dirty.is_empty() {
-            self.clients.dirty = dirty; // for its memory
-        } else {
-            self.clients.wake_flusher();
-        }
-        let errors = std::mem::take(&mut self.clients.errors);
-        self.stats.errors.add(errors);
-        let impatient = std::mem::take(&mut self.clients.impatient);
-        self.stats.sessions_closed_stalled.add(impatient);
-        let overrun = std::mem::take(&mut self.clients.overrun);
-        self.stats.sessions_closed_overrun.add(overrun);
-        self.flush_tracking();
-        if self.clients.short || self.clients.account.pressure() != Pressure::None {
-            self.relieve();
-        }
-    }
-
-    /// Looks how near the memory's limit is: gives back what nobody uses, closes who holds most where it
-    /// ends, and lets some of those go on who waited, once there is room.
-    pub(crate) fn relieve(&mut self) {
-        if self.clients.account.settle() == Pressure::None {
-            if std::mem::take(&mut self.clients.short) {
-                self.clients.retry(EASED);
-            }
-            return;
-        }
-        self.clients.short = true;
-        buffer::shrink();
-        if self.clients.account.settle() == Pressure::Critical {
-            self.forget_tracked();
-        }
-        while self.clients.account.settle() == Pressure::Critical {
-            if !self.clients.close_greediest() {
-                return; // another worker's clients hold it
-            }
-            self.stats.sessions_closed_memory.add(1);
-        }
-    }
-
-    /// Closes who has stood still for too long: in the middle of a request, with replies untaken, with a
-    /// request for which there is no memory, or, where that is asked for, doing nothing. Once a second.
-    pub(crate) fn close_silent(&mut self) {
-        let stall = self.serving.stall_timeout.as_secs() as u32;
-        let idle = self
-            .serving
-            .client_timeout
-            .map(|time| time.as_secs() as u32);
-        let now = self.seconds;
-        let paused = self.pause.is_some();
-        let still = |session: &Session| {
-            if session.phase == Phase::Gone {
-                return None;
-            }
-            let silent = now - session.active;
-            let begun = now - session.began;
-            let crawls = !session.stalled
-                && !session.input.is_empty()
-                && begun > stall
-                && session.input.len() < (CRAWL * begun) as usize;
-            let detour = session.detour.as_ref();
-            let waits = session.blocked
-                || (session.stalled
-                    && !paused
-                    && session.outbox.in_flight() == 0
-                    && detour.is_none())
-                || detour.is_some_and(|detour| detour.waits_for_client());
-            if crawls || (silent > stall && waits) {
-                Some(Still::Stalled)
-            } else if session.is_idle()
-                && session.client.subscriptions.is_none()
-                && idle.is_some_and(|idle| silent > idle)
-            {
-                Some(Still::Idle)
-            } else {
-                None
-            }
-        };
-        let found: Vec<(u32, Still)> = self
-            .clients
-            .sessions
-            .iter()
-            .filter_map(|(id, session)| Some((id as u32, still(session)?)))
-            .collect();
-        for (id, still) in found {
-            match still {
-                Still::Stalled => self.stats.sessions_closed_stalled.add(1),
-                Still::Idle => self.stats.sessions_closed_idle.add(1),
-            }
-            self.clients.break_off(id);
-        }
-    }
-
-    /// How many bytes were sent.
-    fn flush_session(&mut self, id: u32) -> usize {
-        let Some(session) = self.clients.sessions.get_mut(id as usize) else {
-            return 0;
-        };
-        session.dirty = false;
-        if session.is_closed() {
-            return 0;
-        }
-        if session.blocked {
-            // What it waits for may have come all the same.
-            if session.stalled || session.detour.is_some() {
-                session.wake();
-            }
-            self.clients.recount(id);
-            return 0;
-        }
-        let mut sent = 0;
-        match session.flush() {
-            Ok((len, flushed)) => {
-                sent = len;
-                self.stats.client_bytes_out.add(len as u64);
-                session.blocked = flushed == Flushed::Blocked;
-                if flushed == Flushed::More {
-                    session.dirty = true;
-                    self.clients.dirty.push(id);
-                }
-                if sent > 0 {
-                    session.active = self.seconds;
-                }
-            }
-            Err(_) => session.phase = Phase::Broken,
-        }
-        // Its task has something to do if it could not send, waits to end, or may read again.
-        let may_end = session.phase != Phase::Serving || (self.draining && session.is_idle());
-        if session.blocked || may_end || session.stalled || session.detour.is_some() {
-            session.wake();
-        }
-        if session.overfull {
-            self.clients.refill(id);
-        }
-        self.clients.recount(id);
-        sent
-    }
-
-    /// The session's task has ended, in whatever way.
-    pub(crate) fn close_session(&mut self, id: u32) {
-        self.end_subscriptions(id);
-        self.stop_tracking(id);
-        let session = &mut self.clients.sessions[id as usize];
-        session.phase = Phase::Gone;
-        session.waker = None;
-        session.socket.close();
-        self.clients.release(id);
-        if self.clients.sessions[id as usize].outbox.in_flight() == 0 {
-            self.clients.forget(id);
-        }
     }
 }
