@@ -287,6 +287,11 @@ impl Rule {
             | "cluster_enabled"
             | "mem_allocator" => Self::First,
             "loading" | "async_loading" | "latest_fork_usec" | "repl_backlog_active" => Self::Most,
+            // All groups have the same.
+            "number_of_cached_scripts"
+            | "number_of_functions"
+            | "number_of_libraries"
+            | "tracking_total_prefixes" => Self::Most,
             _ if ends(&["_human"]) => Self::Human,
             _ if ends(&["_status"]) => Self::Worst,
             _ if ends(&[
