@@ -167,8 +167,8 @@ const CREATORS: [&str; 15] = [
 
 /// These are always as they should be. How much of a malformed HELLO is done before that is seen depends on
 /// the version; where the keys of a malformed request are is nothing to agree upon; one more channel is one
-/// more reply; all commands of a proxy are not all of a server.
-const SOUND: [&str; 8] = [
+/// more reply; all commands of a proxy are not all of a server; what is watched lies in one slot.
+const SOUND: [&str; 9] = [
     "hello",
     "command|docs",
     "command|info",
@@ -177,6 +177,7 @@ const SOUND: [&str; 8] = [
     "punsubscribe",
     "sunsubscribe",
     "unsubscribe",
+    "watch",
 ];
 
 struct Generator<'a> {
@@ -301,9 +302,13 @@ impl<'a> Generator<'a> {
         };
         let mut drawn = self.draw(entry);
         let mut values = self.values(&drawn);
-        let is_transaction = matches!(entry.row.class, Class::Transaction(_));
-        if is_transaction || entry.row.name == "reset" {
-            self.queueing[client] = entry.row.name == "multi";
+        let begins_or_ends = match entry.row.name {
+            "multi" => Some(true),
+            "exec" | "discard" | "reset" => Some(false),
+            _ => None,
+        };
+        if let Some(begins) = begins_or_ends {
+            self.queueing[client] = begins;
             return self.whole(entry, values);
         }
         let is_sound = SOUND.contains(&entry.row.name) && !(self.listens && client == LISTENER);
@@ -322,7 +327,7 @@ impl<'a> Generator<'a> {
         }
         // A transaction does not go on for ever.
         if self.queueing[client] && self.rng.u8(..8) == 0 {
-            let ends = if self.rng.u8(..6) == 0 {
+            let ends = if self.rng.u8(..3) == 0 {
                 "discard"
             } else {
                 "exec"
