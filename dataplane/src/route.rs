@@ -63,7 +63,6 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Local(local) | Class::Container(Some(local)) => Route::Local(local),
         Class::Crew(what) => Route::Crew(what),
         Class::Tracking => Route::Tracking,
-        Class::Forward if command.blocks(request) => block(command, request, topology),
         Class::Forward => one_slot(command, request, topology),
         Class::PubSub(verb) => Route::PubSub(verb),
         Class::Replicas => Route::Replicas,
@@ -83,19 +82,19 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
     }
 }
 
+#[inline]
 fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
-    match slot_of(command, request) {
-        Ok(slot) => to_owner(slot, topology),
-        Err(why) => Route::Reject(why),
+    let slot = match slot_of(command, request) {
+        Ok(slot) => slot,
+        Err(why) => return Route::Reject(why),
+    };
+    let route = to_owner(slot, topology);
+    if let Route::Forward(group) = route
+        && command.blocks(request)
+    {
+        return Route::Block(slot, group);
     }
-}
-
-fn block(command: &Command, request: &Request<'_>, topology: &Topology) -> Route {
-    match slot_of(command, request).map(|slot| (slot, to_owner(slot, topology))) {
-        Ok((slot, Route::Forward(group))) => Route::Block(slot, group),
-        Ok((_, other)) => other,
-        Err(why) => Route::Reject(why),
-    }
+    route
 }
 
 /// The one slot of all keys of a request. Without a key (a script that names none, HELP of a subcommand,
