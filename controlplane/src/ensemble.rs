@@ -13,7 +13,7 @@
 //! clock: before that, nobody else can have been elected.
 //!
 //! # What is kept
-//! A copy of all records ([`crate::mirror`]), which is brought up to date before a commit is answered. It
+//! A copy of all records (`mirror.rs`), which is brought up to date before a commit is answered. It
 //! is what a controller has while ZooKeeper is away. What ZooKeeper says is taken only if it is of the
 //! same cluster and not older: a ZooKeeper that was restored or wiped is refused, and a person told.
 //!

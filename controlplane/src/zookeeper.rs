@@ -2,7 +2,7 @@
 //! several at once. The only module that knows the client library.
 //!
 //! Every call has a deadline: the library has none, and waits for as long as it is disconnected. A call
-//! that was given up may have been sent and may be done yet ([`Failure::Lost`]).
+//! that was given up may have been sent and may be done yet (`Failure::Lost`).
 
 use std::{collections::BTreeMap, time::Duration};
 

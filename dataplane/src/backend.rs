@@ -99,6 +99,14 @@ impl Pending {
     }
 }
 
+/// What a request says that is unblocked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unblock {
+    AsIfTimedOut,
+    /// `-UNBLOCKED`.
+    WithError,
+}
+
 /// A pipe takes no request for now.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -376,7 +384,13 @@ impl Backends {
     /// Tells a server to end what blocks this connection to it, which then says so itself. `false`: there is
     /// no such server any more. It may be told in vain, or too early: whoever wants to be sure tells it
     /// again.
-    pub(crate) fn unblock(&mut self, addr: &ServerAddr, connection: u64, since: u32) -> bool {
+    pub(crate) fn unblock(
+        &mut self,
+        addr: &ServerAddr,
+        connection: u64,
+        how: Unblock,
+        since: u32,
+    ) -> bool {
         let Some(&server) = self.by_addr.get(addr) else {
             return false;
         };
@@ -384,7 +398,11 @@ impl Backends {
         let pipe = &self.pipes[id as usize];
         if matches!(pipe.state, State::Ready(_)) && !pipe.is_full() {
             let connection = connection.to_string();
-            let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", connection.as_bytes(), b"ERROR"];
+            let how: &[u8] = match how {
+                Unblock::AsIfTimedOut => b"TIMEOUT",
+                Unblock::WithError => b"ERROR",
+            };
+            let words = [b"CLIENT", &b"UNBLOCK"[..], connection.as_bytes(), how];
             put_command(self.output(id), &words);
             let pending = Pending {
                 to: Recipient::Nobody,

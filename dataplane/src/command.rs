@@ -146,8 +146,6 @@ pub enum Class {
     /// Nobody, whatever the proxy learns: it is nothing to be passed on to servers that others use. Says
     /// why.
     Denied(&'static str),
-    /// Nobody, so far.
-    NotYet,
 }
 
 /// What all workers of the proxy are asked.
@@ -156,6 +154,7 @@ pub enum Asked {
     ClientKill,
     ClientList,
     ClientPause,
+    ClientUnblock,
     ClientUnpause,
     Monitor,
 }
@@ -434,7 +433,7 @@ pub struct Command {
 impl Command {
     /// Whether a client may call it.
     pub const fn is_served(&self) -> bool {
-        !matches!(self.class, Class::Denied(_) | Class::NotYet)
+        !matches!(self.class, Class::Denied(_))
     }
 
     /// The command and the subcommand that its name consists of.

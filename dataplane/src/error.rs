@@ -43,6 +43,7 @@ pub(crate) const MAX_CLIENTS: &str = "ERR max number of clients reached";
 
 pub(crate) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 pub(crate) const EXEC_WITHOUT_MULTI: &str = "ERR EXEC without MULTI";
+pub(crate) const BAD_UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR";
 pub(crate) const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";

@@ -76,9 +76,7 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         },
         Class::Split(split) => many_slots(command, split, request, topology),
         // `command::find` finds none of these; what is not known to be harmless is not sent.
-        Class::Container(None) | Class::Denied(_) | Class::NotYet => {
-            Route::Reject(Rejection::Unknown)
-        }
+        Class::Container(None) | Class::Denied(_) => Route::Reject(Rejection::Unknown),
     }
 }
 

@@ -138,8 +138,7 @@ impl Transaction {
             | Class::Across(_)
             | Class::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_) | PubSub::Count(_))
             | Class::Container(_)
-            | Class::Denied(_)
-            | Class::NotYet => return Err(error::NOT_IN_TRANSACTION),
+            | Class::Denied(_) => return Err(error::NOT_IN_TRANSACTION),
         }
         let mut own = Keys::None;
         command.visit_keys(request, |index| {

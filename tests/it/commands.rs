@@ -514,8 +514,8 @@ fn page() -> String {
     let mut page = format!(
         "# Commands\n\n\
          What a proxy does with each command and subcommand that Redis 6.2 to 8.2 and Valkey 8 and 9 know:\n\
-         {} are served, {} are refused, {} are not served yet. These two, and what is not listed, get\n\
-         Redis's own `ERR unknown command`; nothing unknown is passed on. What is passed on must be known to\n\
+         {} are served, {} are refused. These, and what is not listed, get Redis's own\n\
+         `ERR unknown command`; nothing unknown is passed on. What is passed on must be known to\n\
          the servers too: `HEXPIRE` needs Redis 7.4 or Valkey 9. What goes to each group fails with the first\n\
          group that fails, unless its line says otherwise; a write that others executed then is\n\
          `-UNKNOWNOUTCOME`.\n\n\
@@ -524,7 +524,6 @@ fn page() -> String {
          | command | through a proxy |\n|---|---|\n",
         count(Command::is_served),
         count(|row| matches!(row.class, Class::Denied(_))),
-        count(|row| row.class == Class::NotYet),
     );
     for row in command::all() {
         let name = row.name.replace('|', " ").to_uppercase();
@@ -643,6 +642,5 @@ fn what_becomes_of(row: &Command) -> String {
         }
         Class::Container(None) => "by its subcommands".to_owned(),
         Class::Denied(why) => format!("refused: {why}"),
-        Class::NotYet => "not yet".to_owned(),
     }
 }

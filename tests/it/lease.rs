@@ -791,3 +791,59 @@ async fn wait_covers_what_was_written_by_any_connection() {
     blocked(&[&cluster.groups[1][0]], 0).await;
     replica.process.resume();
 }
+
+#[tokio::test]
+async fn who_blocks_can_be_unblocked_through_any_worker() {
+    let cluster = cluster(&["--workers", "2"]).await;
+    let proxy = &cluster.proxies[0];
+    let owner = cluster.owner_of("a").await;
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(proxy.raw().await);
+    }
+    let error = "-UNBLOCKED client unblocked via CLIENT UNBLOCK";
+    for other in &mut others {
+        let mut client = proxy.raw().await;
+        let reply = client.command("CLIENT ID").await;
+        let id = reply.trim_start_matches(':').to_owned();
+        assert_eq!(other.command(&format!("CLIENT UNBLOCK {id}")).await, ":0");
+        for (how, reply) in [("", "*-1"), (" TIMEOUT", "*-1"), (" ERROR", error)] {
+            client.pipeline(&[words("BLPOP a 0"), words("PING")]).await;
+            blocked(&[owner], 1).await;
+            let list = other.command("CLIENT LIST").await;
+            let flags = list
+                .lines()
+                .find(|line| line.contains(&format!("id={id} ")));
+            assert!(
+                flags.is_some_and(|line| line.contains(" flags=b ")),
+                "{list}"
+            );
+            let unblock = format!("CLIENT UNBLOCK {id}{how}");
+            assert_eq!(other.command(&unblock).await, ":1");
+            assert_eq!(client.reply().await, reply);
+            assert_eq!(client.reply().await, "+PONG");
+        }
+        // Nothing of it reaches the next one.
+        begin(&mut client, "BLPOP a 0").await;
+        is_silent(&mut client).await;
+        assert_eq!(other.command("RPUSH a 1").await, ":1");
+        assert_eq!(client.reply().await, "*2 $1 a $1 1");
+        begin(&mut client, "WAIT 1 0").await;
+        is_silent(&mut client).await;
+        let unblock = format!("CLIENT UNBLOCK {id}");
+        assert_eq!(other.command(&unblock).await, ":1");
+        assert_eq!(client.reply().await, ":0");
+    }
+    for (command, reply) in [
+        (
+            "CLIENT UNBLOCK x",
+            "-ERR value is not an integer or out of range",
+        ),
+        (
+            "CLIENT UNBLOCK 1 SOON",
+            "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
+        ),
+    ] {
+        assert_eq!(others[0].command(command).await, reply);
+    }
+}

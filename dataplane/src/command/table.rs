@@ -4,17 +4,17 @@
 //! or Valkey 9; where a newer server takes arguments that an older one refuses, the arity is the newer
 //! one's. Keys and class are ours. A test holds all of it against each of these servers.
 //!
-//! What has no row, or one of the classes `Denied` and `NotYet`, does not exist for a client: it gets
-//! Redis's own `unknown command`. [`COMMANDS.md`](../../../COMMANDS.md) is written from here (`make
+//! What has no row, or one of the class `Denied`, does not exist for a client: it gets Redis's own `unknown
+//! command`. [`COMMANDS.md`](../../../COMMANDS.md) is written from here (`make
 //! commands`).
 
 use super::{
     Across::{AllKeys, Configure, Info, Newest, RandomKey, Report, Scan, Settings},
-    Asked::{ClientKill, ClientList, ClientPause, ClientUnpause, Monitor},
+    Asked::{ClientKill, ClientList, ClientPause, ClientUnblock, ClientUnpause, Monitor},
     Bound::{Discard, Exec, Multi, Unwatch, Watch},
     Class::{
-        self, Across, Container, Crew, Denied, Everywhere, Forward, Local, NotYet, PubSub,
-        Replicas, Split, Tracking, Transaction,
+        self, Across, Container, Crew, Denied, Everywhere, Forward, Local, PubSub, Replicas, Split,
+        Tracking, Transaction,
     },
     Command, Keys,
     Local::{
@@ -133,7 +133,7 @@ pub(super) const TABLE: &[Command] = &[
     row("client|setname", 3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Local(ClientSetName)),
     row("client|tracking", -3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Tracking),
     row("client|trackinginfo", 2, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Local(ClientTrackingInfo)),
-    row("client|unblock", -3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, NotYet),
+    row("client|unblock", -3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Crew(ClientUnblock)),
     row("client|unpause", 2, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Crew(ClientUnpause)),
     row("cluster", -2, 0, 0, Keys::None, Container(None)),
     row("cluster|addslots", -3, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),

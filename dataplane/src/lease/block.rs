@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::{Exchange, Failure, Step};
 use crate::{
+    backend::Unblock,
     command::{Command, Patience},
     error,
     framer::Piece,
@@ -82,6 +83,8 @@ enum Why {
     Moves,
     /// The proxy drains.
     Drains,
+    /// Somebody wants it to; its client gets what the server then says.
+    Asked(Unblock),
 }
 
 impl Block {
@@ -96,6 +99,18 @@ impl Block {
             until: given.and_then(|time| Instant::now().checked_add(time)),
             slot,
             may_write: command.may_write(),
+        }
+    }
+
+    /// Has it end, in whatever state its server finds it. Whether a server has it, or is about to.
+    pub(crate) fn end(&mut self, how: Unblock) -> bool {
+        match &mut self.stage {
+            Stage::Asked { recall, .. } => {
+                let why = Why::Asked(how);
+                recall.get_or_insert(Recall { why, told: None });
+                true
+            }
+            Stage::Unasked => false,
         }
     }
 
@@ -192,10 +207,13 @@ impl Worker {
                     Poll::Pending => return Poll::Pending,
                 }
             };
-            let is_recalled = recall.is_some();
+            let is_ours = recall.as_ref().is_some_and(|recall| match recall.why {
+                Why::Moves | Why::Drains => true,
+                Why::Asked(_) => false,
+            });
             let mut is_back = false;
             let step = self.poll_exchange(id, exchange, cx, |piece: Piece<'_>| {
-                is_back = is_recalled && piece.bytes == UNBLOCKED;
+                is_back = is_ours && piece.bytes == UNBLOCKED;
                 is_back
             });
             match step {
@@ -216,6 +234,9 @@ impl Worker {
                         Some(Recall {
                             why: Why::Moves, ..
                         }) => continue,
+                        Some(Recall {
+                            why: Why::Asked(_), ..
+                        }) => drop(lease),
                         None => self.leases.give(lease, self.backends.now()),
                     }
                     return Poll::Ready(());
@@ -250,11 +271,17 @@ impl Worker {
             None => return true,
         };
         let Some(connection) = exchange.connection() else {
-            block.stage = Stage::Unasked; // it has been sent nothing
-            if why == Why::Drains {
-                self.clients.break_off(id);
+            // It has been sent nothing.
+            match why {
+                Why::Moves => block.stage = Stage::Unasked,
+                Why::Drains => self.clients.break_off(id),
+                Why::Asked(_) => {}
             }
-            return why == Why::Moves;
+            return why != Why::Drains;
+        };
+        let how = match why {
+            Why::Moves | Why::Drains => Unblock::WithError,
+            Why::Asked(how) => how,
         };
         let now = self.backends.now();
         let told = &mut recall.get_or_insert(Recall { why, told: None }).told;
@@ -262,7 +289,7 @@ impl Worker {
             *told = Some(now);
             if !self
                 .backends
-                .unblock(server, connection, self.clock.micros())
+                .unblock(server, connection, how, self.clock.micros())
             {
                 // There is no way to tell it. Whether a read was served makes no difference.
                 if block.may_write {

@@ -14,10 +14,11 @@
 use std::task::{Context, Poll};
 
 use proto::ServerAddr;
+use tokio::time::Instant;
 
 use super::{Exchange, Step};
 use crate::{
-    backend::put_command,
+    backend::{Unblock, put_command},
     command::Command,
     error,
     framer::Piece,
@@ -33,6 +34,10 @@ const CHANNEL: &[u8] = b"{sluice}:wait";
 /// A `WAIT` under way.
 pub(crate) struct Replicas {
     asked: Vec<Asked>,
+    /// Somebody wants it to end.
+    unblock: Option<Unblock>,
+    /// When the servers were last told so.
+    told: Option<Instant>,
 }
 
 /// What one group is asked, and has said.
@@ -45,6 +50,11 @@ struct Asked {
 }
 
 impl Replicas {
+    /// Has it end: each server says what it knows.
+    pub(crate) fn end(&mut self, how: Unblock) {
+        self.unblock = Some(how);
+    }
+
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
         let each = |asked: &Asked| size_of::<Asked>() + asked.exchange.memory();
@@ -122,7 +132,14 @@ impl Worker {
         }
         self.taken(id);
         self.stats.requests_blocking.add(1);
-        self.begin_detour(id, Detour::Replicas(Replicas { asked }));
+        self.begin_detour(
+            id,
+            Detour::Replicas(Replicas {
+                asked,
+                unblock: None,
+                told: None,
+            }),
+        );
         Dispatched::Done
     }
 
@@ -141,8 +158,10 @@ impl Worker {
             self.clients.break_off(id);
             return Poll::Ready(());
         }
+        self.unblock_replicas(id, replicas);
+        let is_reusable = replicas.unblock.is_none();
         for asked in &mut replicas.asked {
-            self.poll_asked(asked, cx);
+            self.poll_asked(asked, is_reusable, cx);
         }
         if !replicas.asked.iter().all(|asked| asked.is_over) {
             return Poll::Pending;
@@ -154,7 +173,25 @@ impl Worker {
         Poll::Ready(())
     }
 
-    fn poll_asked(&mut self, asked: &mut Asked, cx: &mut Context<'_>) {
+    /// Tells the servers once in a tick, if it is to end: a word may come too early.
+    fn unblock_replicas(&mut self, id: u32, replicas: &mut Replicas) {
+        let (Some(how), now) = (replicas.unblock, self.backends.now()) else {
+            return;
+        };
+        self.clients.wait(id);
+        if replicas.told.replace(now) == Some(now) {
+            return;
+        }
+        let since = self.clock.micros();
+        for asked in &replicas.asked {
+            if let Some(connection) = asked.exchange.connection() {
+                // One that has left the topology answers when the time is over.
+                _ = self.backends.unblock(&asked.server, connection, how, since);
+            }
+        }
+    }
+
+    fn poll_asked(&mut self, asked: &mut Asked, is_reusable: bool, cx: &mut Context<'_>) {
         while !asked.is_over {
             let mut scratch = std::mem::take(&mut self.scratch);
             scratch.resize(Self::SCRATCH, 0);
@@ -167,7 +204,10 @@ impl Worker {
                 Poll::Pending => return,
                 Poll::Ready(Step::Again) => {}
                 Poll::Ready(Step::Done(lease)) => {
-                    self.leases.give(lease, self.backends.now());
+                    // A late word would unblock whoever has it next.
+                    if is_reusable {
+                        self.leases.give(lease, self.backends.now());
+                    }
                     asked.is_over = true;
                 }
                 Poll::Ready(Step::Failed(failure)) => {

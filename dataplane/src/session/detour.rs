@@ -6,6 +6,7 @@
 use std::task::{Context, Poll};
 
 use crate::{
+    backend::Unblock,
     buffer,
     lease::{block::Block, wait::Replicas, watch::Watching},
     socket::Socket,
@@ -34,6 +35,26 @@ impl Detour {
                 Self::Watching(watching) => watching.memory(),
                 Self::Replicas(replicas) => replicas.memory(),
             }
+    }
+
+    /// Whether it waits for something to happen at a server, as a Redis client that is blocked.
+    pub(super) fn is_blocked(&self) -> bool {
+        match self {
+            Self::Block(_) | Self::Replicas(_) => true,
+            Self::Upload(_) | Self::Watching(_) => false,
+        }
+    }
+
+    /// Has it end, if it waits so. Whether it does.
+    pub(super) fn unblock(&mut self, how: Unblock) -> bool {
+        match self {
+            Self::Block(block) => block.end(how),
+            Self::Replicas(replicas) => {
+                replicas.end(how);
+                true
+            }
+            Self::Upload(_) | Self::Watching(_) => false,
+        }
     }
 
     /// Whether it is the client that has to send more.

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Dispatched, Session};
 use crate::{
+    backend::Unblock,
     command::Asked,
     error,
     pause::Pause,
@@ -214,6 +215,7 @@ impl Session {
             (client.is_monitor, 'O'),
             (subscriptions.is_some(), 'P'),
             (queued.is_some(), 'x'),
+            (self.detour.as_ref().is_some_and(|it| it.is_blocked()), 'b'),
             (tracked.is_some(), 't'),
             (tracking.is_some_and(|tracking| tracking.is_broken()), 'R'),
             (tracked.is_some_and(Options::broadcasts), 'B'),
@@ -265,6 +267,7 @@ impl Worker {
                 Ok(pause) => self.set_pause(id, Some(pause)),
                 Err(text) => self.answer_error(id, &text),
             },
+            Asked::ClientUnblock => self.client_unblock(id, request),
             Asked::ClientUnpause => self.set_pause(id, None),
             Asked::Monitor => self.monitor(id),
         }
@@ -292,6 +295,43 @@ impl Worker {
             None => 0,
         };
         self.stats.paused.store(paused as u64, Relaxed);
+    }
+
+    fn client_unblock(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
+        if request.argc() > 4 {
+            return self.answer_error(id, &*error::bad_subcommand(request));
+        }
+        let how = match request.args_from(3).next().map(<[u8]>::to_ascii_lowercase) {
+            None => Unblock::AsIfTimedOut,
+            Some(reason) => match reason.as_slice() {
+                b"timeout" => Unblock::AsIfTimedOut,
+                b"error" => Unblock::WithError,
+                _ => return self.answer_error(id, error::BAD_UNBLOCK_REASON),
+            },
+        };
+        let Some(client) = parse_int(request.arg(2)) else {
+            return self.answer_error(id, error::NOT_AN_INTEGER);
+        };
+        let unblock = move |worker: &mut Self| worker.unblock(client, how);
+        self.ask_all(id, unblock, |found, out| {
+            put_int(out, found.into_iter().sum());
+        })
+    }
+
+    /// Ends what this client waits for; how many of them there were.
+    fn unblock(&mut self, client: i64, how: Unblock) -> i64 {
+        let sessions = self.clients.sessions.iter_mut();
+        let mut found = 0;
+        for (_, session) in sessions {
+            if i64::try_from(session.client.id) == Ok(client)
+                && let Some(detour) = &mut session.detour
+                && detour.unblock(how)
+            {
+                session.wake();
+                found += 1;
+            }
+        }
+        found
     }
 
     fn client_kill(&mut self, id: u32, request: &Request<'_>) -> Dispatched {

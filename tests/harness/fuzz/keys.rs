@@ -156,9 +156,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         Class::Crew(what) => Route::Crew(what),
         Class::PubSub(verb) => Route::PubSub(verb),
         Class::Tracking => Route::Tracking,
-        Class::Container(None) | Class::Denied(_) | Class::NotYet => {
-            Route::Reject(Rejection::Unknown)
-        }
+        Class::Container(None) | Class::Denied(_) => Route::Reject(Rejection::Unknown),
         Class::Transaction(bound) => Route::Transaction(bound),
         // Some slots of this topology are always held.
         Class::Everywhere(_) if command.flags & flag::WRITE != 0 => Route::Hold,
