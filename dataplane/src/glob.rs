@@ -19,8 +19,12 @@ impl Case {
     }
 }
 
-/// Whether a text matches a pattern.
+/// Whether a text matches a pattern. No text at all matches no pattern but an empty one, not even `*`:
+/// Redis has it so.
 pub(crate) fn matches(pattern: &[u8], text: &[u8], case: Case) -> bool {
+    if text.is_empty() {
+        return pattern.is_empty();
+    }
     let (mut p, mut t) = (0, 0);
     // Behind the last `*`, and the text it was tried with: the only place worth going back to.
     let mut retry = None;
@@ -98,7 +102,7 @@ mod tests {
     #[test]
     fn patterns_match_as_in_redis() {
         for (pattern, text, expected) in [
-            ("*", "", true),
+            ("*", "", false),
             ("*", "any", true),
             ("", "", true),
             ("", "a", false),

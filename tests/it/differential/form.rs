@@ -235,6 +235,8 @@ const FORMS: &[(&str, &str)] = &[
     // Scripts.
     ("eval", "script #{text} {value}"),
     ("eval_ro", "script #{text} {value}"),
+    ("evalsha", "sha #{text} {value}"),
+    ("evalsha_ro", "sha #{text} {value}"),
     ("fcall", "function #{text} {value}"),
     ("fcall_ro", "function #{text} {value}"),
     ("function|delete", "libraryname"),
@@ -356,10 +358,6 @@ const NOT_SENT: &[(&[&str], &str)] = &[
     (
         &["config|set", "config|rewrite", "config|resetstat"],
         "it changes the servers for all that follows",
-    ),
-    (
-        &["evalsha", "evalsha_ro"],
-        "a group does not know the scripts that another has run",
     ),
 ];
 

@@ -147,7 +147,7 @@ const LISTENING: [&str; 9] = [
 const PUBLISHING: [&str; 2] = ["publish", "spublish"];
 
 /// What a sequence begins with, so that there is something to be asked about.
-const CREATORS: [&str; 15] = [
+const CREATORS: [&str; 16] = [
     "set",
     "set",
     "incrby",
@@ -163,6 +163,7 @@ const CREATORS: [&str; 15] = [
     "xadd",
     "xgroup|create",
     "function|load",
+    "script|load",
 ];
 
 /// These are always as they should be. How much of a malformed HELLO is done before that is seen depends on
