@@ -113,7 +113,8 @@ pub enum Keys {
     Streams,
     /// The first argument, and the one behind the last `STORE`.
     Sort,
-    /// The first argument, and the one behind the last `STORE` or `STOREDIST`.
+    /// The first argument, the one behind the last `STORE`, and the one behind the last `STOREDIST`: one of
+    /// them is the destination, and Redis Cluster asks for both.
     GeoRadius,
 }
 
@@ -599,16 +600,17 @@ impl Command {
             Keys::Streams => stream_read(request).keys.for_each(visit),
             Keys::Sort => {
                 let options: &[(&[u8], usize)] = &[(b"LIMIT", 2), (b"BY", 1), (b"GET", 1)];
-                stored(request, 2, &[b"STORE"], options, visit);
+                visit(1);
+                last_behind(request, 2, b"STORE", options).map(visit);
             }
             Keys::GeoRadius => {
-                stored(
-                    request,
-                    5,
-                    &[b"STORE", b"STOREDIST"],
-                    &[(b"COUNT", 1)],
-                    visit,
-                );
+                visit(1);
+                let others: [(&[u8], &[u8]); 2] =
+                    [(b"STORE", b"STOREDIST"), (b"STOREDIST", b"STORE")];
+                for (name, other) in others {
+                    let options = [(&b"COUNT"[..], 1), (other, 1)];
+                    last_behind(request, 5, name, &options).map(&mut visit);
+                }
             }
         }
     }
@@ -686,16 +688,14 @@ fn stream_read(request: &Request<'_>) -> StreamRead {
     read
 }
 
-/// The first argument, and what stands behind the last of the `stores`: Redis takes no account of those
-/// before it. Options that have arguments of their own are passed over with these.
-fn stored(
+/// What stands behind the last option of this name: Redis takes no account of those before it. Other
+/// options that have arguments of their own are passed over with these.
+fn last_behind(
     request: &Request<'_>,
     from: usize,
-    stores: &[&[u8]],
+    name: &[u8],
     options: &[(&[u8], usize)],
-    mut visit: impl FnMut(usize),
-) {
-    visit(1);
+) -> Option<usize> {
     let mut last = None;
     let mut at = from;
     while at < request.argc() {
@@ -705,15 +705,13 @@ fn stored(
             .find(|(name, _)| arg.eq_ignore_ascii_case(name));
         if let Some((_, arguments)) = option {
             at += arguments;
-        } else if stores.iter().any(|name| arg.eq_ignore_ascii_case(name)) {
+        } else if arg.eq_ignore_ascii_case(name) {
             at += 1;
             last = Some(at);
         }
         at += 1;
     }
-    if let Some(at) = last.filter(|&at| at < request.argc()) {
-        visit(at);
-    }
+    last.filter(|&at| at < request.argc())
 }
 
 fn names(names: &[&'static str], bits: u32) -> Vec<&'static str> {
@@ -922,7 +920,11 @@ mod tests {
             ("sort k store a store b get store store c", &[1, 9]),
             ("sort k limit 0 store store d", &[1, 6]),
             ("sort k store", &[1]),
-            ("georadius k 1 2 3 m store d storedist e", &[1, 9]),
+            ("georadius k 1 2 3 m store d storedist e", &[1, 7, 9]),
+            (
+                "georadius k 1 2 3 m storedist d store e store f",
+                &[1, 11, 7],
+            ),
             ("georadiusbymember k m 3 m store d", &[1, 6]),
             ("lcs a b len", &[1, 2]),
         ] {
