@@ -127,18 +127,38 @@ pub fn names_reserved(command: &Command, request: &Request<'_>) -> bool {
 /// The slot whose owner answers what has no key.
 const KEYLESS: Slot = Slot::new(0).expect("0 is a slot");
 
-/// Decides for a transaction, all keys of which are in one slot.
-pub fn route_transaction(slot: Option<Slot>, topology: &Topology) -> Route {
-    to_owner(slot.unwrap_or(KEYLESS), topology)
+/// Who answers for one slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// This group; its index in the topology.
+    Serves(u16),
+    /// The slot is held: whoever asks waits for the next topology.
+    Held,
+    /// Nobody.
+    Missing(Rejection),
+}
+
+impl Owner {
+    /// Of a slot, or of what has no key.
+    #[inline]
+    pub fn of(slot: Option<Slot>, topology: &Topology) -> Self {
+        let slot = slot.unwrap_or(KEYLESS);
+        let route = topology.route(slot);
+        match (route.group, route.state) {
+            (None, _) => Self::Missing(Rejection::NotServed(slot)),
+            (Some(_), SlotState::Held) => Self::Held,
+            (Some(group), SlotState::Serving) => Self::Serves(group),
+        }
+    }
 }
 
 /// Decides for what concerns one slot, whatever it is.
-pub fn to_owner(slot: Slot, topology: &Topology) -> Route {
-    let route = topology.route(slot);
-    match (route.group, route.state) {
-        (None, _) => Route::Reject(Rejection::NotServed(slot)),
-        (Some(_), SlotState::Held) => Route::Hold,
-        (Some(group), SlotState::Serving) => Route::Forward(group),
+#[inline]
+fn to_owner(slot: Slot, topology: &Topology) -> Route {
+    match Owner::of(Some(slot), topology) {
+        Owner::Serves(group) => Route::Forward(group),
+        Owner::Held => Route::Hold,
+        Owner::Missing(why) => Route::Reject(why),
     }
 }
 

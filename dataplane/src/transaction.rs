@@ -19,7 +19,7 @@ use crate::{
     error,
     pubsub::home,
     resp::{Limits, Progress, Request, Scanned, put_header, put_simple},
-    route::{Rejection, Route, names_reserved, route_transaction},
+    route::{Owner, Rejection, names_reserved},
     scripts::{self, Sha},
     session::Dispatched,
     worker::Worker,
@@ -281,20 +281,10 @@ impl Worker {
         let Some(topology) = &self.topology else {
             return self.answer_error(id, error::NO_TOPOLOGY);
         };
-        match route_transaction(slot, topology) {
-            Route::Forward(group) => self.send_transaction(id, group),
-            Route::Hold => self.hold(id),
-            Route::Reject(why) => self.answer_error(id, error::rejection(why)),
-            Route::Local(_)
-            | Route::Crew(_)
-            | Route::PubSub(_)
-            | Route::Tracking
-            | Route::Block(..)
-            | Route::Split(_)
-            | Route::Everywhere(_)
-            | Route::Across(_)
-            | Route::Transaction(_)
-            | Route::Replicas => unreachable!("a slot has one owner"),
+        match Owner::of(slot, topology) {
+            Owner::Serves(group) => self.send_transaction(id, group),
+            Owner::Held => self.hold(id),
+            Owner::Missing(why) => self.answer_error(id, error::rejection(why)),
         }
     }
 

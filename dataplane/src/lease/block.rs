@@ -29,7 +29,7 @@ use crate::{
     error,
     framer::Piece,
     resp::{Request, put_bulk},
-    route::{Route, to_owner},
+    route::Owner,
     session::{Detour, Dispatched},
     socket::Socket,
     worker::{self, Worker},
@@ -306,18 +306,18 @@ impl Worker {
 
     /// Whether requests for a slot go to this server now.
     pub(super) fn serves(&self, slot: Slot, server: &ServerAddr) -> bool {
-        let route = self
+        let owner = self
             .topology
             .as_ref()
-            .map(|topology| to_owner(slot, topology));
-        matches!(route, Some(Route::Forward(group)) if self.backends.primary(group) == server)
+            .map(|topology| Owner::of(Some(slot), topology));
+        matches!(owner, Some(Owner::Serves(group)) if self.backends.primary(group) == server)
     }
 
     /// Asks the slot's owner, for what remains of its time. Ready: whether it did; else it is over.
     fn ask_again(&mut self, id: u32, block: &mut Block) -> Poll<bool> {
         let topology = self.topology.as_ref().expect("it was routed once");
-        let text = match to_owner(block.slot, topology) {
-            Route::Forward(group) => {
+        let text = match Owner::of(Some(block.slot), topology) {
+            Owner::Serves(group) => {
                 let now = Instant::now();
                 let remaining = block.until.map(|until| until - now);
                 let request = block.request_for(remaining);
@@ -330,21 +330,11 @@ impl Worker {
                     None => error::NO_LEASE,
                 }
             }
-            Route::Hold => match self.waits_for_hold(id) {
+            Owner::Held => match self.waits_for_hold(id) {
                 true => return Poll::Pending,
                 false => error::HELD_TOO_LONG,
             },
-            Route::Reject(why) => error::rejection(why),
-            Route::Local(_)
-            | Route::Crew(_)
-            | Route::PubSub(_)
-            | Route::Tracking
-            | Route::Block(..)
-            | Route::Split(_)
-            | Route::Everywhere(_)
-            | Route::Across(_)
-            | Route::Transaction(_)
-            | Route::Replicas => unreachable!("a slot has one owner"),
+            Owner::Missing(why) => error::rejection(why),
         };
         self.answer_failure(id, text);
         Poll::Ready(false)

@@ -19,7 +19,7 @@ use crate::{
     command::{Command, Kind},
     error,
     resp::{Protocol, Request, put_simple},
-    route::{Rejection, Route, slot_of, to_owner},
+    route::{Owner, Rejection, slot_of},
     session::{Detour, Dispatched},
     worker::{self, Worker},
 };
@@ -50,9 +50,9 @@ impl Watch {
 
     /// Sees what a new topology makes of it.
     pub(crate) fn check(&mut self, topology: &Topology) {
-        let owner = match to_owner(self.place.slot, topology) {
-            Route::Forward(group) => Some(&topology.groups()[usize::from(group)].primary),
-            _ => None, // it is held, or nobody's
+        let owner = match Owner::of(Some(self.place.slot), topology) {
+            Owner::Serves(group) => Some(&topology.groups()[usize::from(group)].primary),
+            Owner::Held | Owner::Missing(_) => None,
         };
         if owner != Some(&self.place.server) {
             self.lease = None;
@@ -114,7 +114,7 @@ impl Worker {
             Ok(_) => return self.answer_error(id, error::rejection(Rejection::CrossSlot)),
             Err(why) => return self.answer_error(id, error::rejection(why)),
         };
-        let route = to_owner(slot, topology);
+        let owner = Owner::of(Some(slot), topology);
         if session.outbox.in_flight() > 0 {
             return Dispatched::Waits; // it must not overtake
         }
@@ -129,10 +129,10 @@ impl Worker {
                 (self.attuned(id, lease), place, true)
             }
             None => {
-                let group = match route {
-                    Route::Forward(group) => group,
-                    Route::Reject(why) => return self.answer_error(id, error::rejection(why)),
-                    _ => return self.hold(id),
+                let group = match owner {
+                    Owner::Serves(group) => group,
+                    Owner::Held => return self.hold(id),
+                    Owner::Missing(why) => return self.answer_error(id, error::rejection(why)),
                 };
                 let Some(opening) = self.lease(id, group) else {
                     return self.answer_error(id, error::NO_LEASE);
