@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::time::{Instant, timeout};
 use zookeeper_client::{
     Acls, AddWatchMode, Client, CreateMode, CreateOptions, Error, EventType, MultiReadResult,
@@ -157,9 +158,14 @@ impl Session {
 
     /// Waits for something to happen. Not to be asked again after [`News::Ended`].
     pub(crate) async fn news(&mut self) -> News {
-        let event = self.watcher.changed().await;
-        if event.event_type != EventType::Session {
-            return News::Changed;
+        let mut event = self.watcher.changed().await;
+        // One commit is several events, for which it is enough to look once. Where the connection was lost
+        // behind them, everything is looked at when it is back.
+        while event.event_type != EventType::Session {
+            match self.watcher.changed().now_or_never() {
+                Some(next) => event = next,
+                None => return News::Changed,
+            }
         }
         match event.session_state {
             SessionState::Disconnected | SessionState::ConnectedReadOnly => News::Disconnected,
