@@ -4,6 +4,7 @@
 //! * [`slot`]: which slot a key belongs to.
 //! * [`id`]: the ids of clusters, groups and proxies, and addresses of servers.
 //! * [`topology`]: the validated topology, and how one becomes the next.
+//! * [`fence`]: who may use a server.
 //! * [`reason`]: machine-readable reasons of gRPC errors.
 //! * [`credentials`]: what the planes present to the servers.
 //! * [`settings`]: how every Sluice process reads its settings.
@@ -14,6 +15,7 @@
 #![warn(missing_docs)]
 
 pub mod credentials;
+pub mod fence;
 pub mod id;
 pub mod reason;
 pub mod settings;
