@@ -124,6 +124,10 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::EventsLost => {
             Some("look at the present state with `list`, then follow without --resume")
         }
+        Reason::Overloaded => {
+            Some("who else calls this controller? `sluice_controller_calls_shed` counts it")
+        }
+        Reason::CallTimedOut => Some("look whether it was done, then run the command again"),
         Reason::ShuttingDown => {
             Some("try again, or name its stand-by too: `--endpoint A:PORT,B:PORT`")
         }

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     admission::{self, Candidate},
+    calls::Permit,
     change::{self, Decision, Refusal},
     events::{Event, EventLog, Lost, Position},
     model::{self, Role},
@@ -479,8 +480,9 @@ impl AdminService for Admin {
 
     async fn watch_events(
         &self,
-        request: Request<WatchEventsRequest>,
+        mut request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let permit = request.extensions_mut().remove();
         let token = &request.get_ref().resume_token;
         let cluster = self.store.snapshot().cluster.id.clone();
         let log = self.store.events();
@@ -495,6 +497,7 @@ impl AdminService for Admin {
             newest,
             seen,
             stopping: self.stopping.clone(),
+            _permit: permit,
         };
         let events = stream::try_unfold(watcher, Watcher::next)
             .map_ok(|events| stream::iter(events.into_iter().map(Ok)))
@@ -512,6 +515,8 @@ struct Watcher {
     newest: watch::Receiver<Option<Position>>,
     seen: Option<Position>,
     stopping: CancellationToken,
+    /// It has its place until it is gone.
+    _permit: Option<Permit>,
 }
 
 impl Watcher {

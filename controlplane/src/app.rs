@@ -31,10 +31,11 @@ use tracing::{info, warn};
 
 use crate::{
     admin::Admin,
+    calls::CallsLayer,
     config::Settings,
     embedded, ensemble,
     http::{self, Pages},
-    metrics::{CountLayer, Metrics},
+    metrics::Metrics,
     probe::Probe,
     prober::{Observations, Prober},
     publish::Publisher,
@@ -46,9 +47,6 @@ use crate::{
 
 /// How long calls in flight may take after the end was asked for.
 const GRACE: Duration = Duration::from_secs(3);
-
-/// How long any call but a stream may take.
-const CALL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often an idle connection is asked whether it lives, and how long it may take to say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -259,8 +257,7 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(STREAMS_MAX)
-        .timeout(CALL_DEADLINE)
-        .layer(CountLayer(metrics))
+        .layer(CallsLayer::new(metrics))
         .add_routes(routes)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),

@@ -2,7 +2,7 @@
 //!
 //! # The life of a change
 //!
-//! 1. A call comes to [`admin`], is parsed ([`parse`]), and what it names is asked what it is, if it
+//! 1. A call, if there is room for it ([`calls`]), comes to [`admin`], is parsed ([`parse`]), and what it names is asked what it is, if it
 //!    is a server ([`probe`], [`admission`]).
 //! 2. [`store`] runs the decision ([`change`], [`assign`]) on its one thread against the newest
 //!    [`snapshot`] of the records ([`model`]): refused, or a change.
@@ -25,6 +25,7 @@ pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod assign;
+pub mod calls;
 pub mod change;
 pub mod clock;
 pub mod config;

@@ -5,11 +5,9 @@
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
     metrics::{
@@ -20,14 +18,9 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tonic::{
-    Code,
-    body::Body,
-    codegen::http::{Request, Response},
-};
-use tower::{Layer, Service};
+use tonic::Code;
 
-use crate::events::Kind;
+use crate::{calls::Class, events::Kind};
 
 /// What became of a commit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
@@ -95,6 +88,16 @@ struct GrpcLabel {
     code: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct MethodLabel {
+    method: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ClassLabel {
+    class: Class,
+}
+
 type Level = Gauge<u64, AtomicU64>;
 
 /// Cheap to clone; all clones count together.
@@ -108,6 +111,8 @@ struct Inner {
     events: Family<KindLabel, Counter>,
     probes: Family<OutcomeLabel, Counter>,
     requests: Family<GrpcLabel, Counter>,
+    request_duration: Family<MethodLabel, Histogram, fn() -> Histogram>,
+    calls_shed: Family<ClassLabel, Counter>,
     mirrors_rebuilt: Counter,
     stores_refused: Counter,
     levels: [Level; 8],
@@ -119,7 +124,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("sluice_controller");
         let commits = Family::default();
-        let commit_duration = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
+        let commit_duration = durations();
         let events = Family::default();
         let probes = Family::default();
         let requests = Family::default();
@@ -136,6 +141,19 @@ impl Metrics {
             "grpc_requests",
             "gRPC calls by method and code; a stream counts when it is opened",
             requests.clone(),
+        );
+        let request_duration = Family::new_with_constructor(durations as fn() -> Histogram);
+        registry.register_with_unit(
+            "grpc_request_duration",
+            "Time a gRPC call takes; a stream, until it is open",
+            Unit::Seconds,
+            request_duration.clone(),
+        );
+        let calls_shed = Family::default();
+        registry.register(
+            "calls_shed",
+            "gRPC calls refused because too many of their class were under way",
+            calls_shed.clone(),
         );
         let mirrors_rebuilt = Counter::default();
         registry.register(
@@ -177,6 +195,8 @@ impl Metrics {
             events,
             probes,
             requests,
+            request_duration,
+            calls_shed,
             mirrors_rebuilt,
             stores_refused,
             levels,
@@ -234,70 +254,34 @@ impl Metrics {
         text
     }
 
-    fn answered(&self, path: &str, code: Code) {
+    /// Counts a gRPC call by its path.
+    pub fn answered(&self, path: &str, code: Code, took: Duration) {
         // The path of a method that is not there is the caller's invention: no label.
         let method = match code {
             Code::Unimplemented => "unknown",
             _ => path.trim_start_matches('/'),
         };
-        let label = GrpcLabel {
+        let timed = MethodLabel {
+            method: method.to_owned(),
+        };
+        let counted = GrpcLabel {
             method: method.to_owned(),
             code: format!("{code:?}"),
         };
-        self.0.requests.get_or_create(&label).inc();
+        self.0.requests.get_or_create(&counted).inc();
+        let durations = self.0.request_duration.get_or_create(&timed);
+        durations.observe(took.as_secs_f64());
+    }
+
+    /// Counts a gRPC call for which there was no room.
+    pub fn shed(&self, class: Class) {
+        self.0.calls_shed.get_or_create(&ClassLabel { class }).inc();
     }
 }
 
-/// Counts gRPC calls.
-#[derive(Clone)]
-pub struct CountLayer(pub Metrics);
-
-impl<S> Layer<S> for CountLayer {
-    type Service = Count<S>;
-
-    fn layer(&self, inner: S) -> Count<S> {
-        Count {
-            inner,
-            metrics: self.0.clone(),
-        }
-    }
-}
-
-/// See [`CountLayer`].
-#[derive(Clone)]
-pub struct Count<S> {
-    inner: S,
-    metrics: Metrics,
-}
-
-impl<S> Service<Request<Body>> for Count<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let path = request.uri().path().to_owned();
-        let metrics = self.metrics.clone();
-        let answer = self.inner.call(request);
-        answer
-            .inspect(move |answer| {
-                let Ok(response) = answer else { return };
-                // An error comes with its code in the headers; all else starts well.
-                let code = response.headers().get("grpc-status");
-                let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-                metrics.answered(&path, code);
-            })
-            .boxed()
-    }
+/// From a quarter of a millisecond to two seconds.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_25, 2.0, 14))
 }
 
 #[cfg(test)]
@@ -311,8 +295,10 @@ mod tests {
         metrics.commit_took(Duration::from_millis(1));
         metrics.event(Kind::GroupCreated);
         metrics.probed(ProbeOutcome::AuthFailed);
-        metrics.answered("/sluice.v1.AdminService/GetCluster", Code::Ok);
-        metrics.answered("/made/up", Code::Unimplemented);
+        metrics.shed(Class::Watch);
+        let took = Duration::from_millis(1);
+        metrics.answered("/sluice.v1.AdminService/GetCluster", Code::Ok, took);
+        metrics.answered("/made/up", Code::Unimplemented, took);
         let text = metrics.render(Levels {
             revision: 7,
             proxies_behind: 2,
@@ -325,6 +311,8 @@ mod tests {
             "sluice_controller_probes_total{outcome=\"AuthFailed\"} 1",
             "method=\"sluice.v1.AdminService/GetCluster\",code=\"Ok\"} 1",
             "method=\"unknown\",code=\"Unimplemented\"} 1",
+            "grpc_request_duration_seconds_count{method=\"unknown\"} 1",
+            "sluice_controller_calls_shed_total{class=\"Watch\"} 1",
             "sluice_controller_revision 7",
             "sluice_controller_proxies_behind 2",
         ] {

@@ -21,9 +21,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use crate::{
+    calls::Permit,
     change::{self, Refusal},
     events::{Draft, Kind},
     feed::{Feed, NotAsked},
@@ -66,7 +67,7 @@ impl TopologyService for Publisher {
 
     async fn subscribe(
         &self,
-        request: Request<Streaming<SubscribeRequest>>,
+        mut request: Request<Streaming<SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         if self.stopping.is_cancelled() {
             return Err(status::shutting_down());
@@ -74,13 +75,16 @@ impl TopologyService for Publisher {
         // One message: the task waits until the connection took the last.
         let (outbound, stream) = mpsc::channel(1);
         let publisher = self.clone();
+        let permit = request.extensions_mut().remove::<Permit>();
         let inbound = request.into_inner();
-        self.streams.spawn(async move {
+        let serving = async move {
+            let _permit = permit; // it has its place until it is gone
             if let Err(status) = publisher.serve(inbound, &outbound).await {
                 // The proxy may be gone, or not read: it is told if it can be.
                 drop(time::timeout(KEEP_ALIVE, outbound.send(Err(status))).await);
             }
-        });
+        };
+        self.streams.spawn(serving.in_current_span());
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

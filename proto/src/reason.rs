@@ -73,6 +73,10 @@ reasons! {
     ProxyConnected = "PROXY_CONNECTED", FailedPrecondition;
     /// Events were lost: list again, then watch again.
     EventsLost = "EVENTS_LOST", OutOfRange;
+    /// Too many calls of this kind are under way; nothing was done.
+    Overloaded = "OVERLOADED", ResourceExhausted;
+    /// The call was not done in time.
+    CallTimedOut = "CALL_TIMED_OUT", DeadlineExceeded;
     /// The controller is going down.
     ShuttingDown = "SHUTTING_DOWN", Unavailable;
     /// Another controller leads, or none does; nothing was changed.

@@ -4,6 +4,7 @@
 
 mod auth;
 mod backend;
+mod calls;
 mod clients;
 mod cluster;
 mod commands;
