@@ -107,7 +107,9 @@ impl Session {
         let heard = Instant::now();
         // The library gives up by itself after the session's time-out.
         let most = place.session_timeout * 2;
-        let client = answered(most, connector.connect(&place.servers)).await?;
+        // With TLS compiled in, the library's future is large.
+        let connecting = Box::pin(connector.connect(&place.servers));
+        let client = answered(most, connecting).await?;
         let session_timeout = client.session_timeout();
         let most = session_timeout / 3;
         answered(most, client.mkdir(&place.root, &options)).await?;
