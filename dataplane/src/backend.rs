@@ -1,8 +1,8 @@
 //! The servers behind a worker, and the pipes to them.
 //!
 //! A **pipe** is one pipelined connection, shared by all sessions of its worker; there is one for each
-//! server, RESP version and database, opened when it is first needed, and another for those sessions
-//! whose replies are large. Requests go into a pipe's output
+//! server, RESP version and database, opened when it is first needed, another for those sessions
+//! whose replies are large, and others for those that call scripts. Requests go into a pipe's output
 //! and its server answers them in order, so that a queue of recipients is all there is to know about
 //! what is under way.
 //!
@@ -165,6 +165,8 @@ pub(crate) enum Lane {
     /// The one for large replies. It takes few requests at a time, so that they do not pile up at the
     /// server.
     Bulk,
+    /// The one of those who have called a script: nobody else waits behind it. Bulk, or not.
+    Scripts { bulk: bool },
     /// The one on which the server also says what has changed, however large the replies: what is read
     /// and written by it, and what is said of that, keep their order.
     Hearing(Hearing),
@@ -324,12 +326,14 @@ impl Backends {
     fn pipe_of(&mut self, server: u32, way: Way) -> u32 {
         let lane = match way.lane {
             Lane::Bulk => 0,
-            Lane::Usual(_) if self.lanes == 1 => 1,
-            Lane::Usual(session) => 1 + session % self.lanes,
+            Lane::Scripts { bulk: false } => 1,
+            Lane::Scripts { bulk: true } => 2,
+            Lane::Usual(_) if self.lanes == 1 => 3,
+            Lane::Usual(session) => 3 + session % self.lanes,
             Lane::Hearing(hearing) => return self.hearing_pipe(server, way, hearing),
         };
         let protocol = u32::from(way.protocol == Protocol::Resp3);
-        let index = ((u32::from(way.database) * 2 + protocol) * (1 + self.lanes) + lane) as usize;
+        let index = ((u32::from(way.database) * 2 + protocol) * (3 + self.lanes) + lane) as usize;
         let server = &mut self.servers[server as usize];
         if let Some(Some(pipe)) = server.pipes.get(index) {
             return *pipe;
@@ -523,7 +527,7 @@ impl Pipe {
             login: server.login.clone(),
             protocol: way.protocol,
             database: way.database,
-            bulk: way.lane == Lane::Bulk,
+            bulk: matches!(way.lane, Lane::Bulk | Lane::Scripts { bulk: true }),
             ear: None,
             expected: 0,
             weighed: 0,

@@ -512,6 +512,11 @@ impl Command {
             )
     }
 
+    /// Whether it runs a script or a function.
+    pub fn runs_script(&self) -> bool {
+        self.flags & flag::NO_MANDATORY_KEYS != 0 && self.categories & category::SCRIPTING != 0
+    }
+
     /// Whether it is not queued between `MULTI` and `EXEC`, but acted upon at once.
     #[inline]
     pub fn is_never_queued(&self) -> bool {

@@ -224,8 +224,12 @@ pub(crate) fn rejection(rejection: Rejection) -> &'static str {
     }
 }
 
-/// A request that was never sent, because its server is down.
+/// A request that was never sent, because its server is down; or so busy with a script that no connection to
+/// it can be opened: then clients are told what it tells them itself.
 pub(crate) fn server_down(address: &str, why: &str) -> String {
+    if why.starts_with("BUSY ") {
+        return why.to_owned();
+    }
     format!("CLUSTERDOWN server {address} is down: {why}")
 }
 

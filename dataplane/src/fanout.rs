@@ -95,6 +95,9 @@ struct Reply {
     unknown: bool,
 }
 
+/// What a server says begins so, if there is no script to be killed.
+const NOT_BUSY: &[u8] = b"-NOTBUSY ";
+
 /// All fan-outs of a worker that are under way.
 #[derive(Default)]
 pub(crate) struct Fanouts {
@@ -212,7 +215,7 @@ impl Fanout {
             let said = parts.map(|part| (!part.failed).then_some(part.bytes.as_slice()));
             return info.put(said, out);
         }
-        if let Some(failed) = self.parts.iter().find(|part| part.failed) {
+        if let Some(failed) = self.failure() {
             return self.merge_failure(failed, out);
         }
         let replies = || self.parts.iter().map(|part| part.bytes.as_slice());
@@ -231,6 +234,14 @@ impl Fanout {
             Merging::Report(report) => report.put(replies(), out),
             Merging::Info(_) => unreachable!("it is merged whatever fails"),
         }
+    }
+
+    /// The error that tells most, if a part failed: that one group has nothing to be killed tells nothing
+    /// of the others.
+    fn failure(&self) -> Option<&Reply> {
+        let failed = || self.parts.iter().filter(|part| part.failed);
+        let mut telling = failed().filter(|part| !part.bytes.starts_with(NOT_BUSY));
+        telling.next().or_else(|| failed().next())
     }
 
     fn merge_plain(&self, merge: Merge, out: &mut Vec<u8>) {
@@ -393,6 +404,8 @@ mod tests {
         let ok = ("+OK\r\n", Answered);
         check(Merge::Any, &[], &[not, ok], "+OK\r\n");
         check(Merge::Any, &[], &[not, not], not.0);
+        let never = ("-UNKILLABLE Sorry\r\n", Answered);
+        check(Merge::Any, &[], &[not, never], never.0);
     }
 
     #[test]

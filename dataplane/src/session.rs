@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod across;
+mod busy;
 mod calls;
 mod clients;
 mod detour;
@@ -100,6 +101,8 @@ pub(crate) struct Session {
     overfull: bool,
     /// Its requests go by the bulk pipes: its replies are large, or nobody knows yet.
     bulk: bool,
+    /// They go by the pipes of scripts: it has called one, and not all has been answered since.
+    scripts: bool,
     /// Since when the first request in `input` waits for its held slot.
     pub(crate) held_since: Option<Instant>,
     /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
@@ -153,6 +156,7 @@ impl Session {
             blocked: false,
             overfull: false,
             bulk: true,
+            scripts: false,
             held_since: None,
             active: worker.seconds,
             began: worker.seconds,
@@ -236,21 +240,37 @@ impl Session {
         };
     }
 
-    /// Its pipe, among those to a server. It changes between bulk and usual only while nothing is under
-    /// way, so that no request overtakes another.
+    /// Its pipe, among those to a server. It changes only while nothing is under way, so that no request
+    /// overtakes another.
     #[inline]
     fn way(&mut self, id: u32) -> Way {
         if self.outbox.in_flight() == 0 {
             self.bulk = self.is_bulky();
+            self.scripts = false;
         }
         Way {
             protocol: self.client.protocol,
             database: self.client.database,
             lane: match self.hearing() {
                 Some(hearing) => Lane::Hearing(hearing),
+                None if self.scripts => Lane::Scripts { bulk: self.bulk },
                 None if self.bulk => Lane::Bulk,
                 None => Lane::Usual(id),
             },
+        }
+    }
+
+    /// The pipe for a script. `None`: what is under way on another has to be answered first.
+    fn script_way(&mut self, id: u32) -> Option<Way> {
+        let way = self.way(id);
+        match way.lane {
+            Lane::Hearing(_) | Lane::Scripts { .. } => Some(way),
+            Lane::Usual(_) | Lane::Bulk if self.outbox.in_flight() > 0 => None,
+            Lane::Usual(_) | Lane::Bulk => {
+                self.scripts = true;
+                let lane = Lane::Scripts { bulk: self.bulk };
+                Some(Way { lane, ..way })
+            }
         }
     }
 
@@ -732,14 +752,14 @@ impl Worker {
         request: &Request<'_>,
         group: u16,
     ) -> Dispatched {
+        let (kind, may_write) = (command.kind(), command.may_write());
+        if kind == Kind::Script {
+            return self.send_script(id, command, request, group);
+        }
         let pipe = match self.admit(id, group) {
             Ok(pipe) => pipe,
             Err(refused) => return refused,
         };
-        let (kind, may_write) = (command.kind(), command.may_write());
-        if kind == Kind::Script {
-            return self.send_script(id, command, request, pipe);
-        }
         let output = self.backends.output(pipe);
         output.extend_from_slice(request.raw());
         let pending = self.clients.pending(id, kind, may_write, self.micros);

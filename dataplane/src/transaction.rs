@@ -39,6 +39,8 @@ pub(crate) struct Transaction {
     keys: Keys,
     may_write: bool,
     may_be_replicated: bool,
+    /// One of the commands runs a script.
+    runs_script: bool,
     /// A command was refused: `EXEC` will execute nothing.
     aborted: bool,
 }
@@ -158,6 +160,7 @@ impl Transaction {
         self.count += 1;
         self.may_write |= command.may_write();
         self.may_be_replicated |= command.may_be_replicated();
+        self.runs_script |= command.runs_script();
         if self.aborted {
             return Ok(());
         }
@@ -289,7 +292,13 @@ impl Worker {
     }
 
     fn send_transaction(&mut self, id: u32, group: u16) -> Dispatched {
-        let pipe = match self.admit(id, group) {
+        let queued = self.clients.session(id).client.transaction.as_ref();
+        let admitted = if queued.is_some_and(|queued| queued.runs_script) {
+            self.admit_script(id, group)
+        } else {
+            self.admit(id, group)
+        };
+        let pipe = match admitted {
             Ok(pipe) => pipe,
             Err(refused) => return refused,
         };

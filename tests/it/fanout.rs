@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use redis::aio::MultiplexedConnection;
-use tests::{Cluster, eventually};
+use tests::Cluster;
 
 async fn cluster() -> Cluster {
     Cluster::builder().groups(3).proxies(1).start().await
@@ -110,37 +110,19 @@ async fn scripts_and_functions_are_the_same_everywhere() {
 }
 
 #[tokio::test]
-async fn a_script_that_runs_too_long_is_killed_wherever_it_runs() {
-    let builder = Cluster::builder().groups(2).proxies(1);
-    let cluster = builder
-        .server_args(&["--busy-reply-threshold", "100"])
-        .start()
-        .await;
-    let mut client = cluster.proxies[0].raw().await;
-    assert!(client.command("SCRIPT KILL").await.starts_with("-NOTBUSY "));
-    let mut busy = cluster.proxies[0].raw().await;
-    assert_eq!(busy.command("GET key").await, "$-1");
-    let script = ["EVAL", "while true do end", "1", "key"].map(str::to_owned);
-    busy.pipeline(&[script.to_vec()]).await;
-    eventually(|| async {
-        let mut client = cluster.proxies[0].raw().await;
-        match client.command("SCRIPT KILL").await.as_str() {
-            "+OK" => Ok(()),
-            other => Err(other.to_owned()),
-        }
-    })
-    .await;
-    let reply = busy.reply().await;
-    assert!(reply.starts_with("-ERR "), "{reply}");
-}
-
-#[tokio::test]
 async fn a_group_that_is_down_fails_the_whole() {
     let mut cluster = cluster().await;
     cluster.groups[1][0].process.kill();
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut client = cluster.proxies[0].raw().await;
-    for command in ["DBSIZE", "KEYS *", "FLUSHALL", "SCRIPT FLUSH"] {
+    // Of the last one nobody knows whether the group that is down would have had something to kill.
+    for command in [
+        "DBSIZE",
+        "KEYS *",
+        "FLUSHALL",
+        "SCRIPT FLUSH",
+        "SCRIPT KILL",
+    ] {
         let reply = client.command(command).await;
         assert!(
             reply.starts_with("-CLUSTERDOWN server "),

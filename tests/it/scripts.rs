@@ -1,6 +1,8 @@
 //! A script that a proxy has seen is known wherever it is called.
 
-use tests::{Cluster, Raw, Server, eventually};
+use std::path::PathBuf;
+
+use tests::{Cluster, Raw, Server, eventually, other_server};
 
 /// Of `SOURCE`.
 const SHA: &str = "68014bf0cbd405594c3f62158602855af28788cb";
@@ -172,4 +174,132 @@ async fn calls_do_not_overtake_each_other() {
         client.command("GET foo").await,
         format!("${} {executed}", executed.len())
     );
+}
+
+const ENDLESS: &str = "while true do end";
+
+/// Groups whose servers say very soon that they are busy.
+async fn impatient(program: Option<PathBuf>) -> Cluster {
+    let builder = Cluster::builder().groups(2).proxies(1);
+    let builder = builder.server_args(&["--lua-time-limit", "100"]);
+    let builder = match program {
+        Some(program) => builder.server(program),
+        None => builder,
+    };
+    builder.start().await
+}
+
+/// Returns once a client is told so.
+async fn is_told(client: &mut Raw, command: &str, expected: &str) {
+    let mut reply = String::new();
+    for _ in 0..200 {
+        reply = client.command(command).await;
+        if reply.starts_with(expected) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{command}: {reply}");
+}
+
+async fn an_endless_script_is_killed(program: Option<PathBuf>) {
+    let cluster = impatient(program).await;
+    let proxy = &cluster.proxies[0];
+    let (mut caller, mut bystander) = (proxy.raw().await, proxy.raw().await);
+    let not_busy = "-NOTBUSY No scripts in execution right now.";
+    assert_eq!(bystander.command("SCRIPT KILL").await, not_busy);
+    // One whose replies are known to be small, and one of whom nothing is known; foo is the first
+    // group's, a the second's.
+    assert_eq!(bystander.command("GET foo").await, "$-1");
+    let mut new = proxy.raw().await;
+    caller
+        .pipeline(&[
+            words(&["SET", "foo", "1"]),
+            words(&["EVAL", ENDLESS, "1", "foo"]),
+            words(&["GET", "foo"]),
+        ])
+        .await;
+    assert_eq!(caller.reply().await, "+OK");
+    is_told(&mut bystander, "GET foo", "-BUSY ").await;
+    assert_eq!(bystander.command("SET a 1").await, "+OK");
+    let told = bystander.command("GET foo").await;
+    assert_eq!(new.command("GET foo").await, told);
+    // A connection that is only opened now.
+    assert_eq!(new.command("SELECT 3").await, "+OK");
+    assert_eq!(new.command("GET foo").await, told);
+    assert_eq!(bystander.command("SCRIPT KILL").await, "+OK");
+    let killed = caller.reply().await;
+    assert!(killed.contains("Script killed by user"), "{killed}");
+    assert_eq!(caller.reply().await, "$1 1");
+    is_told(&mut bystander, "SCRIPT KILL", not_busy).await;
+    is_told(&mut new, "GET foo", "$-1").await;
+
+    // In a transaction, and in one that watches: on a connection of its own.
+    for watches in [false, true] {
+        if watches {
+            assert_eq!(caller.command("WATCH foo").await, "+OK");
+        }
+        assert_eq!(caller.command("MULTI").await, "+OK");
+        let endless = ["EVAL", ENDLESS, "1", "foo"];
+        assert_eq!(ask(&mut caller, &endless).await, "+QUEUED");
+        caller.pipeline(&[words(&["EXEC"])]).await;
+        is_told(&mut bystander, "GET foo", "-BUSY ").await;
+        assert_eq!(bystander.command("SCRIPT KILL").await, "+OK");
+        let killed = caller.reply().await;
+        assert!(killed.contains("Script killed by user"), "{killed}");
+    }
+
+    // That the other group has nothing to be killed tells nothing of this one.
+    let writes = format!("redis.call('SET', KEYS[1], '2') {ENDLESS}");
+    caller
+        .pipeline(&[words(&["EVAL", &writes, "1", "a"])])
+        .await;
+    is_told(&mut bystander, "GET a", "-BUSY ").await;
+    let told = bystander.command("SCRIPT KILL").await;
+    assert!(told.starts_with("-UNKILLABLE "), "{told}");
+    assert_eq!(bystander.command("GET foo").await, "$1 1");
+}
+
+#[tokio::test]
+async fn an_endless_script_keeps_nobody_from_killing_it() {
+    an_endless_script_is_killed(None).await;
+}
+
+#[tokio::test]
+async fn other_servers_endless_scripts_are_killed() {
+    for name in ["redis-6.2", "redis-8.2", "valkey-8.1", "valkey-9.1"] {
+        if let Some(program) = other_server(name) {
+            an_endless_script_is_killed(Some(program)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endless_function_is_killed() {
+    let cluster = impatient(None).await;
+    let (mut caller, mut other) = (
+        cluster.proxies[0].raw().await,
+        cluster.proxies[0].raw().await,
+    );
+    let code = format!(
+        "#!lua name=mine\nredis.register_function('endless', function(keys) {ENDLESS} end)"
+    );
+    assert_eq!(
+        ask(&mut caller, &["FUNCTION", "LOAD", &code]).await,
+        "$4 mine"
+    );
+    assert_eq!(other.command("HELLO 3").await.split(' ').next(), Some("%7"));
+    let idle = other.command("FUNCTION STATS").await;
+    assert!(idle.contains("running_script _"), "{idle}");
+    caller
+        .pipeline(&[words(&["FCALL", "endless", "1", "foo"])])
+        .await;
+    is_told(&mut other, "GET foo", "-BUSY ").await;
+    let busy = other.command("FUNCTION STATS").await;
+    assert!(busy.contains("endless"), "{busy}");
+    let told = other.command("SCRIPT KILL").await;
+    assert!(told.starts_with("-BUSY "), "{told}");
+    assert_eq!(other.command("FUNCTION KILL").await, "+OK");
+    let killed = caller.reply().await;
+    assert!(killed.contains("Script killed by user"), "{killed}");
 }

@@ -13,7 +13,7 @@ use slab::Slab;
 
 use super::{Clients, Dispatched};
 use crate::{
-    backend::{Pending, Recipient},
+    backend::{Pending, Recipient, Refusal},
     command::{Command, Kind},
     error,
     fanout::Outcome,
@@ -135,14 +135,38 @@ impl Worker {
         }
     }
 
-    /// Sends a request that has to do with scripts to the pipe that has admitted it.
+    /// The session's pipe for what runs a script at a group, if that takes a request now; else what became
+    /// of the request. A script may run for ever: those who call none do not wait behind it.
+    pub(crate) fn admit_script(&mut self, id: u32, group: u16) -> Result<u32, Dispatched> {
+        let session = self.clients.session(id);
+        let Some(way) = session.script_way(id) else {
+            return Err(Dispatched::Waits);
+        };
+        let pipe = self.backends.pipe(group, way);
+        match self.backends.admit(pipe, session.task()) {
+            Ok(()) => Ok(pipe),
+            Err(Refusal::Full) => Err(Dispatched::Waits),
+            Err(Refusal::Down(why)) => Err(self.answer_error(id, &*why)),
+        }
+    }
+
+    /// Sends a request that has to do with scripts.
     pub(super) fn send_script(
         &mut self,
         id: u32,
         command: &Command,
         request: &Request<'_>,
-        pipe: u32,
+        group: u16,
     ) -> Dispatched {
+        let admitted = if command.runs_script() {
+            self.admit_script(id, group)
+        } else {
+            self.admit(id, group)
+        };
+        let pipe = match admitted {
+            Ok(pipe) => pipe,
+            Err(refused) => return refused,
+        };
         self.see_script(command, request);
         let called = scripts::called(command, request);
         let called = called.filter(|&sha| self.show_script(pipe, sha));

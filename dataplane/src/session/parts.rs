@@ -6,7 +6,7 @@
 use super::Dispatched;
 use crate::{
     backend::{Pending, Recipient},
-    command::{Command, Kind, Merge, Split},
+    command::{Command, Kind, Merge, Split, flag},
     error,
     fanout::{Merging, Part},
     resp::{Request, put_bulk, put_header},
@@ -92,6 +92,9 @@ impl Worker {
         merge: Merge,
         request: &Request<'_>,
     ) -> Dispatched {
+        if command.flags & flag::ALLOW_BUSY != 0 {
+            return self.ask_busy(id, command, merge, request);
+        }
         let topology = self.topology.as_ref().expect("a route was made from it");
         let Splitting { parts, part_of_key } = &mut self.splitting;
         parts.clear();
