@@ -3,7 +3,7 @@
 //! Every error names the field.
 
 use proto::{
-    GroupId, ProxyId, ServerAddr, Slot, Version,
+    GroupId, ProxyId, ServerAddr, Settled, Slot, Version,
     id::InvalidId,
     reason::Reason,
     topology::SlotTable,
@@ -110,7 +110,9 @@ pub fn assignment(wanted: Option<&WireAssignment>) -> Result<Assignment, Refusal
     let mut ranges = ranges.clone();
     for (index, range) in ranges.iter_mut().enumerate() {
         group_id(&format!("{FIELD}[{index}].group_id"), &range.group_id)?;
-        range.state = State::Serving.into(); // the caller's is ignored
+        // The caller's are ignored.
+        range.state = State::Serving.into();
+        range.target_group_id.clear();
     }
     let table = SlotTable::read(&ranges).map_err(|e| Refusal::field(FIELD, e.to_string()))?;
     let slot = |slot: Slot| Some((slot, table.get(slot)?.0.clone()?));
@@ -166,6 +168,12 @@ pub fn version(field: &str, wire: Option<&v1::Version>) -> Result<Version, Refus
         return Err(Refusal::field(field, "terms and epochs start at 1"));
     }
     Ok(version)
+}
+
+/// What a proxy says of what it sent before.
+pub fn settled(wire: &v1::Settled) -> Result<Settled, Refusal> {
+    version("settled.version", wire.version.as_ref())?;
+    Settled::try_from(wire).map_err(|e| Refusal::field("settled", e.to_string()))
 }
 
 fn incarnation(text: &str) -> Result<String, Refusal> {
@@ -235,7 +243,8 @@ mod tests {
                 first,
                 last,
                 group_id: group.to_owned(),
-                state: 99, // ignored
+                state: 99, // ignored, as is what follows
+                target_group_id: "G".to_owned(),
             };
             let assignments = ranges.iter().map(range).collect();
             let ranges = v1::assign_slots_request::Ranges { assignments };

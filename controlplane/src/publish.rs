@@ -305,6 +305,10 @@ impl<'a> Conversation<'a> {
                 let version = parse::version("nack.version", nack.version.as_ref())?;
                 self.nacked(version, &nack.reason)
             }
+            Some(subscribe_request::Message::Settled(settled)) => {
+                self.link.settled(parse::settled(&settled)?);
+                Ok(())
+            }
             Some(subscribe_request::Message::Stats(stats)) => {
                 self.link.counted(stats);
                 Ok(())

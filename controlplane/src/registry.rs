@@ -8,7 +8,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use proto::{ProxyId, Version, v1::ProxyStats};
+use proto::{GroupId, ProxyId, Settled, Version, v1::ProxyStats};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,8 @@ pub struct Live {
     pub connected: bool,
     /// The version by which all its workers route. `None`: none that it told of.
     pub acked: Option<Version>,
+    /// For each group, what it said last of what was sent there before. Of a former stream, nothing.
+    pub settled: BTreeMap<GroupId, Arc<Settled>>,
     /// The version refused last, and why. `None`: what was sent last was not refused.
     pub nack: Option<(Version, String)>,
     /// When it was heard last, in milliseconds since 1970.
@@ -113,6 +115,7 @@ impl Live {
             incarnation: incarnation.to_owned(),
             connected: true,
             acked: has,
+            settled: BTreeMap::new(),
             nack: None,
             last_seen_ms: clock::now_ms(),
             stats: None,
@@ -161,6 +164,17 @@ impl Link {
         });
     }
 
+    /// Nothing of what it sent to a group before is under way.
+    pub fn settled(&self, settled: Settled) {
+        self.write(true, |live| {
+            let known = live.settled.get(&settled.group);
+            if known.is_none_or(|known| known.version <= settled.version) {
+                live.settled
+                    .insert(settled.group.clone(), Arc::new(settled));
+            }
+        });
+    }
+
     /// It refused this version.
     pub fn nacked(&self, version: Version, reason: String) {
         self.write(true, |live| live.nack = Some((version, reason)));
@@ -196,7 +210,9 @@ impl Drop for Link {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
+
+    use proto::settled::{Lost, Streams};
 
     use super::*;
 
@@ -249,6 +265,25 @@ mod tests {
         assert_eq!(live(&registry).nack, Some((at(2), "bad".to_owned())));
         link.acked(at(3));
         assert_eq!(live(&registry).nack, None);
+    }
+
+    #[test]
+    fn what_has_settled_only_grows_and_ends_with_the_stream() {
+        let registry = Registry::new();
+        let link = registry.connect(&id(), "a", None).unwrap();
+        let group = GroupId::new("g1").unwrap();
+        let settled = |epoch| Settled {
+            version: at(epoch),
+            group: group.clone(),
+            lost: Lost::These(BTreeSet::new()),
+            streams: Streams::Any,
+        };
+        for (epoch, newest) in [(3, 3), (2, 3), (4, 4)] {
+            link.settled(settled(epoch));
+            assert_eq!(live(&registry).settled[&group].version, at(newest));
+        }
+        let _again = registry.connect(&id(), "a", None).unwrap();
+        assert!(live(&registry).settled.is_empty());
     }
 
     #[test]

@@ -265,6 +265,7 @@ fn range(first: u32, last: u32, group: &str) -> Assignment {
             last,
             group_id: group.to_owned(),
             state: 0,
+            target_group_id: String::new(),
         }],
     })
 }

@@ -146,8 +146,8 @@ impl Owner {
         let route = topology.route(slot);
         match (route.group, route.state) {
             (None, _) => Self::Missing(Rejection::NotServed(slot)),
-            (Some(_), SlotState::Held) => Self::Held,
-            (Some(group), SlotState::Serving) => Self::Serves(group),
+            (Some(_), SlotState::Held { .. }) => Self::Held,
+            (Some(group), SlotState::Serving | SlotState::Copying { .. }) => Self::Serves(group),
         }
     }
 }
@@ -164,7 +164,7 @@ fn to_owner(slot: Slot, topology: &Topology) -> Route {
 
 /// What may change any key waits while a slot is held, as a request for each slot would.
 fn everywhere(command: &Command, merge: Merge, topology: &Topology) -> Route {
-    let is_held = |slot| topology.route(slot).state == SlotState::Held;
+    let is_held = |slot| topology.route(slot).state.is_held();
     if topology.owners().next().is_none() {
         Route::Reject(Rejection::NotServed(KEYLESS))
     } else if command.flags & flag::WRITE != 0 && Slot::all().any(is_held) {
@@ -232,7 +232,7 @@ mod tests {
                 n => (
                     Some(GroupId::new(if n < 512 { "g1" } else { "g2" }).unwrap()),
                     if n == 289 {
-                        SlotState::Held
+                        SlotState::Held { target: None }
                     } else {
                         SlotState::Serving
                     },

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{ServerAddr, Slot, SlotState, Topology};
+use proto::{ServerAddr, Slot, Topology};
 use tokio::time::Instant;
 
 use crate::{
@@ -806,9 +806,8 @@ impl Worker {
         };
         // Nothing of a held slot is changed anywhere before all proxies hold it; what has been told by
         // then, nobody holds when it changes elsewhere.
-        let moves = |slot| {
-            now.route(slot).state == SlotState::Held || primary(before, slot) != primary(now, slot)
-        };
+        let moves =
+            |slot| now.route(slot).state.is_held() || primary(before, slot) != primary(now, slot);
         let moving: Vec<bool> = Slot::all().map(moves).collect();
         let Self {
             clients, trackers, ..

@@ -5,6 +5,7 @@
 //! * [`id`]: the ids of clusters, groups and proxies, and addresses of servers.
 //! * [`topology`]: the validated topology, and how one becomes the next.
 //! * [`fence`]: who may use a server.
+//! * [`settled`]: what a proxy says of what it sent before.
 //! * [`reason`]: machine-readable reasons of gRPC errors.
 //! * [`credentials`]: what the planes present to the servers.
 //! * [`settings`]: how every Sluice process reads its settings.
@@ -19,10 +20,12 @@ pub mod fence;
 pub mod id;
 pub mod reason;
 pub mod settings;
+pub mod settled;
 pub mod slot;
 pub mod topology;
 
 pub use id::{ClusterId, GroupId, ProxyId, ServerAddr};
+pub use settled::Settled;
 pub use slot::{SLOT_COUNT, Slot, SlotRange};
 pub use topology::{Group, SlotRoute, SlotState, Topology, Version};
 

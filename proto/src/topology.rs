@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    convert::Infallible,
     fmt,
 };
 
@@ -43,13 +44,54 @@ pub struct Group {
     pub replicas: Vec<ServerAddr>,
 }
 
-/// Whether requests for a slot are served.
+/// Whether requests for a slot are served. `G` is how another group is named: by its id, or by its index
+/// in [`Topology::groups`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlotState {
+pub enum SlotState<G = GroupId> {
     /// They are sent to the owner.
     Serving,
+    /// They are sent to the owner, while another group is given copies of the slot's keys.
+    Copying {
+        /// That group.
+        target: G,
+    },
     /// They wait for the next topology.
-    Held,
+    Held {
+        /// Who is to own the slot then. `None`: its owner, which is about to change its primary.
+        target: Option<G>,
+    },
+}
+
+impl<G> SlotState<G> {
+    /// Whether requests wait.
+    #[inline]
+    pub const fn is_held(&self) -> bool {
+        matches!(self, Self::Held { .. })
+    }
+
+    /// The group that may own the slot next.
+    pub const fn target(&self) -> Option<&G> {
+        match self {
+            Self::Copying { target }
+            | Self::Held {
+                target: Some(target),
+            } => Some(target),
+            Self::Serving | Self::Held { target: None } => None,
+        }
+    }
+
+    /// The same, with the group named in another way.
+    fn map<H, E>(self, name: impl FnOnce(G) -> Result<H, E>) -> Result<SlotState<H>, E> {
+        Ok(match self {
+            Self::Serving => SlotState::Serving,
+            Self::Copying { target } => SlotState::Copying {
+                target: name(target)?,
+            },
+            Self::Held { target } => SlotState::Held {
+                target: target.map(name).transpose()?,
+            },
+        })
+    }
 }
 
 /// What is to happen with requests for one slot.
@@ -58,7 +100,7 @@ pub struct SlotRoute {
     /// The owner, as an index into [`Topology::groups`]. `None`: nobody.
     pub group: Option<u16>,
     /// Whether it serves. Always `Serving` where nobody owns the slot.
-    pub state: SlotState,
+    pub state: SlotState<u16>,
 }
 
 /// All that a proxy needs to route.
@@ -112,6 +154,24 @@ pub enum InvalidTopology {
         slot: Slot,
         /// Its owner.
         group: GroupId,
+    },
+    /// The target of a slot is its owner.
+    #[error("slot {slot} is to move to group {group}, which owns it")]
+    TargetOwns {
+        /// The slot.
+        slot: Slot,
+        /// Both.
+        group: GroupId,
+    },
+    /// A slot that is copied has no target, or one that only serves has one.
+    #[error("slot {slot} is in state {state}, and its target is `{target}`")]
+    Target {
+        /// The slot.
+        slot: Slot,
+        /// As sent.
+        state: &'static str,
+        /// As sent.
+        target: String,
     },
     /// A state this software does not know.
     #[error("slot {slot} is in the unknown state {state}")]
@@ -168,12 +228,16 @@ impl Topology {
             let (Some(owner), state) = slots(slot) else {
                 continue;
             };
-            let index = groups
-                .binary_search_by(|g| g.id.cmp(&owner))
-                .map_err(|_| InvalidTopology::UnknownGroup { slot, group: owner })?;
+            if state.target() == Some(&owner) {
+                return Err(InvalidTopology::TargetOwns { slot, group: owner });
+            }
+            let index = |id: GroupId| match groups.binary_search_by(|g| g.id.cmp(&id)) {
+                Ok(index) => Ok(index as u16),
+                Err(_) => Err(InvalidTopology::UnknownGroup { slot, group: id }),
+            };
             table[slot.index()] = SlotRoute {
-                group: Some(index as u16),
-                state,
+                group: Some(index(owner)?),
+                state: state.map(index)?,
             };
         }
         Ok(Self {
@@ -221,6 +285,13 @@ impl Topology {
         self.route(slot)
             .group
             .map(|index| &self.groups[usize::from(index)])
+    }
+
+    /// What will happen next with a slot, by the ids of groups.
+    pub fn state(&self, slot: Slot) -> SlotState<&GroupId> {
+        let id = |group: u16| Ok::<_, Infallible>(&self.groups[usize::from(group)].id);
+        let Ok(state) = self.route(slot).state.map(id);
+        state
     }
 
     /// What is the same for two topologies only if the same servers own the same slots (but for one chance
@@ -309,16 +380,17 @@ impl Topology {
             groups.into_values(),
             |slot| match changed.get(slot) {
                 Some(entry) => entry.clone(),
-                None => (
-                    self.owner(slot).map(|g| g.id.clone()),
-                    self.route(slot).state,
-                ),
+                None => (self.owner(slot).map(|g| g.id.clone()), {
+                    let id = |id: &GroupId| Ok::<_, Infallible>(id.clone());
+                    let Ok(state) = self.state(slot).map(id);
+                    state
+                }),
             },
         )
     }
 
-    fn entry(&self, slot: Slot) -> (Option<&GroupId>, SlotState) {
-        (self.owner(slot).map(|g| &g.id), self.route(slot).state)
+    fn entry(&self, slot: Slot) -> (Option<&GroupId>, SlotState<&GroupId>) {
+        (self.owner(slot).map(|g| &g.id), self.state(slot))
     }
 }
 
@@ -337,16 +409,7 @@ impl SlotTable {
             let first = Slot::new(a.first).ok_or_else(out_of_range)?;
             let last = Slot::new(a.last).ok_or_else(out_of_range)?;
             let range = SlotRange::new(first, last).ok_or_else(out_of_range)?;
-            let state = match v1::slot_assignment::State::try_from(a.state) {
-                Ok(v1::slot_assignment::State::Serving) => SlotState::Serving,
-                Ok(v1::slot_assignment::State::Held) => SlotState::Held,
-                Ok(v1::slot_assignment::State::Unspecified) | Err(_) => {
-                    return Err(InvalidTopology::UnknownState {
-                        slot: first,
-                        state: a.state,
-                    });
-                }
-            };
+            let state = state(first, a)?;
             let entry = match a.group_id.as_str() {
                 "" => (None, SlotState::Serving),
                 id => (Some(GroupId::new(id)?), state),
@@ -366,6 +429,30 @@ impl SlotTable {
     }
 }
 
+/// The state of a range from the wire; `slot` is its first.
+fn state(slot: Slot, a: &v1::SlotAssignment) -> Result<SlotState, InvalidTopology> {
+    use v1::slot_assignment::State;
+
+    let target = match a.target_group_id.as_str() {
+        "" => None,
+        id => Some(GroupId::new(id)?),
+    };
+    match (State::try_from(a.state), target) {
+        (Ok(State::Serving), None) => Ok(SlotState::Serving),
+        (Ok(State::Copying), Some(target)) => Ok(SlotState::Copying { target }),
+        (Ok(State::Held), target) => Ok(SlotState::Held { target }),
+        (Ok(state @ (State::Serving | State::Copying)), target) => Err(InvalidTopology::Target {
+            slot,
+            state: state.as_str_name(),
+            target: target.map(String::from).unwrap_or_default(),
+        }),
+        (Ok(State::Unspecified) | Err(_), _) => Err(InvalidTopology::UnknownState {
+            slot,
+            state: a.state,
+        }),
+    }
+}
+
 fn version(version: Option<&v1::Version>, field: &'static str) -> Result<Version, InvalidTopology> {
     version
         .map(Version::from)
@@ -375,15 +462,18 @@ fn version(version: Option<&v1::Version>, field: &'static str) -> Result<Version
 /// One range, as it goes over the wire.
 pub fn assignment(
     range: SlotRange,
-    (group, state): (Option<&GroupId>, SlotState),
+    (group, state): (Option<&GroupId>, SlotState<&GroupId>),
 ) -> v1::SlotAssignment {
+    let text = |id: Option<&GroupId>| id.map(GroupId::to_string).unwrap_or_default();
     v1::SlotAssignment {
         first: range.first().number(),
         last: range.last().number(),
-        group_id: group.map(GroupId::to_string).unwrap_or_default(),
+        group_id: text(group),
+        target_group_id: text(state.target().copied()),
         state: match state {
             SlotState::Serving => v1::slot_assignment::State::Serving,
-            SlotState::Held => v1::slot_assignment::State::Held,
+            SlotState::Copying { .. } => v1::slot_assignment::State::Copying,
+            SlotState::Held { .. } => v1::slot_assignment::State::Held,
         }
         .into(),
     }
@@ -487,6 +577,7 @@ mod tests {
         }
     }
 
+    /// Who owns a slot, as `g1`; `g1!` if it is held, `g1!g2` for g2, and `g1>g2` if it is being copied.
     fn topology(
         epoch: u64,
         groups: &[(&str, u16)],
@@ -499,13 +590,21 @@ mod tests {
                 epoch,
             },
             groups.iter().map(|(id, port)| group(id, *port)),
-            |slot| match owner(slot.number()) {
-                "" => (None, SlotState::Serving),
-                held if held.ends_with('!') => (
-                    Some(GroupId::new(held.trim_end_matches('!')).unwrap()),
-                    SlotState::Held,
-                ),
-                id => (Some(GroupId::new(id).unwrap()), SlotState::Serving),
+            |slot| {
+                let id = |text: &str| {
+                    Some(text)
+                        .filter(|t| !t.is_empty())
+                        .map(|t| GroupId::new(t).unwrap())
+                };
+                let text = owner(slot.number());
+                if let Some((owner, target)) = text.split_once('!') {
+                    (id(owner), SlotState::Held { target: id(target) })
+                } else if let Some((owner, target)) = text.split_once('>') {
+                    let target = id(target).unwrap();
+                    (id(owner), SlotState::Copying { target })
+                } else {
+                    (id(text), SlotState::Serving)
+                }
             },
         )
         .unwrap()
@@ -517,10 +616,12 @@ mod tests {
             0..=99 => "",
             100..=599 => "g1",
             600..=601 => "g2!",
+            602 => "g2!g1",
+            603 => "g2>g1",
             _ => "g2",
         });
         let wire = v1::Topology::from(&t);
-        assert_eq!(wire.slots.len(), 4);
+        assert_eq!(wire.slots.len(), 6);
         assert_eq!(Topology::try_from(&wire).unwrap(), t);
     }
 
@@ -538,6 +639,11 @@ mod tests {
             }),
             topology(6, &[("g0", 7007), ("g2", 7001)], |s| {
                 if s < 512 { "g0" } else { "g2" }
+            }),
+            topology(7, &[("g0", 7007), ("g2", 7001)], |s| match s {
+                0..=9 => "g0>g2",
+                10..=19 => "g0!g2",
+                _ => "g2",
             }),
         ];
         for base in &topologies {
@@ -595,6 +701,19 @@ mod tests {
         check(|t| t.slots.push(t.slots[0].clone()), "assigned twice");
         check(|t| t.slots[0].state = 0, "unknown state 0");
         check(|t| t.slots[0].state = 77, "unknown state 77");
+        check(|t| t.slots[0].state = 3, "COPYING, and its target is ``");
+        check(
+            |t| t.slots[0].target_group_id = "g1".into(),
+            "SERVING, and its target is `g1`",
+        );
+        check(
+            |t| (t.slots[0].state, t.slots[0].target_group_id) = (2, "g1".into()),
+            "slot 0 is to move to group g1, which owns it",
+        );
+        check(
+            |t| (t.slots[0].state, t.slots[0].target_group_id) = (3, "g9".into()),
+            "g9, which is unknown",
+        );
         check(
             |t| t.slots[0].group_id = "g9".into(),
             "g9, which is unknown",

@@ -363,7 +363,7 @@ impl Scripted {
         let cluster = ClusterId::new("scripted").unwrap();
         let topology = Topology::new(cluster, version, [group(0), group(1)], |slot| {
             if slot == Slot::of_key(b"a") {
-                (Some(ids[index].clone()), state)
+                (Some(ids[index].clone()), state.clone())
             } else {
                 (Some(ids[0].clone()), SlotState::Serving)
             }
@@ -398,7 +398,7 @@ async fn who_blocks_does_not_notice_that_the_slot_moves() {
     }
     let since = Instant::now();
     blocked(&[&scripted.servers[0]], 5).await;
-    scripted.place(0, SlotState::Held).await;
+    scripted.place(0, SlotState::Held { target: None }).await;
     blocked(&[&scripted.servers[0]], 1).await;
     scripted.place(1, SlotState::Serving).await;
     blocked(&[&scripted.servers[1]], 4).await;
@@ -453,7 +453,7 @@ async fn nothing_is_popped_twice_or_lost_while_the_slot_moves() {
     let mut pusher = scripted.proxy.raw().await;
     let mut pushed = 0;
     for round in 0..20 {
-        scripted.place(0, SlotState::Held).await;
+        scripted.place(0, SlotState::Held { target: None }).await;
         scripted.place(0, SlotState::Serving).await;
         for _ in 0..=round % 3 {
             pushed += 1;
@@ -712,17 +712,19 @@ async fn a_watch_does_not_outlive_its_place() {
     let mut client = scripted.proxy.raw().await;
     let transaction = ["MULTI", "SET a no", "EXEC"];
     let places = [
-        (0, SlotState::Held),
+        (0, SlotState::Held { target: None }),
         (0, SlotState::Serving),
         (1, SlotState::Serving),
         (0, SlotState::Serving),
     ];
-    for (index, state) in places {
-        let (before, _) = places[(index + 1) % 2];
+    for (index, state) in places.clone() {
+        let (before, _) = places[(index + 1) % 2].clone();
         scripted.place(before, SlotState::Serving).await;
         assert_eq!(client.command("WATCH a").await, "+OK");
-        scripted.place(index, SlotState::Held).await;
-        scripted.place(index, state).await;
+        scripted
+            .place(index, SlotState::Held { target: None })
+            .await;
+        scripted.place(index, state.clone()).await;
         // More of it does not mend it.
         if state == SlotState::Serving {
             assert_eq!(client.command("WATCH {a}2").await, "+OK");

@@ -122,7 +122,7 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     let (_dir, server, mut controller, proxy) = scripted().await;
     let hold_a = |slot: Slot| {
         if slot == Slot::of_key(b"a") {
-            SlotState::Held
+            SlotState::Held { target: None }
         } else {
             SlotState::Serving
         }
@@ -220,6 +220,7 @@ async fn clients_do_not_notice_that_the_topology_changes() {
             last,
             group_id: group.to_owned(),
             state: 1,
+            target_group_id: String::new(),
         };
         let ranges = v1::assign_slots_request::Ranges {
             assignments: vec![assignment],

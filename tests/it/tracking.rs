@@ -699,7 +699,7 @@ fn topology(epoch: u64, servers: &[Server; 2], owner_of_a: usize, state: SlotSta
     let cluster = ClusterId::new("scripted").unwrap();
     Topology::new(cluster, version, [group(0), group(1)], |slot| {
         if slot == Slot::of_key(b"a") {
-            (Some(id(owner_of_a)), state)
+            (Some(id(owner_of_a)), state.clone())
         } else {
             (Some(id(0)), SlotState::Serving)
         }
@@ -743,7 +743,7 @@ async fn a_key_whose_slot_moves_is_told() {
     for client in [&mut client, &mut own] {
         check(client, &[("GET a", "_"), ("GET b", "_")]).await;
     }
-    route(0, SlotState::Held).await;
+    route(0, SlotState::Held { target: None }).await;
     check(&mut client, &[("", &stale("a"))]).await;
     check(&mut own, &[("", ALL_STALE)]).await;
     route(1, SlotState::Serving).await;

@@ -239,6 +239,7 @@ fn assignments(plan: &Plan) -> Ranges {
         last: planned.slots.last().number(),
         group_id: planned.group.to_string(),
         state: State::Serving.into(),
+        target_group_id: String::new(),
     });
     Ranges {
         assignments: assignments.collect(),
@@ -339,6 +340,7 @@ mod tests {
             last,
             group_id: group.to_owned(),
             state: State::Serving.into(),
+            target_group_id: String::new(),
         };
         let check = |now, expected: Option<&str>| {
             assert_eq!(conflict(&a_plan(), &[now]).as_deref(), expected);

@@ -135,6 +135,7 @@ fn assignment(ranges: Option<SlotRanges>, group: Option<GroupId>) -> Assignment 
             last: range.last().number(),
             group_id: group.to_string(),
             state: State::Serving.into(),
+            target_group_id: String::new(),
         })
         .collect();
     Assignment::Ranges(Ranges { assignments })
@@ -172,6 +173,7 @@ pub(crate) fn table(assignments: &[v1::SlotAssignment]) -> Table {
             let state = match (assignment.group_id.as_str(), assignment.state()) {
                 ("", _) => "unassigned",
                 (_, State::Serving) => "serving",
+                (_, State::Copying) => "copying",
                 (_, State::Held) => "held",
                 (_, State::Unspecified) => "-",
             };
@@ -263,6 +265,7 @@ mod tests {
             last,
             group_id: group.to_owned(),
             state: state.into(),
+            target_group_id: String::new(),
         });
         insta::assert_snapshot!(table(&map).render(None), @"
         RANGE      SLOTS   GROUP   STATE

@@ -73,6 +73,7 @@ mod tests {
                 last: 1023,
                 group_id: "g1".to_owned(),
                 state: v1::slot_assignment::State::Serving.into(),
+                target_group_id: String::new(),
             }],
         };
         insta::assert_snapshot!(tables(&topology).render(None), @"

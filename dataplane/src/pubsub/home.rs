@@ -90,8 +90,8 @@ pub(super) fn publisher(
     let route = topology.route(slot);
     match (route.group, route.state) {
         (None, _) => Err(Rejection::NotServed(slot)),
-        (Some(_), SlotState::Held) => Ok(None),
-        (Some(group), SlotState::Serving) => Ok(Some(group)),
+        (Some(_), SlotState::Held { .. }) => Ok(None),
+        (Some(group), SlotState::Serving | SlotState::Copying { .. }) => Ok(Some(group)),
     }
 }
 
@@ -126,7 +126,10 @@ mod tests {
             groups,
             |slot| match slot.number() {
                 76 => (None, SlotState::Serving),
-                289 => (Some(GroupId::new("g1").unwrap()), SlotState::Held),
+                289 => (
+                    Some(GroupId::new("g1").unwrap()),
+                    SlotState::Held { target: None },
+                ),
                 n => (
                     Some(GroupId::new(if n < 512 { "g1" } else { "g2" }).unwrap()),
                     SlotState::Serving,

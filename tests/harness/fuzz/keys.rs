@@ -207,7 +207,7 @@ static TOPOLOGY: LazyLock<Topology> = LazyLock::new(|| {
     let id = ClusterId::new("c").expect("a cluster id");
     Topology::new(id, version, groups, |slot| {
         let state = if is_held(slot.number()) {
-            SlotState::Held
+            SlotState::Held { target: None }
         } else {
             SlotState::Serving
         };

@@ -115,7 +115,11 @@ fn slots(choices: &mut Choices<'_>) -> v1::SlotAssignment {
         first,
         last: first + u32::from(choices.byte()) * u32::from(choices.byte() % 5),
         group_id: id(choices),
-        state: i32::from(choices.byte() % 4),
+        state: i32::from(choices.byte() % 5),
+        target_group_id: match choices.byte() % 4 {
+            0 => id(choices),
+            _ => String::new(),
+        },
     }
 }
 
@@ -138,6 +142,7 @@ fn total(slots: &mut Vec<v1::SlotAssignment>) {
             last: 1023,
             group_id: String::new(),
             state: State::Serving.into(),
+            target_group_id: String::new(),
         });
     }
 }

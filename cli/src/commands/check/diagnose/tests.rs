@@ -76,6 +76,7 @@ fn healthy() -> Cluster {
         last,
         group_id: group.to_owned(),
         state: State::Serving.into(),
+        target_group_id: String::new(),
     };
     Cluster {
         about: v1::Cluster {
