@@ -123,6 +123,8 @@ pub enum Keys {
 pub enum Class {
     /// The group that owns the one slot of all its keys.
     Forward,
+    /// As [`Class::Forward`], if the keys that it makes of patterns are certain to lie in that slot, too.
+    Sort,
     /// Each group that owns some of its keys answers for these; the replies are merged.
     Split(Split),
     /// Each group that owns slots gets the whole of it; the replies are merged.

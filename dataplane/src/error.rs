@@ -220,6 +220,14 @@ pub(crate) fn rejection(rejection: Rejection) -> &'static str {
         Rejection::CrossSlot => "CROSSSLOT Keys in request don't hash to the same slot",
         Rejection::NotServed(_) => NOT_SERVED,
         Rejection::Reserved => "NOPERM keys that begin with {sluice}: are the proxy's own",
+        Rejection::SortsBy => {
+            "ERR BY option of SORT denied in Cluster mode when keys formed by the pattern may be in \
+             different slots."
+        }
+        Rejection::SortGets => {
+            "ERR GET option of SORT denied in Cluster mode when keys formed by the pattern may be in \
+             different slots."
+        }
         Rejection::Unknown => "ERR unknown command",
     }
 }

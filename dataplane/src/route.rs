@@ -12,6 +12,8 @@ use crate::{
     resp::Request,
 };
 
+mod sort;
+
 /// What is to be done with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Route {
@@ -52,6 +54,10 @@ pub enum Rejection {
     NotServed(Slot),
     /// One of its keys is Sluice's own.
     Reserved,
+    /// The keys by which it sorts may lie in several slots.
+    SortsBy,
+    /// So may the keys that it gets.
+    SortGets,
     /// Clients may not call it.
     Unknown,
 }
@@ -64,6 +70,10 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Crew(what) => Route::Crew(what),
         Class::Tracking => Route::Tracking,
         Class::Forward => one_slot(command, request, topology),
+        Class::Sort => match denied(command, request) {
+            Some(why) => Route::Reject(why),
+            None => one_slot(command, request, topology),
+        },
         Class::PubSub(verb) => Route::PubSub(verb),
         Class::Replicas => Route::Replicas,
         Class::Transaction(bound) => Route::Transaction(bound),
@@ -112,6 +122,14 @@ pub fn slot_of(command: &Command, request: &Request<'_>) -> Result<Slot, Rejecti
         return Err(Rejection::Reserved);
     }
     Ok(slot.unwrap_or(KEYLESS))
+}
+
+/// Why a request that sorts is refused for its patterns, if it is, and its keys are no reason before.
+pub fn denied(command: &Command, request: &Request<'_>) -> Option<Rejection> {
+    match (command.class, slot_of(command, request)) {
+        (Class::Sort, Ok(slot)) => sort::stray(request, slot),
+        (_, Ok(_) | Err(_)) => None,
+    }
 }
 
 /// Whether one of its keys is Sluice's own. Only worth asking if one is in [`Slot::OF_RESERVED`].
@@ -296,6 +314,14 @@ mod tests {
         );
         check("ping", Route::Local(Local::Ping));
         check("scan 0", Route::Across(Across::Scan));
+        check("sort a by nosort", Route::Forward(1));
+        check("sort_ro a get {a}*", Route::Forward(1));
+        check("sort a get w_*", Route::Reject(Rejection::SortGets));
+        check("sort_ro a by w_*", Route::Reject(Rejection::SortsBy));
+        check(
+            "sort a by w_* store foo",
+            Route::Reject(Rejection::CrossSlot),
+        );
     }
 
     #[test]

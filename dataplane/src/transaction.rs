@@ -19,7 +19,7 @@ use crate::{
     error,
     pubsub::home,
     resp::{Limits, Progress, Request, Scanned, put_header, put_simple},
-    route::{Owner, Rejection, names_reserved},
+    route::{Owner, Rejection, denied, names_reserved},
     scripts::{self, Sha},
     session::Dispatched,
     worker::Worker,
@@ -127,7 +127,7 @@ impl Transaction {
         most: usize,
     ) -> Result<(), &'static str> {
         match command.class {
-            Class::Forward | Class::Split(_) | Class::PubSub(PubSub::Publish(_)) => {}
+            Class::Forward | Class::Sort | Class::Split(_) | Class::PubSub(PubSub::Publish(_)) => {}
             // Within a transaction, WAIT waits for nothing: it says how far the replicas are.
             Class::Replicas | Class::Transaction(Bound::Unwatch) => {}
             // These need nothing of the proxy: the server answers them like any other.
@@ -156,6 +156,9 @@ impl Transaction {
         }
         if own == Keys::InOneSlot(Slot::OF_RESERVED) && names_reserved(command, request) {
             return Err(error::rejection(Rejection::Reserved));
+        }
+        if let Some(why) = denied(command, request) {
+            return Err(error::rejection(why));
         }
         self.count += 1;
         self.may_write |= command.may_write();

@@ -152,7 +152,7 @@ fn differences(row: &Command, said: &[Said]) -> Vec<String> {
     );
     let arity = i64::from(row.arity);
     is(said.iter().any(|s| s.arity == arity), "arity");
-    if matches!(row.class, Class::Forward | Class::Split(_)) {
+    if matches!(row.class, Class::Forward | Class::Sort | Class::Split(_)) {
         for said in said {
             let accepted = match said.arity {
                 exactly @ 0.. => row.accepts(exactly as usize),
@@ -550,6 +550,11 @@ fn what_becomes_of(row: &Command) -> String {
                 (false, false) => "",
             };
             format!("passed on to the group of its {keys}{more}")
+        }
+        Class::Sort => {
+            "passed on to the group of its keys, which must share a slot, also with those of `BY` and \
+             `GET`: what their hash tag says, before the `*`"
+                .to_owned()
         }
         Class::Transaction(Bound::Multi) => "begins a transaction, kept in the proxy".to_owned(),
         Class::Transaction(Bound::Exec) => {

@@ -268,3 +268,36 @@ async fn names_that_look_like_options_do_not_hide_a_blocking_read() {
         assert!(got.starts_with(reply), "{command}: {got}");
     }
 }
+
+#[tokio::test]
+async fn what_sorts_by_keys_that_may_lie_elsewhere_is_refused() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let mut client = cluster.proxies[0].raw().await;
+    let denied = |option: &str| {
+        format!(
+            "-ERR {option} option of SORT denied in Cluster mode when keys formed by the pattern may \
+             be in different slots."
+        )
+    };
+    let sorted = "*2 $1 2 $1 1".to_owned();
+    for (command, expected) in [
+        ("RPUSH {t}l 1 2", ":2".to_owned()),
+        ("MSET {t}w_1 9 {t}w_2 3 {t}v_1 one", "+OK".to_owned()),
+        ("SORT {t}l BY {t}w_*", sorted.clone()),
+        (
+            "SORT_RO {t}l BY {t}w_* GET {t}v_* GET #",
+            "*4 $-1 $1 2 $3 one $1 1".to_owned(),
+        ),
+        ("SORT {t}l BY nosort DESC", sorted),
+        ("SORT {t}l BY w_*", denied("BY")),
+        ("SORT_RO {t}l GET # GET {u}v_*", denied("GET")),
+        ("MULTI", "+OK".to_owned()),
+        ("SORT {t}l BY w_*", denied("BY")),
+        (
+            "EXEC",
+            "-EXECABORT Transaction discarded because of previous errors.".to_owned(),
+        ),
+    ] {
+        assert_eq!(client.command(command).await, expected, "{command}");
+    }
+}

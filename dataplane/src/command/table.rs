@@ -13,8 +13,8 @@ use super::{
     Asked::{ClientKill, ClientList, ClientPause, ClientUnblock, ClientUnpause, Monitor},
     Bound::{Discard, Exec, Multi, Unwatch, Watch},
     Class::{
-        self, Across, Container, Crew, Denied, Everywhere, Forward, Local, PubSub, Replicas, Split,
-        Tracking, Transaction,
+        self, Across, Container, Crew, Denied, Everywhere, Forward, Local, PubSub, Replicas, Sort,
+        Split, Tracking, Transaction,
     },
     Command, Keys,
     Local::{
@@ -400,8 +400,8 @@ pub(super) const TABLE: &[Command] = &[
     row("smembers", 2, READONLY, SET, ONE, Forward),
     row("smismember", -3, READONLY | FAST, SET, ONE, Forward),
     row("smove", 4, WRITE | FAST, SET, range(1, 2, 1), Forward),
-    row("sort", -2, WRITE | DENYOOM | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, Keys::Sort, Forward),
-    row("sort_ro", -2, READONLY | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, ONE, Forward),
+    row("sort", -2, WRITE | DENYOOM | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, Keys::Sort, Sort),
+    row("sort_ro", -2, READONLY | MOVABLEKEYS, LIST | SET | SORTEDSET | DANGEROUS, ONE, Sort),
     row("spop", -2, WRITE | FAST, SET, ONE, Forward),
     row("spublish", 3, FAST | LOADING | STALE | PUBSUB, 0, Keys::Channels { last: 1 }, PubSub(Publish(Shard))),
     row("srandmember", -2, READONLY, SET, ONE, Forward),

@@ -163,11 +163,22 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         Class::Everywhere(merge) => Route::Everywhere(merge),
         Class::Across(across) => Route::Across(across),
         Class::Replicas => Route::Replicas,
-        Class::Forward if slots.iter().any(|slot| *slot != slots[0]) => {
+        Class::Forward | Class::Sort if slots.iter().any(|slot| *slot != slots[0]) => {
             Route::Reject(Rejection::CrossSlot)
         }
-        Class::Forward if reserved.contains(&true) => Route::Reject(Rejection::Reserved),
-        Class::Forward | Class::Split(_) if owners.contains(&None) || reserved.contains(&true) => {
+        Class::Forward | Class::Sort if reserved.contains(&true) => {
+            Route::Reject(Rejection::Reserved)
+        }
+        // What a pattern leads to depends on what stands before its star.
+        Class::Sort
+            if matches!(got, Route::Reject(Rejection::SortsBy | Rejection::SortGets))
+                && request.args_from(2).any(|arg| arg.contains(&b'*')) =>
+        {
+            got
+        }
+        Class::Forward | Class::Sort | Class::Split(_)
+            if owners.contains(&None) || reserved.contains(&true) =>
+        {
             let is_refused =
                 |&key: &usize| owners[key].is_none() || reserved.get(key) == Some(&true);
             let first = (0..owners.len()).find(is_refused).expect("it is there");
@@ -176,11 +187,11 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
                 Some(false) | None => Rejection::NotServed(slots[first]),
             })
         }
-        Class::Forward | Class::Split(_) if is_held => Route::Hold,
+        Class::Forward | Class::Sort | Class::Split(_) if is_held => Route::Hold,
         Class::Split(split) if owners.iter().any(|owner| *owner != owners[0]) => {
             Route::Split(split)
         }
-        Class::Forward | Class::Split(_) => {
+        Class::Forward | Class::Sort | Class::Split(_) => {
             let group = owners[0].expect("all have one") as u16;
             if command.class == Class::Forward && command.blocks(request) {
                 Route::Block(slots[0], group)

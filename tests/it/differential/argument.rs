@@ -452,11 +452,12 @@ impl Pools<'_> {
                 &["", "\\*", "[", "[a", "a\\", "**"],
             ),
             Kind::KeyPattern => {
-                let rest = self.text(&["*", "s*", "?0", "[a-m]*", "*1"], &["", "\\", "["]);
-                match self.rng.u8(..8) {
-                    0 => rest,
-                    _ => self.tagged(&rest),
+                // Without the tag a proxy refuses what keys are made of: they may lie elsewhere.
+                if self.rng.u8(..8) == 0 {
+                    return self.text(&["?0", "nosort"], &["", "\\", "["]);
                 }
+                let rest = self.text(&["*", "s*", "?0", "[a-m]*", "*1"], &["", "\\", "["]);
+                self.tagged(&rest)
             }
             Kind::Cursor => self.text(&["0"], &["1", "-1", "x", "18446744073709551616", "999999"]),
             Kind::Database => self.text(

@@ -517,7 +517,7 @@ fn may_be_queued(row: &Command) -> bool {
         Class::Local(local) => [echo, ping, time, Local::Reset].contains(&local),
         class => matches!(
             class,
-            Class::Forward | Class::Split(_) | Class::Transaction(_)
+            Class::Forward | Class::Sort | Class::Split(_) | Class::Transaction(_)
         ),
     }
 }
