@@ -36,6 +36,7 @@ pub mod events;
 pub mod feed;
 pub mod http;
 pub mod metrics;
+pub mod migration;
 mod mirror;
 pub mod model;
 pub mod page;

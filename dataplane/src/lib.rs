@@ -31,6 +31,7 @@ mod error;
 mod fanout;
 pub mod framer;
 mod glob;
+pub mod hold;
 mod info;
 mod lease;
 mod local;

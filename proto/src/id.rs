@@ -123,6 +123,10 @@ id! {
     ProxyId, "proxy id", is_label, LABEL_RULE
 }
 id! {
+    /// A migration's id, given by the operator, or `m1`, `m2` and so on.
+    MigrationId, "migration id", is_label, LABEL_RULE
+}
+id! {
     /// Where a server listens: `host:port`. It identifies the server.
     ServerAddr, "server address", is_address, ADDRESS_RULE
 }

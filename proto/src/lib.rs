@@ -2,7 +2,7 @@
 //!
 //! * [`v1`]: the gRPC contract, generated from `sluice/v1/*.proto`, where it is explained.
 //! * [`slot`]: which slot a key belongs to.
-//! * [`id`]: the ids of clusters, groups and proxies, and addresses of servers.
+//! * [`id`]: the ids of clusters, groups, proxies and migrations, and addresses of servers.
 //! * [`topology`]: the validated topology, and how one becomes the next.
 //! * [`fence`]: who may use a server.
 //! * [`settled`]: what a proxy says of what it sent before.
@@ -24,9 +24,9 @@ pub mod settled;
 pub mod slot;
 pub mod topology;
 
-pub use id::{ClusterId, GroupId, ProxyId, ServerAddr};
+pub use id::{ClusterId, GroupId, MigrationId, ProxyId, ServerAddr};
 pub use settled::Settled;
-pub use slot::{SLOT_COUNT, Slot, SlotRange};
+pub use slot::{SLOT_COUNT, Slot, SlotRange, SlotSet};
 pub use topology::{Group, SlotRoute, SlotState, Topology, Version};
 
 /// The generated messages, services and their canonical JSON.

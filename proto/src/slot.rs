@@ -8,6 +8,10 @@ use std::{fmt, num::ParseIntError, str::FromStr};
 
 use memchr::memchr;
 
+mod set;
+
+pub use set::SlotSet;
+
 /// How many slots there are.
 pub const SLOT_COUNT: usize = 1024;
 

@@ -1,0 +1,866 @@
+//! Moving slots from one group to another: what is done next, and why nothing can be lost by it.
+//!
+//! A [`Migration`] is a durable record. [`next_step`] says, from the record and from what the leader
+//! knows at this moment ([`World`]), what is to be done: write the record's next phase, have a server or
+//! the copy do something, or wait, and for what. It is asked again after every change of the store, every
+//! answer of a proxy and every tick, and keeps nothing of its own: a leader that has just been elected
+//! takes the same path as one that began the move. Nothing here does I/O or asks a clock; the model
+//! (`tests/it/model`) runs these very functions.
+//!
+//! # The way of a slot
+//!
+//! ```text
+//! PENDING ─► COPYING ◄──► CUTTING_OVER ─► COMMITTED ─► REAPING ─► SUCCEEDED
+//!    │          └──────┬───────┘                          │
+//!    ▼                 ▼                                  ▼
+//! CANCELLED ◄─────  ABORTING  ───────────────────► CANCELLED, FAILED
+//! ```
+//!
+//! 1. *PENDING*. It waits its turn (a group takes part in one migration at a time), and until both
+//!    servers are fit for it.
+//! 2. *COPYING*. The source serves; the copy makes the target equal to it (`mover` says how), and knows
+//!    which keys are not equal yet. Proxies note what the copy cannot see: commands of consumer groups.
+//! 3. *CUTTING_OVER* moves a batch of slots. It is short, and each of its parts has a limit:
+//!    * The topology that comes with the record holds the batch: a proxy lets requests for these slots,
+//!      reads too, wait. It says *switched* once every worker of it routes so, and *settled* once all
+//!      that it ever sent to the source for them is answered, or which connections were lost with
+//!      requests unanswered.
+//!    * Who has not switched within [`SWITCH_DEADLINE`] is fenced out. Are these too many
+//!      ([`may_be_fenced`]), the controller is probably the one that is cut off: the hold is given up.
+//!    * The source is **always** fenced, at the epoch of the hold: its record is raised, and then all
+//!      connections of proxies are killed, but for those of proxies that have switched; a proxy that this
+//!      leader has never heard of is killed with them. The connections that settled proxies have named as
+//!      lost are killed, too.
+//!    * When all that were spared have settled, the source is **quiet** ([`is_quiet`]) for these slots:
+//!      no request for them is executed there any more. Only then the copy is settled: what is still
+//!      dirty is copied.
+//!    * One commit gives the slots to the target. It is made only if the source is quiet and the copy was
+//!      settled since. With it, proxies release what they hold to the target.
+//!
+//!    Until that commit the hold can be given up at any time, and is after [`HOLD_BUDGET`]: the slots are
+//!    served by the source again, and the batch is tried again later. A batch that takes too long is
+//!    tried slot by slot behind all others; a slot that alone takes too long is left where it is.
+//! 4. *COMMITTED*: all slots are the target's. There is no way back but another migration.
+//! 5. *REAPING* deletes what the source still has of them, page by page, and never of a slot that the
+//!    source owns ([`reapable`]). Only when that is over the slots can move again: what was left of a
+//!    slot would otherwise be there when it comes back.
+//!
+//! *ABORTING* deletes what the target was given of slots that have not moved; those that have, stay moved.
+//!
+//! # Why nothing is lost
+//!
+//! *At most one group executes requests for a slot.* A request that is executed at the source after it is
+//! quiet came on some connection. Was it opened by a proxy that was spared? That one holds, and all it had
+//! sent is answered, or was killed by name. By any other? It was killed after the record had been raised;
+//! opened later, it was judged by the raised record and refused, since its worker's epoch is older than
+//! the hold's (or is not, and then the worker holds). And the target executes none before the commit: no
+//! topology says that it owns the slot. *What is executed at the target follows what was executed at the
+//! source*: the copy is settled while nobody writes, and it cannot be changed later by one of its own
+//! writes that was late, since an attempt of a copy begins with the target's closing all connections of
+//! the attempts before. *A key that was deleted does not come back*: the copy begins with an empty target,
+//! and a slot is not moved again before it was reaped.
+//!
+//! *A leader that was replaced* can do no harm: the store refuses its commits; proxies refuse its
+//! topologies, which are older; servers refuse what it opens, since the records carry a later term, and
+//! the connections that it had are closed before its successor copies or deletes ([`Claims`]). Nothing it
+//! was told counts for its successor: the answers are asked for anew, and the copy begins anew.
+//!
+//! *No time-out changes who owns a slot.* It leads to waiting, to a fence, or to giving up a hold.
+//!
+//! # Invariants
+//!
+//! * `moved` and `left` are parts of `slots`, and have no slot in common; a batch has none of either.
+//! * All that [`World`] says was seen by the leader that asks, in the term that it gives.
+//! * A commit that moves slots is decided by [`next_step`] alone, and by nothing older than the hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use proto::{
+    GroupId, MigrationId, ProxyId, Settled, Slot, SlotSet,
+    settled::{Connection, Lost, Streams},
+};
+use serde::{Deserialize, Serialize};
+
+/// How long proxies may take to route by a hold. Then they are fenced out.
+pub const SWITCH_DEADLINE: Duration = Duration::from_millis(250);
+/// How long slots are held, at most.
+pub const HOLD_BUDGET: Duration = Duration::from_secs(1);
+/// How long a copy waits for all proxies to note what it cannot see, before it begins without.
+pub const NOTE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long reaping waits for all proxies to route by the commit.
+pub const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
+/// Slots that are cut over at a time, at most.
+pub const BATCH_MAX: usize = 128;
+/// A slot that is alone in its batch is left where it is when more holds than these have taken too long.
+pub const TRIES_MAX: u32 = 3;
+/// A batch is held when so many keys are not equal yet, at most.
+pub const DIRTY_MAX: u64 = 200;
+/// Between two tries: doubled each time, up to the second.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+
+/// A process of a proxy: 32 hexadecimal digits, chosen when it starts.
+pub type Incarnation = String;
+
+/// The record.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Migration {
+    /// Its id.
+    pub id: MigrationId,
+    /// The revision that last changed it.
+    pub revision: u64,
+    /// Who has the slots.
+    pub source: GroupId,
+    /// Who gets them.
+    pub target: GroupId,
+    /// What is to be moved.
+    pub slots: SlotSet,
+    /// What the target owns of it already.
+    pub moved: SlotSet,
+    /// What is tried again alone, behind all else.
+    pub deferred: SlotSet,
+    /// What stays where it is, since it could not be moved within the budget.
+    pub left: SlotSet,
+    /// How far it is.
+    pub phase: Phase,
+    /// The revision at which it entered this phase. In CUTTING_OVER it is the epoch of the hold.
+    pub entered: u64,
+    /// What its operator wants of it.
+    pub wish: Wish,
+    /// Cut-overs that were begun.
+    pub cut_overs: u64,
+}
+
+/// How far a migration is, and what is known of that.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Phase {
+    /// Not begun.
+    Pending,
+    /// The source serves all that is not moved, and the target is given copies.
+    Copying {
+        /// Why the last hold was given up, if it was, and how many in a row for the same reason.
+        given_up: Option<(GiveUp, u32)>,
+    },
+    /// A batch is held.
+    CuttingOver {
+        /// These slots.
+        batch: SlotSet,
+        /// Of the hold before, as above.
+        given_up: Option<(GiveUp, u32)>,
+    },
+    /// All slots are the target's, and the source has copies.
+    Committed,
+    /// The source's copies are deleted.
+    Reaping {
+        /// How it ends. `None`: well.
+        then: Option<Ending>,
+    },
+    /// The target's copies of what was not moved are deleted.
+    Aborting {
+        /// How it ends.
+        then: Ending,
+    },
+    /// All slots have moved.
+    Succeeded,
+    /// Its operator did not want it any more.
+    Cancelled,
+    /// It cannot be done.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// How a migration ends that does not succeed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Ending {
+    /// Its operator does not want it any more.
+    Cancelled,
+    /// It cannot be done.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// Why a hold was given up.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum GiveUp {
+    /// It took longer than [`HOLD_BUDGET`].
+    OverBudget,
+    /// Too many proxies said nothing.
+    Silent {
+        /// So many.
+        proxies: usize,
+    },
+    /// The copy is not there, or began anew: that of another leader is worth nothing to this one.
+    CopyLost,
+    /// Its operator wants it to wait.
+    Paused,
+}
+
+impl GiveUp {
+    fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// What an operator wants of a migration.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Wish {
+    /// That it goes on.
+    Run,
+    /// That it goes no further for now.
+    Pause,
+    /// That it ends, with what is not moved left where it is.
+    Cancel,
+}
+
+/// What the leader knows when it asks.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The leader's term.
+    pub term: u64,
+    /// The slots of the migration that the source owns, by the store.
+    pub at_source: SlotSet,
+    /// A migration that is to end before this one begins.
+    pub before: Option<MigrationId>,
+    /// What a look at both servers has shown.
+    pub fitness: Fitness,
+    /// Whose servers they are.
+    pub claims: Claims,
+    /// How far the copy is.
+    pub copy: Copying,
+    /// The proxies that had connections at the source when that was last looked at; not older than
+    /// the phase before this one.
+    pub census: Option<BTreeSet<Incarnation>>,
+    /// What proxies have said, connected or not.
+    pub proxies: BTreeMap<Incarnation, Answer>,
+    /// The fence around the source that was raised last.
+    pub fence: Option<Fenced>,
+    /// Since the copy began, a proxy used the source that did not note what the copy cannot see, or is
+    /// gone with what it had noted.
+    pub notes_lost: bool,
+    /// How long the record is in its phase, as far as this leader knows.
+    pub in_phase: Duration,
+    /// That the target has nothing of what is not moved any more.
+    pub is_clean: bool,
+    /// That the source has nothing of what was moved any more.
+    pub is_reaped: bool,
+}
+
+/// Whether two servers are fit to be source and target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fitness {
+    /// Nobody has looked.
+    Unknown,
+    /// They are.
+    Fit,
+    /// They are not, for this reason.
+    Unfit(String),
+}
+
+/// Where this leader's term stands on the fence record, and where all connections for copying and
+/// deleting that were opened in older terms have been closed since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Claims {
+    /// At the source.
+    pub source: bool,
+    /// At the target.
+    pub target: bool,
+}
+
+/// How far the copy is that this leader has begun.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Copying {
+    /// There is none.
+    None,
+    /// It goes through the keys.
+    Underway,
+    /// It has been through all keys.
+    Following {
+        /// Keys that are not equal yet.
+        dirty: u64,
+    },
+    /// The target has of the batch what the source has: seen after the source was quiet in this hold.
+    Settled {
+        /// The epoch of the hold.
+        hold: u64,
+    },
+}
+
+/// What a proxy has said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// Which proxy it is.
+    pub id: ProxyId,
+    /// Its stream is open.
+    pub connected: bool,
+    /// The epoch by which all its workers route. 0: none that it told of.
+    pub switched: u64,
+    /// What it said last of what it had sent to the source.
+    pub settled: Option<Settled>,
+}
+
+impl Answer {
+    /// What it said of this hold, or of a later one.
+    fn settled_in(&self, hold: u64) -> Option<&Settled> {
+        let settled = self.settled.as_ref()?;
+        (settled.version.epoch >= hold).then_some(settled)
+    }
+}
+
+/// A fence, as it was read back from the source after the kill.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fenced {
+    /// The term on it.
+    pub term: u64,
+    /// The epoch on it.
+    pub epoch: u64,
+    /// The proxies whose connections were left. All others of proxies are closed, and so are those of
+    /// leaders of older terms.
+    pub spared: BTreeSet<Incarnation>,
+    /// A proxy's connections were closed.
+    pub hit: bool,
+    /// Of the connections that were named, those that are closed, or whose process is no more.
+    pub closed: BTreeSet<Connection>,
+}
+
+/// What is to be done next. All of it may be done again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Nothing, until the world is another.
+    Wait(Why),
+    /// Write this, if the record is still as it was.
+    Record(Advance),
+    /// Look whether both servers are fit.
+    Examine,
+    /// Put the term on the records of both servers, and close what older terms have opened.
+    Claim,
+    /// Begin to copy, from an empty target.
+    Copy,
+    /// Look which proxies have connections at the source.
+    Count,
+    /// Raise the source's record to this term and this epoch, and then close there all connections of
+    /// proxies but of these, and these connections.
+    Fence {
+        /// That of the hold.
+        epoch: u64,
+        /// Who stays.
+        spare: BTreeSet<Incarnation>,
+        /// What is closed in any case.
+        close: BTreeSet<Connection>,
+    },
+    /// Make the target equal to the source for the batch, which nobody writes to.
+    Settle {
+        /// The batch.
+        slots: SlotSet,
+        /// The epoch of the hold.
+        hold: u64,
+        /// Streams whose groups the copy must make anew.
+        streams: Streams,
+    },
+    /// End the copy and delete what the target has of these slots, which it does not own.
+    Clean(SlotSet),
+    /// Delete what the source has of these slots, each page only if the source still does not own them.
+    Reap(SlotSet),
+    /// It is over.
+    Rest,
+}
+
+/// What is waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// The operator.
+    Paused,
+    /// Another migration, which shares a group with this one.
+    Turn(MigrationId),
+    /// Servers that are fit.
+    Unfit(String),
+    /// Proxies that do not note yet what the copy cannot see.
+    Notes(Vec<ProxyId>),
+    /// The copy.
+    Copy,
+    /// Fewer keys that are not equal yet.
+    Dirty(u64),
+    /// A pause, since a hold was given up.
+    Retry(GiveUp),
+    /// Proxies that are not connected to the controller, but to the source.
+    Away(usize),
+    /// Proxies that do not route by an epoch yet.
+    Switch(u64, Vec<ProxyId>),
+    /// Proxies that await replies of the source.
+    Settle(Vec<ProxyId>),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |f: &mut fmt::Formatter<'_>, proxies: &[ProxyId]| {
+            let plural = if proxies.len() == 1 {
+                "proxy"
+            } else {
+                "proxies"
+            };
+            let names: Vec<&str> = proxies.iter().map(ProxyId::as_str).collect();
+            write!(f, "waiting for {plural} {}", names.join(", "))
+        };
+        match self {
+            Self::Paused => write!(f, "paused"),
+            Self::Turn(id) => write!(f, "waiting for migration {id}, which has a group in common"),
+            Self::Unfit(reason) => write!(f, "waiting for its servers: {reason}"),
+            Self::Notes(proxies) => {
+                names(f, proxies)?;
+                write!(f, " to note changes of consumer groups")
+            }
+            Self::Copy => write!(f, "copying keys"),
+            Self::Dirty(keys) => write!(f, "copying {keys} keys that have changed meanwhile"),
+            Self::Retry(why) => write!(f, "waiting before the next cut-over: {why}"),
+            Self::Away(proxies) => write!(
+                f,
+                "waiting for {proxies} proxies that use the source and are not connected here"
+            ),
+            Self::Switch(epoch, proxies) => {
+                names(f, proxies)?;
+                write!(f, " to ack epoch {epoch}")
+            }
+            Self::Settle(proxies) => {
+                names(f, proxies)?;
+                write!(f, ", which await replies of the source")
+            }
+        }
+    }
+}
+
+impl fmt::Display for GiveUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OverBudget => write!(f, "the last one took longer than {HOLD_BUDGET:?}"),
+            Self::Silent { proxies } => write!(
+                f,
+                "{proxies} proxies did not answer: is this controller cut off from them?"
+            ),
+            Self::CopyLost => write!(f, "the copy began anew"),
+            Self::Paused => write!(f, "it was paused"),
+        }
+    }
+}
+
+/// What becomes of the record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Advance {
+    /// It copies.
+    Copy,
+    /// It holds these slots.
+    Hold(SlotSet),
+    /// It serves them by the source again.
+    GiveUp(GiveUp),
+    /// It gives the batch to the target.
+    Commit,
+    /// It gives up what has not moved.
+    Abort(Ending),
+    /// It deletes what the source has left.
+    Reap,
+    /// It is over.
+    End,
+}
+
+/// What is done next. See the module.
+pub fn next_step(m: &Migration, w: &World) -> Step {
+    match &m.phase {
+        Phase::Pending => pending(m, w),
+        Phase::Copying { given_up } => copying(m, w, given_up.as_ref()),
+        Phase::CuttingOver { batch, .. } => cutting_over(m, w, *batch),
+        Phase::Committed => committed(m, w),
+        Phase::Aborting { .. } if !w.claims.target => Step::Claim,
+        Phase::Aborting { .. } if !w.is_clean => Step::Clean(m.remaining()),
+        Phase::Aborting { .. } if !m.moved.is_empty() => Step::Record(Advance::Reap),
+        Phase::Aborting { .. } => Step::Record(Advance::End),
+        Phase::Reaping { .. } if !w.claims.source => Step::Claim,
+        Phase::Reaping { .. } if !w.is_reaped => Step::Reap(reapable(m, w.at_source)),
+        Phase::Reaping { .. } => Step::Record(Advance::End),
+        Phase::Succeeded | Phase::Cancelled | Phase::Failed { .. } => Step::Rest,
+    }
+}
+
+fn pending(m: &Migration, w: &World) -> Step {
+    match (m.wish, &w.before, &w.fitness) {
+        (Wish::Cancel, _, _) => Step::Record(Advance::Abort(Ending::Cancelled)),
+        (Wish::Pause, _, _) => Step::Wait(Why::Paused),
+        (Wish::Run, Some(before), _) => Step::Wait(Why::Turn(before.clone())),
+        (Wish::Run, None, Fitness::Unknown) => Step::Examine,
+        (Wish::Run, None, Fitness::Unfit(why)) => Step::Wait(Why::Unfit(why.clone())),
+        (Wish::Run, None, Fitness::Fit) => Step::Record(Advance::Copy),
+    }
+}
+
+fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
+    if m.wish == Wish::Cancel {
+        return Step::Record(Advance::Abort(Ending::Cancelled));
+    }
+    if !(w.claims.source && w.claims.target) {
+        return Step::Claim;
+    }
+    let dirty = match w.copy {
+        Copying::None => return begin_copy(w, m.entered),
+        Copying::Underway => return Step::Wait(Why::Copy),
+        // Settled in a hold that was given up: it follows again.
+        Copying::Settled { .. } => 0,
+        Copying::Following { dirty } => dirty,
+    };
+    if m.wish == Wish::Pause {
+        return Step::Wait(Why::Paused);
+    }
+    if let Some((why, tries)) = given_up
+        && w.in_phase < pause(*tries)
+    {
+        return Step::Wait(Why::Retry(why.clone()));
+    }
+    let Some(census) = &w.census else {
+        return Step::Count;
+    };
+    let away = census.iter().filter(|&proxy| !is_here(w, proxy)).count();
+    if away > may_be_fenced(census.len()) {
+        return Step::Wait(Why::Away(away));
+    }
+    if dirty > DIRTY_MAX {
+        return Step::Wait(Why::Dirty(dirty));
+    }
+    Step::Record(Advance::Hold(next_batch(m)))
+}
+
+/// The copy begins when all proxies note what it cannot see; or without them, and then believes that
+/// anything may have been touched.
+fn begin_copy(w: &World, copying: u64) -> Step {
+    let late = names(w, |proxy| {
+        proxy.connected && proxy.settled_in(copying).is_none()
+    });
+    if late.is_empty() || w.in_phase >= NOTE_DEADLINE {
+        Step::Copy
+    } else {
+        Step::Wait(Why::Notes(late))
+    }
+}
+
+fn cutting_over(m: &Migration, w: &World, batch: SlotSet) -> Step {
+    let hold = m.entered;
+    let give_up = |why| Step::Record(Advance::GiveUp(why));
+    match (m.wish, &w.copy) {
+        (Wish::Cancel, _) => return Step::Record(Advance::Abort(Ending::Cancelled)),
+        (Wish::Pause, _) => return give_up(GiveUp::Paused),
+        (Wish::Run, Copying::None | Copying::Underway) => return give_up(GiveUp::CopyLost),
+        (Wish::Run, Copying::Following { .. } | Copying::Settled { .. }) => {}
+    }
+    if w.in_phase >= HOLD_BUDGET {
+        return give_up(GiveUp::OverBudget);
+    }
+    let late = names(w, |proxy| proxy.connected && proxy.switched < hold);
+    if !late.is_empty() && w.in_phase < SWITCH_DEADLINE {
+        return Step::Wait(Why::Switch(hold, late));
+    }
+    let Some(census) = &w.census else {
+        return Step::Count;
+    };
+    let has_switched =
+        |proxy: &Incarnation| w.proxies.get(proxy).is_some_and(|p| p.switched >= hold);
+    let silent = census.iter().filter(|proxy| !has_switched(proxy)).count();
+    if silent > may_be_fenced(census.len()) {
+        return give_up(GiveUp::Silent { proxies: silent });
+    }
+    if !is_fenced(w, hold) {
+        return fence(w, hold);
+    }
+    if !is_quiet(w, hold) {
+        return Step::Wait(Why::Settle(names(w, |proxy| {
+            proxy.settled_in(hold).is_none()
+        })));
+    }
+    if w.copy == (Copying::Settled { hold }) {
+        return Step::Record(Advance::Commit);
+    }
+    Step::Settle {
+        slots: batch,
+        hold,
+        streams: streams(w, hold),
+    }
+}
+
+fn committed(m: &Migration, w: &World) -> Step {
+    let late = names(w, |proxy| proxy.connected && proxy.switched < m.entered);
+    match m.wish {
+        Wish::Pause => Step::Wait(Why::Paused), // the source's copies can be looked at
+        Wish::Run | Wish::Cancel if late.is_empty() || w.in_phase >= RELEASE_DEADLINE => {
+            Step::Record(Advance::Reap)
+        }
+        Wish::Run | Wish::Cancel => Step::Wait(Why::Switch(m.entered, late)),
+    }
+}
+
+/// Whether no request for what is held since this epoch is executed at the source any more, whatever
+/// was sent before and by whom.
+pub fn is_quiet(w: &World, hold: u64) -> bool {
+    let spared = w.fence.iter().flat_map(|fence| &fence.spared);
+    let has_settled = |proxy| settled(w, proxy, hold).is_some();
+    is_fenced(w, hold) && spared.into_iter().all(has_settled)
+}
+
+/// Whether the source is fenced at this epoch or a later one, in this term; and all connections that
+/// proxies which were spared have named are closed.
+fn is_fenced(w: &World, hold: u64) -> bool {
+    let Some(fence) = &w.fence else { return false };
+    let is_safe = |proxy: &Incarnation| match settled(w, proxy, hold).map(|settled| &settled.lost) {
+        Some(Lost::These(lost)) => lost.is_subset(&fence.closed),
+        Some(Lost::Many) => false,
+        None => true, // it is waited for
+    };
+    fence.term == w.term && fence.epoch >= hold && fence.spared.iter().all(is_safe)
+}
+
+/// A fence that spares who has switched: but for who has lost more connections than it can name.
+fn fence(w: &World, hold: u64) -> Step {
+    let mut spare = BTreeSet::new();
+    let mut close = BTreeSet::new();
+    for (incarnation, proxy) in w.proxies.iter().filter(|(_, proxy)| proxy.switched >= hold) {
+        match proxy.settled_in(hold).map(|settled| &settled.lost) {
+            Some(Lost::Many) => continue,
+            Some(Lost::These(lost)) => close.extend(lost.iter().cloned()),
+            None => {}
+        }
+        spare.insert(incarnation.clone());
+    }
+    Step::Fence {
+        epoch: hold,
+        spare,
+        close,
+    }
+}
+
+/// The streams that proxies have touched unseen. Any, if one of them does not know, or cannot tell.
+fn streams(w: &World, hold: u64) -> Streams {
+    let Some(fence) = w.fence.as_ref().filter(|fence| !fence.hit && !w.notes_lost) else {
+        return Streams::Any;
+    };
+    let told = fence
+        .spared
+        .iter()
+        .map(|proxy| match settled(w, proxy, hold) {
+            Some(settled) => settled.streams.clone(),
+            None => Streams::Any,
+        });
+    told.fold(Streams::These(BTreeSet::new()), Streams::and)
+}
+
+fn settled<'a>(w: &'a World, proxy: &Incarnation, hold: u64) -> Option<&'a Settled> {
+    w.proxies.get(proxy)?.settled_in(hold)
+}
+
+fn is_here(w: &World, proxy: &Incarnation) -> bool {
+    w.proxies.get(proxy).is_some_and(|proxy| proxy.connected)
+}
+
+fn names(w: &World, which: impl Fn(&Answer) -> bool) -> Vec<ProxyId> {
+    let which = w.proxies.values().filter(|proxy| which(proxy));
+    which.map(|proxy| proxy.id.clone()).collect()
+}
+
+/// How many of so many proxies are fenced out, at most. Are more of them silent, it is not they who are
+/// cut off.
+pub fn may_be_fenced(proxies: usize) -> usize {
+    (proxies / 5).max(1)
+}
+
+/// How long is waited after a hold was given up so often in a row.
+fn pause(tries: u32) -> Duration {
+    let [first, longest] = PAUSES;
+    (first * 2_u32.saturating_pow(tries.saturating_sub(1))).min(longest)
+}
+
+/// What is held next: the slots not tried yet, some at a time; then, one at a time, those that took too
+/// long together with others.
+fn next_batch(m: &Migration) -> SlotSet {
+    let fresh = m.remaining().without(&m.deferred);
+    if fresh.is_empty() {
+        m.remaining().iter().take(1).collect()
+    } else {
+        fresh.iter().take(BATCH_MAX).collect()
+    }
+}
+
+/// The slots of which the source's copies may be deleted: they have moved, and by the store the source
+/// does not own them.
+pub fn reapable(m: &Migration, at_source: SlotSet) -> SlotSet {
+    match m.phase {
+        Phase::Reaping { .. } => m.moved.without(&at_source),
+        Phase::Pending
+        | Phase::Copying { .. }
+        | Phase::CuttingOver { .. }
+        | Phase::Committed
+        | Phase::Aborting { .. }
+        | Phase::Succeeded
+        | Phase::Cancelled
+        | Phase::Failed { .. } => SlotSet::EMPTY,
+    }
+}
+
+impl Migration {
+    /// A new one.
+    pub fn new(id: MigrationId, source: GroupId, target: GroupId, slots: SlotSet) -> Self {
+        Self {
+            id,
+            revision: 0,
+            source,
+            target,
+            slots,
+            moved: SlotSet::EMPTY,
+            deferred: SlotSet::EMPTY,
+            left: SlotSet::EMPTY,
+            phase: Phase::Pending,
+            entered: 0,
+            wish: Wish::Run,
+            cut_overs: 0,
+        }
+    }
+
+    /// What is to be moved yet.
+    pub fn remaining(&self) -> SlotSet {
+        self.slots.without(&self.moved).without(&self.left)
+    }
+
+    /// Whether it is over: its slots can move again.
+    pub fn is_over(&self) -> bool {
+        match self.phase {
+            Phase::Succeeded | Phase::Cancelled | Phase::Failed { .. } => true,
+            Phase::Pending
+            | Phase::Copying { .. }
+            | Phase::CuttingOver { .. }
+            | Phase::Committed
+            | Phase::Reaping { .. }
+            | Phase::Aborting { .. } => false,
+        }
+    }
+
+    /// What proxies are to do with a slot of it that the source owns.
+    pub fn state_of(&self, slot: Slot) -> proto::SlotState {
+        let target = || self.target.clone();
+        match &self.phase {
+            Phase::CuttingOver { batch, .. } if batch.contains(slot) => proto::SlotState::Held {
+                target: Some(target()),
+            },
+            Phase::Copying { .. } | Phase::CuttingOver { .. }
+                if self.remaining().contains(slot) =>
+            {
+                proto::SlotState::Copying { target: target() }
+            }
+            Phase::Pending
+            | Phase::Copying { .. }
+            | Phase::CuttingOver { .. }
+            | Phase::Committed
+            | Phase::Reaping { .. }
+            | Phase::Aborting { .. }
+            | Phase::Succeeded
+            | Phase::Cancelled
+            | Phase::Failed { .. } => proto::SlotState::Serving,
+        }
+    }
+
+    /// What becomes of it. `None`: that does not follow from its phase.
+    pub fn after(&self, advance: &Advance) -> Option<Self> {
+        let mut next = self.clone();
+        next.phase = match (&self.phase, advance) {
+            (Phase::Pending, Advance::Copy) => Phase::Copying { given_up: None },
+            (Phase::Copying { given_up }, Advance::Hold(batch)) => {
+                next.cut_overs += 1;
+                Phase::CuttingOver {
+                    batch: *batch,
+                    given_up: given_up.clone(),
+                }
+            }
+            (Phase::CuttingOver { batch, given_up }, Advance::GiveUp(why)) => {
+                let same = given_up.as_ref().filter(|(last, _)| last.is_like(why));
+                next.give_up(*batch, why, same.map_or(1, |(_, tries)| tries + 1))
+            }
+            (Phase::CuttingOver { batch, .. }, Advance::Commit) => {
+                next.moved = self.moved.with(batch);
+                next.rest_of(None)
+            }
+            (Phase::Pending, Advance::Abort(Ending::Cancelled)) => Phase::Cancelled,
+            (
+                Phase::Pending | Phase::Copying { .. } | Phase::CuttingOver { .. },
+                Advance::Abort(then),
+            ) => Phase::Aborting { then: then.clone() },
+            (Phase::Committed, Advance::Reap) => Phase::Reaping { then: None },
+            (Phase::Aborting { then }, Advance::Reap) => Phase::Reaping {
+                then: Some(then.clone()),
+            },
+            (Phase::Aborting { then } | Phase::Reaping { then: Some(then) }, Advance::End) => {
+                match then {
+                    Ending::Cancelled => Phase::Cancelled,
+                    Ending::Failed { reason } => Phase::Failed {
+                        reason: reason.clone(),
+                    },
+                }
+            }
+            (Phase::Reaping { then: None }, Advance::End) => Phase::Succeeded,
+            (
+                Phase::Pending
+                | Phase::Copying { .. }
+                | Phase::CuttingOver { .. }
+                | Phase::Committed
+                | Phase::Reaping { .. }
+                | Phase::Aborting { .. }
+                | Phase::Succeeded
+                | Phase::Cancelled
+                | Phase::Failed { .. },
+                Advance::Copy
+                | Advance::Hold(_)
+                | Advance::GiveUp(_)
+                | Advance::Commit
+                | Advance::Abort(_)
+                | Advance::Reap
+                | Advance::End,
+            ) => return None,
+        };
+        Some(next)
+    }
+
+    /// The phase after a hold was given up, so often in a row for this reason.
+    fn give_up(&mut self, batch: SlotSet, why: &GiveUp, tries: u32) -> Phase {
+        let mut tries = tries;
+        if *why == GiveUp::OverBudget {
+            if !self.deferred.includes(&batch) {
+                tries = 1; // from now on each of them alone
+            } else if tries > TRIES_MAX {
+                self.left = self.left.with(&batch);
+                return self.rest_of(None);
+            }
+            self.deferred = self.deferred.with(&batch);
+        }
+        self.rest_of(Some((why.clone(), tries)))
+    }
+
+    /// The phase when some slots have moved, or stay.
+    fn rest_of(&self, given_up: Option<(GiveUp, u32)>) -> Phase {
+        match (self.remaining().is_empty(), self.left.is_empty()) {
+            (false, _) => Phase::Copying { given_up },
+            (true, true) => Phase::Committed,
+            (true, false) => Phase::Aborting {
+                then: Ending::Failed {
+                    reason: format!(
+                        "slots {} stay at {}: what they have changes too fast, or is too large, to be \
+                         copied within {HOLD_BUDGET:?}",
+                        self.left, self.source
+                    ),
+                },
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

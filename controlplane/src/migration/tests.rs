@@ -1,0 +1,611 @@
+//! What is done next, in each phase and for each thing that can be amiss.
+
+use proto::{ServerAddr, Version, settled::StreamKey};
+
+use super::*;
+
+const HOLD: u64 = 12;
+
+fn set(text: &str) -> SlotSet {
+    text.parse().unwrap()
+}
+
+fn group(id: &str) -> GroupId {
+    GroupId::new(id).unwrap()
+}
+
+fn migration(phase: Phase) -> Migration {
+    Migration {
+        phase,
+        entered: HOLD,
+        ..Migration::new(
+            MigrationId::new("m1").unwrap(),
+            group("g1"),
+            group("g2"),
+            set("0-9"),
+        )
+    }
+}
+
+fn copying_phase() -> Migration {
+    migration(Phase::Copying { given_up: None })
+}
+
+fn cutting_over_phase() -> Migration {
+    migration(Phase::CuttingOver {
+        batch: set("0-9"),
+        given_up: None,
+    })
+}
+
+fn connection(client_id: u64) -> Connection {
+    Connection {
+        server: ServerAddr::new("127.0.0.1:7000").unwrap(),
+        run_id: "0".repeat(40),
+        client_id,
+    }
+}
+
+fn settled(lost: Lost, streams: Streams) -> Settled {
+    Settled {
+        version: Version {
+            leader_term: 3,
+            epoch: HOLD,
+        },
+        group: group("g1"),
+        lost,
+        streams,
+    }
+}
+
+fn nothing() -> Streams {
+    Streams::These(BTreeSet::new())
+}
+
+/// A proxy that has switched and settled, with nothing lost.
+fn answer(name: &str) -> Answer {
+    Answer {
+        id: ProxyId::new(name).unwrap(),
+        connected: true,
+        switched: HOLD,
+        settled: Some(settled(Lost::These(BTreeSet::new()), nothing())),
+    }
+}
+
+fn proxies(names: &[&str]) -> BTreeMap<Incarnation, Answer> {
+    let named = |name: &&str| ((*name).to_owned(), answer(name));
+    names.iter().map(named).collect()
+}
+
+fn incarnations(names: &[&str]) -> BTreeSet<Incarnation> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Two proxies that have answered all; a fence around the source that spares both; the copy follows.
+fn world() -> World {
+    World {
+        term: 3,
+        at_source: set("0-1023"),
+        before: None,
+        fitness: Fitness::Fit,
+        claims: Claims {
+            source: true,
+            target: true,
+        },
+        copy: Copying::Following { dirty: 0 },
+        census: Some(incarnations(&["p1", "p2"])),
+        proxies: proxies(&["p1", "p2"]),
+        fence: Some(Fenced {
+            term: 3,
+            epoch: HOLD,
+            spared: incarnations(&["p1", "p2"]),
+            hit: false,
+            closed: BTreeSet::new(),
+        }),
+        notes_lost: false,
+        in_phase: Duration::ZERO,
+        is_clean: false,
+        is_reaped: false,
+    }
+}
+
+fn check(m: &Migration, change: impl FnOnce(&mut World), expected: Step) {
+    let mut w = world();
+    change(&mut w);
+    assert_eq!(next_step(m, &w), expected);
+}
+
+fn proxy<'a>(w: &'a mut World, name: &str) -> &'a mut Answer {
+    w.proxies.get_mut(name).unwrap()
+}
+
+fn id(name: &str) -> ProxyId {
+    ProxyId::new(name).unwrap()
+}
+
+#[test]
+fn one_that_is_pending_waits_its_turn_and_for_fit_servers() {
+    let m = migration(Phase::Pending);
+    check(&m, |_| {}, Step::Record(Advance::Copy));
+    check(&m, |w| w.fitness = Fitness::Unknown, Step::Examine);
+    let unfit = "target 127.0.0.1:7001 has no memory left".to_owned();
+    check(
+        &m,
+        |w| w.fitness = Fitness::Unfit(unfit.clone()),
+        Step::Wait(Why::Unfit(unfit.clone())),
+    );
+    let other = MigrationId::new("m0").unwrap();
+    check(
+        &m,
+        |w| w.before = Some(other.clone()),
+        Step::Wait(Why::Turn(other.clone())),
+    );
+    let wishes = |wish| Migration { wish, ..m.clone() };
+    check(&wishes(Wish::Pause), |_| {}, Step::Wait(Why::Paused));
+    let cancel = Advance::Abort(Ending::Cancelled);
+    assert_eq!(m.after(&cancel).unwrap().phase, Phase::Cancelled);
+    check(&wishes(Wish::Cancel), |_| {}, Step::Record(cancel));
+}
+
+#[test]
+fn a_copy_begins_on_servers_that_are_the_leaders_and_when_proxies_take_notes() {
+    let m = copying_phase();
+    check(&m, |w| w.claims.source = false, Step::Claim);
+    check(&m, |w| w.claims.target = false, Step::Claim);
+    check(&m, |w| w.copy = Copying::None, Step::Copy);
+    let untold = |w: &mut World| {
+        w.copy = Copying::None;
+        proxy(w, "p2").settled = None;
+    };
+    check(&m, untold, Step::Wait(Why::Notes(vec![id("p2")])));
+    check(
+        &m,
+        |w| {
+            untold(w);
+            w.in_phase = NOTE_DEADLINE;
+        },
+        Step::Copy,
+    );
+    check(
+        &m,
+        |w| {
+            untold(w);
+            proxy(w, "p2").connected = false;
+        },
+        Step::Copy,
+    );
+    check(&m, |w| w.copy = Copying::Underway, Step::Wait(Why::Copy));
+}
+
+#[test]
+fn a_batch_is_held_when_it_will_be_short() {
+    let m = copying_phase();
+    check(&m, |_| {}, Step::Record(Advance::Hold(set("0-9"))));
+    let copy = |dirty| Copying::Following { dirty };
+    check(
+        &m,
+        |w| w.copy = copy(DIRTY_MAX + 1),
+        Step::Wait(Why::Dirty(DIRTY_MAX + 1)),
+    );
+    check(&m, |w| w.census = None, Step::Count);
+    check(
+        &m,
+        |w| w.census = Some(incarnations(&["p1", "x", "y"])),
+        Step::Wait(Why::Away(2)),
+    );
+    let once = migration(Phase::Copying {
+        given_up: Some((GiveUp::OverBudget, 1)),
+    });
+    check(&once, |_| {}, Step::Wait(Why::Retry(GiveUp::OverBudget)));
+    check(
+        &once,
+        |w| w.in_phase = pause(1),
+        Step::Record(Advance::Hold(set("0-9"))),
+    );
+    let wishes = |wish| Migration { wish, ..m.clone() };
+    check(&wishes(Wish::Pause), |_| {}, Step::Wait(Why::Paused));
+    check(
+        &wishes(Wish::Cancel),
+        |_| {},
+        Step::Record(Advance::Abort(Ending::Cancelled)),
+    );
+}
+
+#[test]
+fn batches_are_bounded_and_what_takes_long_goes_last_and_alone() {
+    let mut m = Migration {
+        slots: set("0-299"),
+        ..copying_phase()
+    };
+    assert_eq!(next_batch(&m), set("0-127"));
+    m.moved = set("0-99");
+    m.deferred = set("100-102");
+    assert_eq!(next_batch(&m), set("103-230"));
+    m.moved = set("0-99,103-299");
+    assert_eq!(next_batch(&m), set("100"));
+    m.left = set("100");
+    assert_eq!(next_batch(&m), set("101"));
+}
+
+#[test]
+fn a_hold_is_given_up_when_it_cannot_end_well() {
+    let m = cutting_over_phase();
+    let give_up = |why| Step::Record(Advance::GiveUp(why));
+    check(&m, |w| w.copy = Copying::None, give_up(GiveUp::CopyLost));
+    check(
+        &m,
+        |w| w.copy = Copying::Underway,
+        give_up(GiveUp::CopyLost),
+    );
+    check(
+        &m,
+        |w| w.in_phase = HOLD_BUDGET,
+        give_up(GiveUp::OverBudget),
+    );
+    let three_silent = |w: &mut World| {
+        w.census = Some(incarnations(&["p1", "p2", "x", "y", "z"]));
+        w.in_phase = SWITCH_DEADLINE;
+    };
+    check(&m, three_silent, give_up(GiveUp::Silent { proxies: 3 }));
+    let wishes = |wish| Migration { wish, ..m.clone() };
+    check(&wishes(Wish::Pause), |_| {}, give_up(GiveUp::Paused));
+    check(
+        &wishes(Wish::Cancel),
+        |_| {},
+        Step::Record(Advance::Abort(Ending::Cancelled)),
+    );
+}
+
+#[test]
+fn who_has_not_switched_is_waited_for_and_then_fenced_out() {
+    let m = cutting_over_phase();
+    let late = |w: &mut World| {
+        w.fence = None;
+        proxy(w, "p2").switched = HOLD - 1;
+    };
+    check(&m, late, Step::Wait(Why::Switch(HOLD, vec![id("p2")])));
+    let fence = |spare: &[&str], close| Step::Fence {
+        epoch: HOLD,
+        spare: incarnations(spare),
+        close,
+    };
+    check(
+        &m,
+        |w| {
+            late(w);
+            w.in_phase = SWITCH_DEADLINE;
+        },
+        fence(&["p1"], BTreeSet::new()),
+    );
+    // One that is connected to nobody is not waited for; what it had at the source is killed.
+    check(
+        &m,
+        |w| {
+            late(w);
+            proxy(w, "p2").connected = false;
+        },
+        fence(&["p1"], BTreeSet::new()),
+    );
+    // All have answered: the fence is raised all the same.
+    let all = fence(&["p1", "p2"], BTreeSet::new());
+    check(&m, |w| w.fence = None, all.clone());
+    for spoil in [
+        |fence: &mut Fenced| fence.term = 2,
+        |fence: &mut Fenced| fence.epoch = HOLD - 1,
+    ] {
+        check(&m, |w| spoil(w.fence.as_mut().unwrap()), all.clone());
+    }
+}
+
+#[test]
+fn who_was_spared_has_to_settle_and_what_it_lost_is_closed() {
+    let m = cutting_over_phase();
+    let wait = Step::Wait(Why::Settle(vec![id("p2")]));
+    check(&m, |w| proxy(w, "p2").settled = None, wait.clone());
+    check(
+        &m,
+        |w| {
+            let mut before = settled(Lost::These(BTreeSet::new()), nothing());
+            before.version.epoch = HOLD - 1;
+            proxy(w, "p2").settled = Some(before);
+        },
+        wait,
+    );
+    let lost = BTreeSet::from([connection(7)]);
+    let with_lost = |w: &mut World| {
+        proxy(w, "p2").settled = Some(settled(Lost::These(lost.clone()), nothing()));
+    };
+    let fence = |spare: &[&str], close: &BTreeSet<Connection>| Step::Fence {
+        epoch: HOLD,
+        spare: incarnations(spare),
+        close: close.clone(),
+    };
+    check(&m, with_lost, fence(&["p1", "p2"], &lost));
+    check(
+        &m,
+        |w| {
+            with_lost(w);
+            w.fence.as_mut().unwrap().closed = lost.clone();
+        },
+        settle(nothing()),
+    );
+    // It has lost so many that it cannot be spared.
+    let with_many = |w: &mut World| proxy(w, "p2").settled = Some(settled(Lost::Many, nothing()));
+    check(&m, with_many, fence(&["p1"], &BTreeSet::new()));
+    check(
+        &m,
+        |w| {
+            with_many(w);
+            w.fence.as_mut().unwrap().spared = incarnations(&["p1"]);
+        },
+        settle(nothing()),
+    );
+}
+
+fn settle(streams: Streams) -> Step {
+    Step::Settle {
+        slots: set("0-9"),
+        hold: HOLD,
+        streams,
+    }
+}
+
+#[test]
+fn it_is_committed_when_the_copy_has_settled_in_this_hold() {
+    let m = cutting_over_phase();
+    check(&m, |_| {}, settle(nothing()));
+    let copied = |hold| move |w: &mut World| w.copy = Copying::Settled { hold };
+    check(&m, copied(HOLD - 1), settle(nothing()));
+    check(&m, copied(HOLD), Step::Record(Advance::Commit));
+    // Not without a fence, however well it was copied.
+    let unfenced = |w: &mut World| {
+        copied(HOLD)(w);
+        w.fence.as_mut().unwrap().term = 2;
+    };
+    let mut w = world();
+    unfenced(&mut w);
+    assert!(matches!(next_step(&m, &w), Step::Fence { .. }));
+}
+
+#[test]
+fn streams_are_made_anew_by_what_proxies_have_noted() {
+    let m = cutting_over_phase();
+    let stream = |key: &[u8]| {
+        Streams::These(BTreeSet::from([StreamKey {
+            database: 0,
+            key: key.to_vec(),
+        }]))
+    };
+    let noted = |w: &mut World| {
+        for (name, key) in [("p1", b"a"), ("p2", b"b")] {
+            proxy(w, name).settled = Some(settled(Lost::These(BTreeSet::new()), stream(key)));
+        }
+    };
+    check(&m, noted, settle(stream(b"a").and(stream(b"b"))));
+    for spoil in [
+        |w: &mut World| w.notes_lost = true,
+        |w: &mut World| w.fence.as_mut().unwrap().hit = true,
+        |w: &mut World| {
+            proxy(w, "p1").settled = Some(settled(Lost::These(BTreeSet::new()), Streams::Any));
+        },
+    ] {
+        check(
+            &m,
+            |w| {
+                noted(w);
+                spoil(w);
+            },
+            settle(Streams::Any),
+        );
+    }
+}
+
+#[test]
+fn what_was_moved_is_reaped_when_all_proxies_know() {
+    let committed = Migration {
+        moved: set("0-9"),
+        ..migration(Phase::Committed)
+    };
+    check(&committed, |_| {}, Step::Record(Advance::Reap));
+    let late = |w: &mut World| proxy(w, "p1").switched = HOLD - 1;
+    check(
+        &committed,
+        late,
+        Step::Wait(Why::Switch(HOLD, vec![id("p1")])),
+    );
+    check(
+        &committed,
+        |w| {
+            late(w);
+            w.in_phase = RELEASE_DEADLINE;
+        },
+        Step::Record(Advance::Reap),
+    );
+    let paused = Migration {
+        wish: Wish::Pause,
+        ..committed.clone()
+    };
+    check(&paused, |_| {}, Step::Wait(Why::Paused));
+    assert_eq!(reapable(&committed, SlotSet::EMPTY), SlotSet::EMPTY);
+
+    let reaping = committed.after(&Advance::Reap).unwrap();
+    check(&reaping, |w| w.claims.source = false, Step::Claim);
+    check(
+        &reaping,
+        |w| w.at_source = set("5,10-1023"),
+        Step::Reap(set("0-4,6-9")),
+    );
+    check(&reaping, |w| w.is_reaped = true, Step::Record(Advance::End));
+    assert_eq!(
+        reaping.after(&Advance::End).unwrap().phase,
+        Phase::Succeeded
+    );
+}
+
+#[test]
+fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
+    let then = Ending::Cancelled;
+    let aborting = migration(Phase::Aborting { then: then.clone() });
+    check(&aborting, |w| w.claims.target = false, Step::Claim);
+    check(&aborting, |_| {}, Step::Clean(set("0-9")));
+    check(&aborting, |w| w.is_clean = true, Step::Record(Advance::End));
+    assert_eq!(
+        aborting.after(&Advance::End).unwrap().phase,
+        Phase::Cancelled
+    );
+    let partly = Migration {
+        moved: set("0-4"),
+        ..aborting
+    };
+    check(&partly, |_| {}, Step::Clean(set("5-9")));
+    check(&partly, |w| w.is_clean = true, Step::Record(Advance::Reap));
+    let reaping = partly.after(&Advance::Reap).unwrap();
+    assert_eq!(reaping.phase, Phase::Reaping { then: Some(then) });
+    check(
+        &reaping,
+        |w| w.at_source = set("5-1023"),
+        Step::Reap(set("0-4")),
+    );
+}
+
+/// Gives up a hold for this reason, and holds the next batch, again and again, for so long as it copies.
+fn endure(mut m: Migration, why: &GiveUp, most: usize) -> Migration {
+    for _ in 0..most {
+        m = match m.phase {
+            Phase::Copying { .. } => m.after(&Advance::Hold(next_batch(&m))).unwrap(),
+            Phase::CuttingOver { .. } => m.after(&Advance::GiveUp(why.clone())).unwrap(),
+            _ => break,
+        };
+    }
+    m
+}
+
+#[test]
+fn slots_that_take_too_long_are_tried_alone_and_then_left() {
+    let m = endure(copying_phase(), &GiveUp::OverBudget, 2);
+    assert_eq!((m.deferred, m.left), (set("0-9"), SlotSet::EMPTY));
+    let m = endure(copying_phase(), &GiveUp::OverBudget, 1000);
+    assert_eq!((m.left, m.moved), (set("0-9"), SlotSet::EMPTY));
+    let Phase::Aborting {
+        then: Ending::Failed { reason },
+    } = &m.phase
+    else {
+        panic!("{:?}", m.phase)
+    };
+    assert!(reason.starts_with("slots 0-9 stay at g1"), "{reason}");
+    assert!((30..60).contains(&m.cut_overs), "{}", m.cut_overs);
+    // Only what took too long is left: others wait for better times.
+    let silent = endure(copying_phase(), &GiveUp::Silent { proxies: 3 }, 100);
+    assert_eq!(
+        (silent.left, silent.deferred),
+        (SlotSet::EMPTY, SlotSet::EMPTY)
+    );
+    assert_eq!(pause(1), Duration::from_secs(1));
+    assert_eq!(pause(50), Duration::from_secs(60));
+}
+
+#[test]
+fn batch_by_batch_all_is_moved() {
+    let mut m = Migration {
+        slots: set("0-299"),
+        ..copying_phase()
+    };
+    while let Phase::Copying { .. } = m.phase {
+        let held = m.after(&Advance::Hold(next_batch(&m))).unwrap();
+        m = held.after(&Advance::Commit).unwrap();
+    }
+    assert_eq!(
+        (&m.phase, m.moved, m.cut_overs),
+        (&Phase::Committed, set("0-299"), 3)
+    );
+}
+
+#[test]
+fn nothing_follows_that_does_not_follow() {
+    let phases = [
+        Phase::Pending,
+        Phase::Copying { given_up: None },
+        cutting_over_phase().phase,
+        Phase::Committed,
+        Phase::Reaping { then: None },
+        Phase::Aborting {
+            then: Ending::Cancelled,
+        },
+        Phase::Succeeded,
+        Phase::Cancelled,
+    ];
+    let advances = [
+        Advance::Copy,
+        Advance::Hold(set("0")),
+        Advance::GiveUp(GiveUp::CopyLost),
+        Advance::Commit,
+        Advance::Abort(Ending::Cancelled),
+        Advance::Reap,
+        Advance::End,
+    ];
+    let follows = |phase: &Phase| {
+        let m = migration(phase.clone());
+        let follows = |advance: &Advance| if m.after(advance).is_some() { 'x' } else { '.' };
+        advances.iter().map(follows).collect::<String>()
+    };
+    let table: Vec<String> = phases.iter().map(follows).collect();
+    assert_eq!(
+        table,
+        [
+            "x...x..", // pending: copy, abort
+            ".x..x..", // copying: hold, abort
+            "..xxx..", // cutting over: give up, commit, abort
+            ".....x.", // committed: reap
+            "......x", // reaping: end
+            ".....xx", // aborting: reap, end
+            ".......", ".......",
+        ]
+    );
+}
+
+#[test]
+fn proxies_are_told_what_a_slot_is_to_them() {
+    let slot = |number| Slot::new(number).unwrap();
+    let target = group("g2");
+    let copying = proto::SlotState::Copying {
+        target: target.clone(),
+    };
+    let m = Migration {
+        slots: set("0-19"),
+        moved: set("0-4"),
+        left: set("10"),
+        ..cutting_over_phase()
+    };
+    let held = proto::SlotState::Held {
+        target: Some(target),
+    };
+    assert_eq!(m.state_of(slot(9)), held);
+    assert_eq!(m.state_of(slot(15)), copying);
+    for serving in [10, 20] {
+        assert_eq!(m.state_of(slot(serving)), proto::SlotState::Serving);
+    }
+    let pending = migration(Phase::Pending);
+    assert_eq!(pending.state_of(slot(0)), proto::SlotState::Serving);
+}
+
+#[test]
+fn the_record_survives_its_encoding() {
+    let m = Migration {
+        moved: set("3-4"),
+        ..cutting_over_phase()
+    };
+    let json = serde_json::to_string(&m).unwrap();
+    assert!(json.contains(r#""slots":"0-9","moved":"3-4""#), "{json}");
+    assert_eq!(serde_json::from_str::<Migration>(&json).unwrap(), m);
+}
+
+#[test]
+fn it_is_said_in_words_what_is_waited_for() {
+    let waits = Why::Switch(812, vec![id("p-3")]);
+    assert_eq!(waits.to_string(), "waiting for proxy p-3 to ack epoch 812");
+    let waits = Why::Settle(vec![id("p1"), id("p2")]);
+    assert_eq!(
+        waits.to_string(),
+        "waiting for proxies p1, p2, which await replies of the source"
+    );
+}
