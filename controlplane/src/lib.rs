@@ -16,6 +16,8 @@
 //! One direction. Nobody is told *what* changed; each looks at the newest snapshot. A restart takes
 //! the same way: it is a change of its own, the election of a new leader term.
 //!
+//! [`mover`] copies the keys of slots from one server to another.
+//!
 //! Beside it: [`prober`] watches the servers, [`http`] and [`metrics`] show how it goes, [`app`] puts
 //! it together.
 
@@ -39,6 +41,7 @@ pub mod metrics;
 pub mod migration;
 mod mirror;
 pub mod model;
+pub mod mover;
 pub mod page;
 pub mod parse;
 pub mod probe;

@@ -23,6 +23,7 @@ mod info;
 mod lease;
 mod memory;
 mod monitor;
+mod mover;
 mod pipeline;
 mod protocol;
 mod pubsub;

@@ -1,0 +1,330 @@
+//! Copies the keys of some slots from one server to another while the first one serves them.
+//!
+//! # How
+//!
+//! *Tracked pre-copy*. The target is emptied of the slots ([`clean`]). The source is asked to tell of
+//! every key that changes ([`tracker`]); only then all its keys are gone through once ([`scan`]), and
+//! those of the slots are read and written to the target ([`relay`]) by several lanes at a time
+//! ([`lane`]). Every key that changes is copied again, or deleted at the target, in whatever database: a
+//! change is told of without its database. The source never waits for the target, and no request is ever
+//! made to wait for the copy.
+//!
+//! *Settling*. When nobody writes to the slots any more (that is the caller's to see to), a key of our
+//! own is written at the source, the *barrier*. The source tells of it too, and behind all changes that
+//! were answered before; so when it comes, all of them have come. What is dirty then is copied, and the
+//! target has, of these slots, what the source has.
+//!
+//! What servers do *not* tell of is what happens to consumer groups of streams. Whoever settles says on
+//! which streams such commands were used; they are copied once more.
+//!
+//! # What it never does
+//!
+//! It never decides who owns a slot, never writes to the source but its barrier, and never touches a key
+//! that begins with `{sluice}:`, but for its own at the target. It believes nothing of what it cannot see
+//! to the end: when the source is flushed, tracking is lost, a connection breaks, or the target was
+//! restarted or flushed or has thrown out keys, the copy starts over, from an empty target, with all
+//! connections of the attempt before closed by the target itself.
+//!
+//! # Invariant
+//!
+//! At any time each key of the slots either is at the target as it is at the source, or the pass has yet
+//! to find it, or it is dirty (told of, or about to be told of).
+
+use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::link::Opener;
+pub use self::{
+    link::{Endpoint, LinkError, Mandate},
+    report::{Progress, Stage},
+    slots::SlotSet,
+};
+
+mod attempt;
+mod clean;
+mod dirty;
+mod lane;
+mod link;
+mod relay;
+mod reply;
+mod report;
+mod scan;
+mod server;
+mod slots;
+mod tracker;
+mod value;
+
+/// What to copy. The leader's term must stand in the fence records of both servers before.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Tells this copy from others that run at the same time, and is the same when another controller
+    /// carries on with it.
+    pub name: CopyName,
+    /// In whose name.
+    pub mandate: Arc<Mandate>,
+    /// Who has the keys.
+    pub source: Endpoint,
+    /// Who gets them.
+    pub target: Endpoint,
+    /// Keys of which slots.
+    pub slots: Arc<SlotSet>,
+    /// How many keys' way is gone at a time: each lane has a connection to both servers.
+    pub lanes: NonZeroUsize,
+    /// How long a server may take to answer.
+    pub patience: Duration,
+}
+
+/// A name of a copy: 1 to 64 of `a-z`, `0-9` and `-`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CopyName(String);
+
+impl CopyName {
+    /// The name, if it is one.
+    pub fn new(text: &str) -> Option<Self> {
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let fits = (1..=64).contains(&text.len()) && text.bytes().all(good);
+        fits.then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for CopyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How fast a copy may go.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Throttle {
+    /// Nothing is copied; changes are still written down.
+    pub paused: bool,
+}
+
+/// What to settle.
+#[derive(Clone, Debug)]
+pub struct Settle {
+    /// Slots of the plan to which nobody writes from now on, and every write to which was answered.
+    pub slots: Arc<SlotSet>,
+    /// Streams whose consumer groups may have changed.
+    pub streams: Streams,
+    /// How long it may take.
+    pub budget: Duration,
+}
+
+/// Streams whose consumer groups may have changed since they were copied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Streams {
+    /// These keys, in whatever database.
+    Touched(Vec<Vec<u8>>),
+    /// Nobody knows: all of the slots.
+    All,
+}
+
+/// What was seen when the slots were settled. It holds as long as nobody writes to them at the source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Evidence {
+    /// The source's process.
+    pub source_run_id: String,
+    /// The target's process.
+    pub target_run_id: String,
+    /// Keys that were copied for it.
+    pub keys: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why slots are not settled. Nothing is lost: the copy goes on, or starts over.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unsettled {
+    /// The pass is not over.
+    #[error("the keys are not all copied yet")]
+    NotCopied,
+    /// The copy has no such slots.
+    #[error("these slots are not part of the copy")]
+    NotPlanned,
+    /// It would have taken longer.
+    #[error("it takes longer than {0:?}")]
+    OverBudget(Duration),
+    /// No replica of the target has all of it yet.
+    #[error("no replica of the target has it yet")]
+    ReplicaBehind,
+    /// The copy starts over.
+    #[error("the copy starts over")]
+    Interrupted,
+}
+
+/// Why an attempt of a copy is worth nothing any more, and the copy starts over.
+#[derive(Debug, thiserror::Error)]
+pub enum Interruption {
+    /// The source does not work.
+    #[error("source {0}")]
+    Source(#[source] LinkError),
+    /// The target does not work.
+    #[error("target {0}")]
+    Target(#[source] LinkError),
+    /// The source tells of no changes any more.
+    #[error("tracking is lost: {0}")]
+    TrackingLost(#[source] LinkError),
+    /// A database of the source was flushed.
+    #[error("the source was flushed")]
+    SourceFlushed,
+    /// The target is another process, or a replica now.
+    #[error("the target has restarted, or is no primary any more")]
+    TargetRestarted,
+    /// The target has thrown out keys, perhaps staged ones.
+    #[error("the target has evicted keys for want of memory")]
+    TargetEvicted,
+    /// The mark is not there any more.
+    #[error("the target was flushed")]
+    TargetFlushed,
+    /// The keys change faster than they can be copied.
+    #[error("too many keys have changed since they were copied")]
+    TooManyDirty,
+    /// The target does not understand what the source dumps.
+    #[error("the target cannot restore what this version dumps")]
+    Incompatible,
+    /// These two cannot be source and target.
+    #[error("{0}")]
+    Unfit(String),
+    /// A part of the attempt has ended, for a reason that another part tells.
+    #[error("a lane has ended")]
+    LaneGone,
+}
+
+/// What is asked of a running copy.
+enum Request {
+    Settle(Settle, oneshot::Sender<Result<Evidence, Unsettled>>),
+}
+
+impl Request {
+    fn refuse(self, why: Unsettled) {
+        match self {
+            Self::Settle(_, done) => done.send(Err(why)).ok(), // nobody wants to know any more
+        };
+    }
+}
+
+/// A copy under way. Dropped, it stops at once; what it has staged stays, for [`clean_up`].
+pub struct Copy {
+    throttle: watch::Sender<Throttle>,
+    progress: watch::Receiver<Progress>,
+    requests: mpsc::Sender<Request>,
+    task: AbortOnDropHandle<()>,
+    plan: Plan,
+}
+
+/// How long is waited before a copy starts over: doubled each time, up to the second.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+
+impl Copy {
+    /// Begins to copy.
+    pub fn begin(plan: Plan) -> Self {
+        let (throttle, throttled) = watch::channel(Throttle::default());
+        let (tell, progress) = watch::channel(Progress::default());
+        let (requests, asked) = mpsc::channel(1);
+        let task = tokio::spawn(run(plan.clone(), throttled, tell, asked));
+        Self {
+            throttle,
+            progress,
+            requests,
+            task: AbortOnDropHandle::new(task),
+            plan,
+        }
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// How fast it may go, from now on.
+    pub fn throttle(&self, throttle: Throttle) {
+        self.throttle.send_replace(throttle);
+    }
+
+    /// Makes the target equal to the source for slots that nobody writes to.
+    pub async fn settle(&mut self, settle: Settle) -> Result<Evidence, Unsettled> {
+        let (done, result) = oneshot::channel();
+        let request = Request::Settle(settle, done);
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| Unsettled::Interrupted)?;
+        result.await.unwrap_or(Err(Unsettled::Interrupted))
+    }
+
+    /// Stops, keeps what was copied, and removes its own marks from the target.
+    pub async fn end(self) -> Result<(), LinkError> {
+        drop(self.task);
+        let mut link = open_alone(&self.plan.target, &self.plan, "end").await?;
+        let own = attempt::own_prefix(&self.plan.name);
+        for database in link.server().await?.keyspace.into_keys() {
+            link.select(database).await?;
+            for lane in 0..self.plan.lanes.get() {
+                clean::unlink(&mut link, &[format!("{own}mark:{lane}").as_bytes()]).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes what a copy that was given up has staged at the target: all keys of its slots. How many that
+/// were. The target must not own the slots.
+pub async fn clean_up(plan: &Plan) -> Result<u64, LinkError> {
+    let mut link = open_alone(&plan.target, plan, "clean").await?;
+    let name = format!("{}:clean:", plan.name);
+    let is_former = |other: &str| attempt::is_former(other, plan, &name);
+    clean::close_former(&mut link, is_former).await?;
+    clean::clean(&mut link, &plan.slots, &attempt::own_prefix(&plan.name)).await
+}
+
+async fn open_alone(to: &Endpoint, plan: &Plan, purpose: &str) -> Result<link::Link, LinkError> {
+    let opener = Opener {
+        mandate: plan.mandate.clone(),
+        prefix: format!("{}:{purpose}:", plan.name),
+        patience: plan.patience,
+    };
+    let (link, _) = opener.open(to, 0).await?;
+    Ok(link)
+}
+
+async fn run(
+    plan: Plan,
+    throttle: watch::Receiver<Throttle>,
+    progress: watch::Sender<Progress>,
+    mut requests: mpsc::Receiver<Request>,
+) {
+    let [mut pause, longest] = PAUSES;
+    for number in 1.. {
+        progress.send_modify(|progress| {
+            let interruption = progress.interruption.take();
+            *progress = Progress {
+                attempt: number,
+                interruption,
+                ..Progress::default()
+            };
+        });
+        let why = attempt::run(&plan, number, &throttle, &progress, &mut requests).await;
+        let copied = progress.borrow().stage == Stage::Following;
+        tracing::warn!(copy = %plan.name, attempt = number, %why, "the copy starts over");
+        progress.send_modify(|progress| {
+            progress.stage = Stage::Connecting;
+            progress.interruption = Some(why.to_string());
+        });
+        if copied {
+            pause = PAUSES[0];
+        }
+        let waited = time::sleep(pause);
+        tokio::pin!(waited);
+        loop {
+            tokio::select! {
+                () = &mut waited => break,
+                Some(request) = requests.recv() => request.refuse(Unsettled::NotCopied),
+            }
+        }
+        pause = (pause * 2).min(longest);
+    }
+}

@@ -1,0 +1,402 @@
+//! One attempt of a copy: from an empty target until something makes it worthless.
+//!
+//! Owns all connections and tasks of the attempt; when it ends, all of them end. The order is what makes
+//! it right: former attempts are closed at the target before it is cleaned, it is cleaned before anything
+//! is staged, and tracking is on before the pass begins.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use proto::fence::{Name, Role};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time,
+};
+
+use super::{
+    CopyName, Evidence, Interruption, Plan, Progress, Request, Settle, Stage, Streams, Throttle,
+    Unsettled, clean,
+    dirty::Key,
+    lane::{self, Drain, Drained, Lane, Notice, State},
+    link::{Link, Opener},
+    relay::Relay,
+    report::Report,
+    scan,
+    server::Server,
+    tracker::{Tracker, barrier_prefix},
+};
+
+/// Notices that wait for a lane. When there are more, the tracker stops reading, and the source closes
+/// its connection in the end.
+const NOTICES: usize = 1024;
+/// Batches of the pass that wait for a lane.
+const FOUND: usize = 4;
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(200);
+/// How often the target is asked whether it is still what it was.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a barrier is written with. `DEL` goes first, so that it is also taken by a server that is full.
+const BARRIER: &[u8] =
+    b"redis.call('DEL', KEYS[1]) return redis.call('SET', KEYS[1], '', 'PX', 60000)";
+
+/// See the module.
+pub(super) struct Attempt<'a> {
+    plan: &'a Plan,
+    opener: Opener,
+    progress: &'a watch::Sender<Progress>,
+    source: Link,
+    source_run_id: String,
+    target: Link,
+    target_run_id: String,
+    /// `evicted_keys` of the target at the beginning.
+    evicted: u64,
+    lanes: Vec<mpsc::Sender<Notice>>,
+    tasks: JoinSet<Result<(), Interruption>>,
+    report: Arc<Report>,
+    /// What the keys of barriers begin with.
+    barrier: String,
+    /// The newest barrier that was written.
+    barriers: u64,
+}
+
+/// Runs an attempt to its end, and says why it came.
+pub(super) async fn run(
+    plan: &Plan,
+    number: u32,
+    throttle: &watch::Receiver<Throttle>,
+    progress: &watch::Sender<Progress>,
+    requests: &mut mpsc::Receiver<Request>,
+) -> Interruption {
+    let begun = async {
+        let mut passes = Vec::new();
+        let attempt = Attempt::begin(plan, number, throttle, progress, &mut passes).await?;
+        Ok((attempt, passes))
+    };
+    tokio::pin!(begun);
+    let (mut attempt, passes) = loop {
+        tokio::select! {
+            begun = &mut begun => match begun {
+                Ok(begun) => break begun,
+                Err(why) => return why,
+            },
+            Some(request) = requests.recv() => request.refuse(Unsettled::NotCopied),
+        }
+    };
+    match attempt.serve(passes, requests).await {
+        Err(why) => why,
+        Ok(never) => match never {},
+    }
+}
+
+impl<'a> Attempt<'a> {
+    async fn begin(
+        plan: &'a Plan,
+        number: u32,
+        throttle: &watch::Receiver<Throttle>,
+        progress: &'a watch::Sender<Progress>,
+        passes: &mut Vec<oneshot::Receiver<()>>,
+    ) -> Result<Self, Interruption> {
+        let prefix = format!("{}:{number}:", plan.name);
+        let opener = Opener {
+            mandate: plan.mandate.clone(),
+            prefix: prefix.clone(),
+            patience: plan.patience,
+        };
+        let mut numbers = 0..;
+        let mut next = || numbers.next().expect("it has no end");
+        let open_target = opener.open(&plan.target, next()).await;
+        let (mut target, target_is) = open_target.map_err(Interruption::Target)?;
+        let open_source = opener.open(&plan.source, next()).await;
+        let (source, source_is) = open_source.map_err(Interruption::Source)?;
+        fit(&source_is, &target_is)?;
+        tell(progress, |progress| progress.stage = Stage::Cleaning);
+
+        let is_former = |name: &str| is_former(name, plan, &prefix);
+        clean::close_former(&mut target, is_former)
+            .await
+            .map_err(Interruption::Target)?;
+        clean::clean(&mut target, &plan.slots, &own_prefix(&plan.name))
+            .await
+            .map_err(Interruption::Target)?;
+
+        let report = Arc::new(Report::new(plan.lanes.get()));
+        let mut tasks = JoinSet::new();
+        let (notices, heard): (Vec<_>, Vec<_>) = (0..plan.lanes.get())
+            .map(|_| mpsc::channel(NOTICES))
+            .unzip();
+        let barrier = barrier_prefix(&format!(
+            "{}:{}:{number}",
+            plan.mandate.incarnation, plan.name
+        ));
+        let tracker = Tracker::open(
+            &opener,
+            &plan.source,
+            next(),
+            plan.slots.clone(),
+            notices.clone(),
+            barrier.clone(),
+        );
+        let tracker = tracker.await.map_err(Interruption::Source)?;
+        tasks.spawn(async move { Err(tracker.follow().await) });
+
+        let mut found = Vec::new();
+        for (lane, notices) in heard.into_iter().enumerate() {
+            let source = opener.open(&plan.source, next()).await;
+            let (source, is) = source.map_err(Interruption::Source)?;
+            let target = opener.open(&plan.target, next()).await;
+            let (target, _) = target.map_err(Interruption::Target)?;
+            let mark = (
+                format!("{}mark:{lane}", own_prefix(&plan.name)),
+                format!("{}:{number}", plan.mandate.incarnation),
+            );
+            let relay = Relay::new(source, &is, target, mark, report.clone()).await?;
+            let (give, take) = mpsc::channel(FOUND);
+            let (passed, pass) = oneshot::channel();
+            found.push(give);
+            passes.push(pass);
+            let lane = Lane {
+                number: lane,
+                relay,
+                notices,
+                found: Some(take),
+                passed: Some(passed),
+                throttle: throttle.clone(),
+                report: report.clone(),
+                state: State::default(),
+            };
+            tasks.spawn(async move { Err(lane.run().await) });
+        }
+        let link = opener.open(&plan.source, next()).await;
+        let (link, is) = link.map_err(Interruption::Source)?;
+        tell(progress, |progress| {
+            progress.stage = Stage::Copying;
+            progress.total = is.keys();
+        });
+        let databases = is.keyspace.into_keys().collect();
+        tasks.spawn(scan::pass(
+            link,
+            databases,
+            plan.slots.clone(),
+            found,
+            report.clone(),
+        ));
+        Ok(Self {
+            plan,
+            opener,
+            progress,
+            source,
+            source_run_id: source_is.run_id,
+            target,
+            target_run_id: target_is.run_id,
+            evicted: target_is.evicted,
+            lanes: notices,
+            tasks,
+            report,
+            barrier,
+            barriers: 0,
+        })
+    }
+
+    async fn serve(
+        &mut self,
+        passes: Vec<oneshot::Receiver<()>>,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<std::convert::Infallible, Interruption> {
+        let mut tick = time::interval(TELL);
+        let mut look = time::interval(LOOK);
+        let mut told = Instant::now();
+        let mut passes = passes.into_iter();
+        let mut pass = passes.next();
+        loop {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => ended_well(ended)?,
+                Some(request) = requests.recv() => match request {
+                    Request::Settle(settle, done) => {
+                        let result = match pass {
+                            Some(_) => Err(Unsettled::NotCopied),
+                            None => self.settle(settle).await?,
+                        };
+                        done.send(result).ok(); // nobody wants to know any more
+                    }
+                },
+                Ok(()) = copied(&mut pass), if pass.is_some() => {
+                    pass = passes.next();
+                    if pass.is_none() {
+                        tell(self.progress, |progress| progress.stage = Stage::Following);
+                    }
+                }
+                _ = tick.tick() => {
+                    let since = told.elapsed();
+                    told = Instant::now();
+                    tell(self.progress, |progress| self.report.tell(progress, since));
+                }
+                _ = look.tick() => {
+                    self.look().await?;
+                }
+            }
+        }
+    }
+
+    /// Whether the target is still the process it was, and has thrown out nothing.
+    async fn look(&mut self) -> Result<Server, Interruption> {
+        // Whoever asked may have given up before the answer came. All that matters is said by the answer:
+        // so it may come on another connection.
+        if self.target.is_broken() {
+            let opened = self.opener.open(&self.plan.target, 0).await;
+            (self.target, _) = opened.map_err(Interruption::Target)?;
+        }
+        let is = self.target.server().await.map_err(Interruption::Target)?;
+        if is.run_id != self.target_run_id || !is.primary {
+            return Err(Interruption::TargetRestarted);
+        }
+        if is.evicted != self.evicted {
+            return Err(Interruption::TargetEvicted);
+        }
+        Ok(is)
+    }
+
+    /// The outer error ends the attempt; the inner one is only this call's.
+    async fn settle(
+        &mut self,
+        settle: Settle,
+    ) -> Result<Result<Evidence, Unsettled>, Interruption> {
+        if !self.plan.slots.includes(&settle.slots) {
+            return Ok(Err(Unsettled::NotPlanned));
+        }
+        let begun = Instant::now();
+        let ended = time::timeout(settle.budget, self.gather(&settle)).await;
+        match ended {
+            Err(_) => Ok(Err(Unsettled::OverBudget(settle.budget))),
+            Ok(Err(why)) => Err(why),
+            Ok(Ok(Drained {
+                replicated: false, ..
+            })) => Ok(Err(Unsettled::ReplicaBehind)),
+            Ok(Ok(Drained { keys, .. })) => Ok(Ok(Evidence {
+                source_run_id: self.source_run_id.clone(),
+                target_run_id: self.target_run_id.clone(),
+                keys,
+                took: begun.elapsed(),
+            })),
+        }
+    }
+
+    async fn gather(&mut self, settle: &Settle) -> Result<Drained, Interruption> {
+        let is = self.look().await?;
+        let replica = (is.replicas > 0).then_some(settle.budget);
+        self.barriers += 1;
+        let (all_streams, streams) = match &settle.streams {
+            Streams::Touched(keys) => (false, keys.as_slice()),
+            Streams::All => (true, &[][..]),
+        };
+        let mut touched: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
+        for key in streams.iter().filter(|key| settle.slots.owns(key)) {
+            touched[lane::of(key, self.lanes.len())].push(Key::from(key.as_slice()));
+        }
+        let mut drained = Vec::new();
+        for (lane, touched) in self.lanes.iter().zip(touched) {
+            let (done, result) = oneshot::channel();
+            drained.push(result);
+            let drain = Drain {
+                barrier: self.barriers,
+                slots: settle.slots.clone(),
+                streams: all_streams,
+                replica,
+                done,
+            };
+            if !touched.is_empty() {
+                tell_lane(lane, Notice::Changed(touched)).await?;
+            }
+            tell_lane(lane, Notice::Drain(drain)).await?;
+        }
+        if self.source.is_broken() {
+            let opened = self.opener.open(&self.plan.source, 0).await;
+            (self.source, _) = opened.map_err(Interruption::Source)?;
+        }
+        let key = format!("{}{}", self.barrier, self.barriers);
+        let words: [&[u8]; 4] = [b"EVAL", BARRIER, b"1", key.as_bytes()];
+        let written = self.source.demand("EVAL", &words).await;
+        written.map_err(Interruption::Source)?;
+
+        let mut all = Drained {
+            keys: 0,
+            replicated: true,
+        };
+        for result in drained {
+            tokio::pin!(result);
+            let lane = loop {
+                tokio::select! {
+                    lane = &mut result => break lane.map_err(|_| Interruption::LaneGone),
+                    Some(ended) = self.tasks.join_next() => ended_well(ended)?,
+                }
+            };
+            let lane = lane?;
+            all.keys += lane.keys;
+            all.replicated &= lane.replicated;
+        }
+        self.look().await?;
+        Ok(all)
+    }
+}
+
+/// What the copy's own keys begin with at the target.
+pub(super) fn own_prefix(name: &CopyName) -> String {
+    format!("{{sluice}}:tmp:{name}:")
+}
+
+/// Whether a client of that name is of this copy, by whatever controller, and not of those whose names
+/// go on, behind the incarnation, with `prefix`.
+pub(super) fn is_former(name: &str, plan: &Plan, prefix: &str) -> bool {
+    let Ok(name) = name.parse::<Name>() else {
+        return false;
+    };
+    let of_copy = name.rest.starts_with(&format!("{}:", plan.name));
+    let own = name.incarnation == plan.mandate.incarnation && name.rest.starts_with(prefix);
+    name.role == Role::Mover && of_copy && !own
+}
+
+/// Whether these two can be the source and the target of a copy.
+fn fit(source: &Server, target: &Server) -> Result<(), Interruption> {
+    let unfit = |why: &str| Err(Interruption::Unfit(why.to_owned()));
+    if !source.primary {
+        return unfit("the source is a replica");
+    }
+    if !target.primary {
+        return unfit("the target is a replica");
+    }
+    if !target.restores_exactly() {
+        return unfit("the target is older than Redis 5");
+    }
+    if source.run_id == target.run_id {
+        return unfit("source and target are one server");
+    }
+    Ok(())
+}
+
+async fn tell_lane(lane: &mpsc::Sender<Notice>, notice: Notice) -> Result<(), Interruption> {
+    let sent = lane.send(notice).await;
+    sent.map_err(|_| Interruption::LaneGone)
+}
+
+fn ended_well(
+    ended: Result<Result<(), Interruption>, tokio::task::JoinError>,
+) -> Result<(), Interruption> {
+    match ended {
+        Ok(result) => result,
+        Err(_) => Err(Interruption::LaneGone),
+    }
+}
+
+async fn copied(pass: &mut Option<oneshot::Receiver<()>>) -> Result<(), oneshot::error::RecvError> {
+    match pass {
+        Some(pass) => pass.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(progress: &watch::Sender<Progress>, change: impl FnOnce(&mut Progress)) {
+    progress.send_modify(change);
+}

@@ -1,0 +1,75 @@
+//! Deletes what a server has of some slots.
+//!
+//! The target before a copy, and what is left of a copy that was given up: a key staged earlier and
+//! deleted at the source since would come back. Sluice's own keys stay, but for the marks of the copy.
+
+use super::{
+    link::{Link, LinkError},
+    reply::Reply,
+    scan::Walk,
+    slots::SlotSet,
+};
+
+/// Keys deleted by one command, at most.
+const BATCH: usize = 512;
+
+/// Deletes the keys of the slots in all databases, and Sluice's own that begin with `own`; how many keys
+/// of users that were.
+pub(super) async fn clean(link: &mut Link, slots: &SlotSet, own: &str) -> Result<u64, LinkError> {
+    let mut deleted = 0;
+    for database in link.server().await?.keyspace.into_keys() {
+        link.select(database).await?;
+        let mut walk = Walk::new();
+        while let Some(keys) = walk.next(link).await? {
+            let (doomed, ours): (Vec<_>, Vec<_>) = keys
+                .iter()
+                .map(|key| &key[..])
+                .filter(|key| slots.owns(key) || key.starts_with(own.as_bytes()))
+                .partition(|key| slots.owns(key));
+            deleted += unlink(link, &doomed).await?;
+            unlink(link, &ours).await?;
+        }
+    }
+    link.select(0).await?;
+    Ok(deleted)
+}
+
+/// Deletes keys; how many were there.
+pub(super) async fn unlink(link: &mut Link, keys: &[&[u8]]) -> Result<u64, LinkError> {
+    let mut deleted = 0;
+    for keys in keys.chunks(BATCH) {
+        let mut words: Vec<&[u8]> = vec![b"UNLINK"];
+        words.extend(keys);
+        match link.demand("UNLINK", &words).await? {
+            Reply::Integer(number) => deleted += u64::try_from(number).unwrap_or(0),
+            other => return Err(link.unexpected("UNLINK", &other)),
+        }
+    }
+    Ok(deleted)
+}
+
+/// Has the server close all connections of copies with this name but those of this attempt, and returns
+/// when they are gone: nothing that an earlier attempt sent is executed after that, not even what is
+/// still on its way.
+pub(super) async fn close_former(
+    link: &mut Link,
+    is_former: impl Fn(&str) -> bool,
+) -> Result<(), LinkError> {
+    loop {
+        let clients = link.clients().await?;
+        let former: Vec<i64> = clients
+            .iter()
+            .filter(|client| is_former(&client.name))
+            .map(|client| client.id)
+            .collect();
+        if former.is_empty() {
+            return Ok(());
+        }
+        for id in former {
+            let id = id.to_string();
+            // An error: it has gone by itself. The next list will tell.
+            link.ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()])
+                .await?;
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! A connection of the mover to a server.
+//!
+//! Owns the way in (login, name, fence: `proto::fence`) and the exchange: commands are queued, sent in
+//! one piece, and all their replies are read. Never retries, and never sends to a server that the fence
+//! has refused. A link on which an exchange has not ended, for whatever reason, is broken: nobody knows
+//! any more which reply is whose.
+
+use std::{io, sync::Arc, time::Duration};
+
+use proto::{
+    ClusterId, ServerAddr,
+    credentials::Login,
+    fence::{self, Comer, Fence, Name, Refusal, Role},
+};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
+
+use super::{
+    reply::{Replies, Reply},
+    server::Server,
+};
+
+/// A server, and who to be there.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: ServerAddr,
+    /// `None`: it asks for no login.
+    pub login: Option<Login>,
+}
+
+/// In whose name servers are used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mandate {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The leader's term: a server that a later leader has been at refuses.
+    pub term: u64,
+    /// The controller's process; 32 hexadecimal digits.
+    pub incarnation: String,
+}
+
+/// Why a server could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// It cannot be reached.
+    #[error("{address}: cannot be reached")]
+    Unreachable {
+        /// Which.
+        address: ServerAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke, or what came on it was no RESP.
+    #[error("{address}: the connection is lost")]
+    Lost {
+        /// To which.
+        address: ServerAddr,
+        /// How.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("{address}: no answer within {patience:?}")]
+    Late {
+        /// From which.
+        address: ServerAddr,
+        /// How long was waited.
+        patience: Duration,
+    },
+    /// The fence does not let us in.
+    #[error("{address}: {refusal}")]
+    Fenced {
+        /// Which.
+        address: ServerAddr,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// It answers a command as it should not.
+    #[error("{address}: answers {command} with: {answer}")]
+    Refused {
+        /// Which.
+        address: ServerAddr,
+        /// The command's name.
+        command: &'static str,
+        /// Its error, or what was unexpected.
+        answer: String,
+    },
+}
+
+/// How all links of a copy are opened.
+#[derive(Clone, Debug)]
+pub(super) struct Opener {
+    pub(super) mandate: Arc<Mandate>,
+    /// What the names of the links begin with, behind the incarnation.
+    pub(super) prefix: String,
+    /// The longest that one exchange may take.
+    pub(super) patience: Duration,
+}
+
+/// See the module.
+pub(super) struct Link {
+    address: ServerAddr,
+    replies: Replies<TcpStream>,
+    output: Vec<u8>,
+    /// Commands that are queued.
+    queued: usize,
+    database: u32,
+    patience: Duration,
+    /// An exchange has begun and not ended.
+    broken: bool,
+}
+
+impl Opener {
+    /// Connects, and does all that comes before the first command. Gives what the server is, too.
+    pub(super) async fn open(
+        &self,
+        endpoint: &Endpoint,
+        number: usize,
+    ) -> Result<(Link, Server), LinkError> {
+        let address = &endpoint.address;
+        let stream = match time::timeout(self.patience, connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(source)) => {
+                let address = address.clone();
+                return Err(LinkError::Unreachable { address, source });
+            }
+            Err(_) => {
+                let (address, patience) = (address.clone(), self.patience);
+                return Err(LinkError::Late { address, patience });
+            }
+        };
+        let mut link = Link {
+            address: address.clone(),
+            replies: Replies::new(stream),
+            output: Vec::new(),
+            queued: 0,
+            database: 0,
+            patience: self.patience,
+            broken: false,
+        };
+        if let Some(login) = &endpoint.login {
+            link.log_in(login).await?;
+        }
+        let name = Name {
+            role: Role::Mover,
+            incarnation: self.mandate.incarnation.clone(),
+            rest: format!("{}{number}", self.prefix),
+        };
+        let server = link.pass(&name.to_string(), &self.mandate).await?;
+        Ok((link, server))
+    }
+}
+
+impl Link {
+    /// Queues a command.
+    pub(super) fn push(&mut self, words: &[&[u8]]) {
+        write_command(&mut self.output, words);
+        self.queued += 1;
+    }
+
+    /// Sends what is queued; its replies, in order.
+    pub(super) async fn exchange(&mut self) -> Result<Vec<Reply>, LinkError> {
+        if std::mem::replace(&mut self.broken, true) {
+            return Err(self.lost(io::ErrorKind::BrokenPipe.into()));
+        }
+        let mut replies = Vec::with_capacity(self.queued);
+        let all = async {
+            self.replies.stream().write_all(&self.output).await?;
+            for _ in 0..self.queued {
+                replies.push(self.replies.next().await?);
+            }
+            Ok(())
+        };
+        match time::timeout(self.patience, all).await {
+            Ok(Ok(())) => {}
+            Ok(Err(source)) => return Err(self.lost(source)),
+            Err(_) => {
+                let (address, patience) = (self.address.clone(), self.patience);
+                return Err(LinkError::Late { address, patience });
+            }
+        }
+        self.output.clear();
+        self.output.shrink_to(1 << 20);
+        self.queued = 0;
+        self.broken = false;
+        Ok(replies)
+    }
+
+    /// One command, and its reply. Nothing may be queued.
+    pub(super) async fn ask(&mut self, words: &[&[u8]]) -> Result<Reply, LinkError> {
+        self.push(words);
+        let mut replies = self.exchange().await?;
+        Ok(replies.pop().expect("a command was queued"))
+    }
+
+    /// The same of a command that must not be refused.
+    pub(super) async fn demand(
+        &mut self,
+        command: &'static str,
+        words: &[&[u8]],
+    ) -> Result<Reply, LinkError> {
+        match self.ask(words).await? {
+            Reply::Error(answer) => Err(self.refused(command, answer)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Goes to a database. Its answer is awaited: behind a `SELECT` that failed, what follows would land
+    /// in the database before.
+    pub(super) async fn select(&mut self, database: u32) -> Result<(), LinkError> {
+        if self.database != database {
+            let number = database.to_string();
+            self.demand("SELECT", &[b"SELECT", number.as_bytes()])
+                .await?;
+            self.database = database;
+        }
+        Ok(())
+    }
+
+    /// What the server says of itself now.
+    pub(super) async fn server(&mut self) -> Result<Server, LinkError> {
+        let info = self.info(&[b"INFO"]).await?;
+        Server::read(&info).map_err(|lack| self.refused("INFO", lack))
+    }
+
+    /// A text of `INFO`.
+    pub(super) async fn info(&mut self, words: &[&[u8]]) -> Result<String, LinkError> {
+        match self.demand("INFO", words).await? {
+            Reply::Text(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+            other => Err(self.unexpected("INFO", &other)),
+        }
+    }
+
+    /// Whether an exchange has begun on it and not ended: nothing can be asked any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// An error that tells what the server answered to a command.
+    pub(super) fn refused(&self, command: &'static str, answer: String) -> LinkError {
+        LinkError::Refused {
+            address: self.address.clone(),
+            command,
+            answer,
+        }
+    }
+
+    /// An error that tells of a reply of the wrong kind.
+    pub(super) fn unexpected(&self, command: &'static str, reply: &Reply) -> LinkError {
+        let kind = match reply {
+            Reply::Nil => "nothing",
+            Reply::Integer(_) => "a number",
+            Reply::Text(_) => "a text",
+            Reply::Error(error) => return self.refused(command, error.clone()),
+            Reply::List(_) => "a list",
+            Reply::Push(_) => "a push",
+        };
+        self.refused(command, kind.to_owned())
+    }
+
+    /// What comes unasked, whenever it comes. Nothing may be asked on this link any more.
+    pub(super) async fn listen(&mut self) -> Result<Reply, LinkError> {
+        self.replies
+            .next()
+            .await
+            .map_err(|source| self.lost(source))
+    }
+
+    fn lost(&self, source: io::Error) -> LinkError {
+        let address = self.address.clone();
+        LinkError::Lost { address, source }
+    }
+
+    async fn log_in(&mut self, login: &Login) -> Result<(), LinkError> {
+        let password = login.password.expose().as_bytes();
+        match &login.username {
+            Some(name) => self.push(&[b"AUTH", name.as_bytes(), password]),
+            None => self.push(&[b"AUTH", password]),
+        }
+        match self.exchange().await?.pop() {
+            Some(Reply::Error(answer)) => Err(self.refused("AUTH", answer)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a name, by which it is found and closed, and shows itself to the fence.
+    async fn pass(&mut self, name: &str, mandate: &Mandate) -> Result<Server, LinkError> {
+        self.demand("CLIENT SETNAME", &[b"CLIENT", b"SETNAME", name.as_bytes()])
+            .await?;
+        let fields = fence::FIELDS.map(str::as_bytes);
+        let [cluster, term, epoch, run_id] = fields;
+        let key = fence::KEY.as_bytes();
+        let ask: [&[u8]; 6] = [b"HMGET", key, cluster, term, epoch, run_id];
+        let values = match self.demand("HMGET", &ask).await? {
+            Reply::List(values) => values,
+            other => return Err(self.unexpected("HMGET", &other)),
+        };
+        let server = self.server().await?;
+        let text = |at: usize| match values.get(at) {
+            Some(Reply::Text(text)) => Some(text.as_slice()),
+            _ => None,
+        };
+        let record = Fence::read([text(0), text(1), text(2), text(3)]);
+        let comer = Comer::Mover {
+            cluster: &mandate.cluster,
+            term: mandate.term,
+        };
+        let record = record.as_ref().map(Option::as_ref).map_err(|field| *field);
+        match fence::judge(record, &server.run_id, comer) {
+            Ok(()) => Ok(server),
+            Err(refusal) => {
+                let address = self.address.clone();
+                Err(LinkError::Fenced { address, refusal })
+            }
+        }
+    }
+
+    /// Who is connected to the server.
+    pub(super) async fn clients(&mut self) -> Result<Vec<Client>, LinkError> {
+        match self.demand("CLIENT LIST", &[b"CLIENT", b"LIST"]).await? {
+            Reply::Text(text) => Ok(String::from_utf8_lossy(&text)
+                .lines()
+                .filter_map(Client::read)
+                .collect()),
+            other => Err(self.unexpected("CLIENT LIST", &other)),
+        }
+    }
+}
+
+/// A line of `CLIENT LIST`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Client {
+    pub(super) id: i64,
+    pub(super) name: String,
+}
+
+impl Client {
+    fn read(line: &str) -> Option<Self> {
+        let find = |name: &str| {
+            let mut words = line.split(' ');
+            words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        };
+        Some(Self {
+            id: find("id")?.parse().ok()?,
+            name: find("name").unwrap_or_default().to_owned(),
+        })
+    }
+}
+
+async fn connect(address: &ServerAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address.as_str()).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Writes a command as RESP has it.
+fn write_command(output: &mut Vec<u8>, words: &[&[u8]]) {
+    write_header(output, b'*', words.len());
+    for word in words {
+        write_header(output, b'$', word.len());
+        output.extend_from_slice(word);
+        output.extend_from_slice(b"\r\n");
+    }
+}
+
+fn write_header(output: &mut Vec<u8>, kind: u8, number: usize) {
+    use std::io::Write as _;
+    output.push(kind);
+    write!(output, "{number}\r\n").expect("a Vec takes all");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_written_as_they_are() {
+        let mut output = Vec::new();
+        write_command(&mut output, &[b"SET", b"", b"\r\n"]);
+        assert_eq!(output, b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$2\r\n\r\n\r\n");
+    }
+
+    #[test]
+    fn who_is_connected() {
+        let line = "id=7 addr=127.0.0.1:1 fd=8 name=sluice:mover:0f:m:1 age=0 cmd=client|list";
+        let client = Client::read(line).unwrap();
+        assert_eq!(
+            (client.id, client.name.as_str()),
+            (7, "sluice:mover:0f:m:1")
+        );
+        assert_eq!(Client::read("id=7 name= age=0").unwrap().name, "");
+        assert_eq!(Client::read("nothing"), None);
+    }
+}

@@ -1,0 +1,296 @@
+//! Moves given keys from the source to the target, as they are now.
+//!
+//! Owns one connection to each. A key that is there is dumped and restored, one that is gone is deleted
+//! at the target. It knows nothing of why a key is to be copied, and keeps nothing between two calls but
+//! the mark it has set in each database of the target: a key that is gone when somebody has flushed the
+//! database, or when the target has thrown out keys.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::time;
+
+use super::{
+    Interruption,
+    dirty::Key,
+    link::Link,
+    reply::Reply,
+    report::Report,
+    server::{Server, keyspace},
+    value::{self, Asked, Clock, Usage, Verdict},
+};
+
+/// Bytes of values that a server is asked for, or given, in one piece: what it does for us at once.
+const PIECE: u64 = 256 << 10;
+/// How long is waited before a target is asked again that has said *later*.
+const LATER: Duration = Duration::from_millis(100);
+
+/// See the module.
+pub(super) struct Relay {
+    source: Link,
+    target: Link,
+    clock: Clock,
+    usage: Option<Usage>,
+    sizes: bool,
+    /// The key of the mark, and what it says.
+    mark: (String, String),
+    /// The databases of the target in which the mark stands.
+    marked: BTreeSet<u32>,
+    report: Arc<Report>,
+}
+
+/// What a call of [`Relay::copy`] did.
+#[derive(Default)]
+pub(super) struct Copied {
+    /// The keys that are streams.
+    pub(super) streams: Vec<Key>,
+}
+
+impl Relay {
+    /// From two links; `mark` is the key of the mark, and its value, which no other attempt has.
+    pub(super) async fn new(
+        mut source: Link,
+        is: &Server,
+        target: Link,
+        mark: (String, String),
+        report: Arc<Report>,
+    ) -> Result<Self, Interruption> {
+        if is.reads_untouched() {
+            source
+                .demand("CLIENT NO-TOUCH", &[b"CLIENT", b"NO-TOUCH", b"ON"])
+                .await
+                .map_err(Interruption::Source)?;
+        }
+        Ok(Self {
+            source,
+            target,
+            clock: if is.tells_expiry() {
+                Clock::Absolute
+            } else {
+                Clock::Relative
+            },
+            usage: Some(if is.frequency {
+                Usage::Frequency
+            } else {
+                Usage::Idle
+            }),
+            sizes: is.tells_sizes(),
+            mark,
+            marked: BTreeSet::new(),
+            report,
+        })
+    }
+
+    /// The databases of the source that have keys.
+    pub(super) async fn databases(&mut self) -> Result<BTreeSet<u32>, Interruption> {
+        let info = self.source.info(&[b"INFO", b"keyspace"]).await;
+        let info = info.map_err(Interruption::Source)?;
+        Ok(keyspace(&info).into_keys().collect())
+    }
+
+    /// Makes these keys of a database at the target what they are at the source.
+    pub(super) async fn copy(
+        &mut self,
+        database: u32,
+        keys: &[Key],
+    ) -> Result<Copied, Interruption> {
+        self.enter(database).await?;
+        let sizes = self.sizes(keys).await?;
+        let mut copied = Copied::default();
+        for piece in pieces(keys, &sizes) {
+            let mut left = piece.to_vec();
+            while !left.is_empty() {
+                left = self.move_over(left, &mut copied).await?;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Whether the mark stands wherever it was set: nobody has flushed since.
+    pub(super) async fn check_marks(&mut self) -> Result<(), Interruption> {
+        for database in self.marked.clone() {
+            self.target
+                .select(database)
+                .await
+                .map_err(Interruption::Target)?;
+            let words: [&[u8]; 2] = [b"GET", self.mark.0.as_bytes()];
+            let value = self.target.demand("GET", &words).await;
+            match value.map_err(Interruption::Target)? {
+                Reply::Text(value) if value == self.mark.1.as_bytes() => {}
+                _ => return Err(Interruption::TargetFlushed),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until one replica of the target has all that was written here, and by anybody before; whether
+    /// it has. The mark is written once more for it: `WAIT` means the writes of its own connection only.
+    pub(super) async fn wait_for_replica(&mut self, most: Duration) -> Result<bool, Interruption> {
+        let (key, value) = self.mark.clone();
+        self.enter(0).await?;
+        self.write(|link| link.push(&[b"SET", key.as_bytes(), value.as_bytes()]))
+            .await?;
+        let most = most.as_millis().max(1).to_string();
+        let words: [&[u8]; 3] = [b"WAIT", b"1", most.as_bytes()];
+        match self.target.demand("WAIT", &words).await {
+            Ok(Reply::Integer(replicas)) => Ok(replicas >= 1),
+            Ok(other) => Err(Interruption::Target(self.target.unexpected("WAIT", &other))),
+            Err(why) => Err(Interruption::Target(why)),
+        }
+    }
+
+    /// Goes to a database at both, and sets the mark there.
+    async fn enter(&mut self, database: u32) -> Result<(), Interruption> {
+        self.source
+            .select(database)
+            .await
+            .map_err(Interruption::Source)?;
+        self.target
+            .select(database)
+            .await
+            .map_err(Interruption::Target)?;
+        if !self.marked.contains(&database) {
+            let (key, value) = self.mark.clone();
+            self.write(|link| link.push(&[b"SET", key.as_bytes(), value.as_bytes()]))
+                .await?;
+            self.marked.insert(database);
+        }
+        Ok(())
+    }
+
+    /// How much each key is, in bytes, about; 0 where it is gone, or where nobody can say.
+    async fn sizes(&mut self, keys: &[Key]) -> Result<Vec<u64>, Interruption> {
+        if !self.sizes {
+            return Ok(vec![0; keys.len()]);
+        }
+        for key in keys {
+            self.source.push(&[b"MEMORY", b"USAGE", key]);
+        }
+        let replies = self.source.exchange().await.map_err(Interruption::Source)?;
+        let read = |reply| match reply {
+            Reply::Integer(size) => Ok(u64::try_from(size).unwrap_or(0)),
+            Reply::Nil => Ok(0),
+            other => Err(self.source.unexpected("MEMORY USAGE", &other)),
+        };
+        let sizes = replies.into_iter().map(read);
+        sizes
+            .collect::<Result<_, _>>()
+            .map_err(Interruption::Source)
+    }
+
+    /// One round: asks for the keys and writes what they are. Gives back those that are not done.
+    async fn move_over(
+        &mut self,
+        keys: Vec<Key>,
+        copied: &mut Copied,
+    ) -> Result<Vec<Key>, Interruption> {
+        for key in &keys {
+            value::questions(key, self.clock, self.usage, |words| self.source.push(words));
+        }
+        let replies = self.source.exchange().await.map_err(Interruption::Source)?;
+        let mut replies = replies.into_iter();
+        let (mut sent, mut again) = (Vec::with_capacity(keys.len()), Vec::new());
+        for key in keys {
+            match value::read(&mut replies, self.clock, self.usage) {
+                Asked::There(value) => {
+                    if value::is_stream(&value.payload) {
+                        copied.streams.push(key.clone());
+                    }
+                    value::restore(&key, &value, |words| self.target.push(words));
+                    sent.push((key, value.payload.len()));
+                }
+                Asked::Gone => {
+                    self.target.push(&[b"UNLINK", &key]);
+                    sent.push((key, 0));
+                }
+                Asked::Again => again.push(key),
+                Asked::Refused(answer) => {
+                    return Err(Interruption::Source(self.source.refused("DUMP", answer)));
+                }
+            }
+        }
+        let replies = self.target.exchange().await.map_err(Interruption::Target)?;
+        let mut later = None;
+        for ((key, bytes), reply) in sent.into_iter().zip(replies) {
+            match value::verdict(reply) {
+                Verdict::Done => self.report.copied(bytes),
+                Verdict::Later(why) => {
+                    later = Some(why);
+                    again.push(key);
+                }
+                Verdict::Incompatible => return Err(Interruption::Incompatible),
+                Verdict::Never(answer) => {
+                    return Err(Interruption::Target(self.target.refused("RESTORE", answer)));
+                }
+            }
+        }
+        self.report.waits(later.clone());
+        if later.is_some() {
+            time::sleep(LATER).await;
+        }
+        Ok(again)
+    }
+
+    /// One write to the target, until it is taken.
+    async fn write(&mut self, push: impl Fn(&mut Link)) -> Result<(), Interruption> {
+        loop {
+            push(&mut self.target);
+            let reply = self
+                .target
+                .exchange()
+                .await
+                .map_err(Interruption::Target)?
+                .pop();
+            match value::verdict(reply.unwrap_or(Reply::Nil)) {
+                Verdict::Done => {
+                    self.report.waits(None);
+                    return Ok(());
+                }
+                Verdict::Later(why) => {
+                    self.report.waits(Some(why));
+                    time::sleep(LATER).await;
+                }
+                Verdict::Incompatible => return Err(Interruption::Incompatible),
+                Verdict::Never(answer) => {
+                    return Err(Interruption::Target(self.target.refused("SET", answer)));
+                }
+            }
+        }
+    }
+}
+
+/// Cuts keys into pieces of about [`PIECE`] bytes, in order.
+fn pieces<'a>(keys: &'a [Key], sizes: &[u64]) -> Vec<&'a [Key]> {
+    let mut pieces = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, size) in sizes.iter().enumerate() {
+        if bytes + size > PIECE && start < at {
+            pieces.push(&keys[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += size;
+    }
+    if start < keys.len() {
+        pieces.push(&keys[start..]);
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_bounded() {
+        let keys: Vec<Key> = (0..5u8).map(|n| Key::from([n])).collect();
+        let check = |sizes: &[u64], lengths: &[usize]| {
+            let pieces = pieces(&keys[..sizes.len()], sizes);
+            let got: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+            assert_eq!(got, lengths, "{sizes:?}");
+        };
+        check(&[], &[]);
+        check(&[1, 1, 1, 1, 1], &[5]);
+        check(&[PIECE, 1, PIECE - 1, 1], &[1, 2, 1]);
+        check(&[2 * PIECE, 2 * PIECE], &[1, 1]);
+        check(&[1, 2 * PIECE, 1], &[1, 1, 1]);
+    }
+}

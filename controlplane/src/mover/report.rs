@@ -1,0 +1,110 @@
+//! How far a copy is: counters that its tasks add to, and what is told of them.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// What is told of a copy.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Progress {
+    /// What it does.
+    pub stage: Stage,
+    /// Which attempt this is, from 1. What follows counts from its beginning.
+    pub attempt: u32,
+    /// Why the one before ended.
+    pub interruption: Option<String>,
+    /// Keys that the pass has seen, of whatever slot.
+    pub seen: u64,
+    /// Keys that the source had when the pass began.
+    pub total: u64,
+    /// Keys copied, or deleted at the target; one that changes counts each time.
+    pub keys: u64,
+    /// Bytes of values copied.
+    pub bytes: u64,
+    /// Keys that have changed and are not copied again yet.
+    pub dirty: u64,
+    /// Keys copied a second, lately.
+    pub keys_per_second: u64,
+    /// What the target says to why nothing can be written to it now.
+    pub waits_for: Option<String>,
+}
+
+/// What a copy does.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Stage {
+    /// Connecting to both servers, or waiting to try again.
+    #[default]
+    Connecting,
+    /// Deleting what the target has of the slots.
+    Cleaning,
+    /// Going through all keys of the source.
+    Copying,
+    /// All keys were copied; those that change are copied again. Only now it can be settled.
+    Following,
+}
+
+/// The counters of one attempt.
+pub(super) struct Report {
+    seen: AtomicU64,
+    keys: AtomicU64,
+    bytes: AtomicU64,
+    /// Of each lane.
+    dirty: Vec<AtomicU64>,
+    waits_for: Mutex<Option<String>>,
+}
+
+impl Report {
+    /// All zero.
+    pub(super) fn new(lanes: usize) -> Self {
+        Self {
+            seen: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            dirty: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
+            waits_for: Mutex::new(None),
+        }
+    }
+
+    /// The pass has seen keys.
+    pub(super) fn seen(&self, keys: usize) {
+        self.seen.fetch_add(keys as u64, Relaxed);
+    }
+
+    /// A key was copied, with a value of this size.
+    pub(super) fn copied(&self, bytes: usize) {
+        self.keys.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// How many dirty keys a lane has.
+    pub(super) fn dirty(&self, lane: usize, keys: usize) {
+        self.dirty[lane].store(keys as u64, Relaxed);
+    }
+
+    /// Why the target takes no write, if it does not.
+    pub(super) fn waits(&self, why: Option<String>) {
+        *self
+            .waits_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Writes the counters down; `since` is how long ago that was done before.
+    pub(super) fn tell(&self, progress: &mut Progress, since: Duration) {
+        let keys = self.keys.load(Relaxed);
+        let new = keys.saturating_sub(progress.keys);
+        let rate = new as f64 / since.as_secs_f64().max(0.001);
+        // Smoothed over about a second.
+        progress.keys_per_second = ((progress.keys_per_second as f64 * 4.0 + rate) / 5.0) as u64;
+        progress.seen = self.seen.load(Relaxed);
+        progress.keys = keys;
+        progress.bytes = self.bytes.load(Relaxed);
+        progress.dirty = self.dirty.iter().map(|lane| lane.load(Relaxed)).sum();
+        let waits_for = self.waits_for.lock();
+        progress.waits_for = waits_for.unwrap_or_else(PoisonError::into_inner).clone();
+    }
+}

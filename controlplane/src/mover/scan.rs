@@ -1,0 +1,102 @@
+//! Goes through all keys of a server.
+//!
+//! A stock server has no index by slot: all keys are looked at, and those of the slots are kept. So one
+//! pass serves all slots of a migration.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Interruption,
+    dirty::Key,
+    lane::{self, BATCH, Found},
+    link::{Link, LinkError},
+    reply::Reply,
+    report::Report,
+    slots::SlotSet,
+};
+
+/// Keys that the server looks at for one call, about: a quarter of a millisecond of its time.
+const COUNT: &[u8] = b"512";
+
+/// A walk through one database.
+pub(super) struct Walk {
+    /// `None`: it has come round.
+    cursor: Option<Vec<u8>>,
+}
+
+impl Walk {
+    /// From the beginning.
+    pub(super) fn new() -> Self {
+        let cursor = Some(b"0".to_vec());
+        Self { cursor }
+    }
+
+    /// The next keys, of whatever slot; each key that is there all the time comes at least once. `None`:
+    /// that was all.
+    pub(super) async fn next(&mut self, link: &mut Link) -> Result<Option<Vec<Key>>, LinkError> {
+        let Some(cursor) = &self.cursor else {
+            return Ok(None);
+        };
+        let words: [&[u8]; 4] = [b"SCAN", cursor, b"COUNT", COUNT];
+        let (cursor, keys) = match link.demand("SCAN", &words).await? {
+            Reply::List(parts) => match <[Reply; 2]>::try_from(parts) {
+                Ok([Reply::Text(cursor), Reply::List(keys)]) => (cursor, keys),
+                _ => return Err(link.refused("SCAN", "a list of another kind".to_owned())),
+            },
+            other => return Err(link.unexpected("SCAN", &other)),
+        };
+        self.cursor = (cursor != b"0").then_some(cursor);
+        let keys = keys.into_iter().filter_map(|key| match key {
+            Reply::Text(key) => Some(Key::from(key)),
+            Reply::Nil | Reply::Integer(_) | Reply::Error(_) | Reply::List(_) | Reply::Push(_) => {
+                None
+            }
+        });
+        Ok(Some(keys.collect()))
+    }
+}
+
+/// Finds all keys of the slots and gives each to its lane. A lane that has enough makes it wait.
+pub(super) async fn pass(
+    mut link: Link,
+    databases: BTreeSet<u32>,
+    slots: Arc<SlotSet>,
+    lanes: Vec<mpsc::Sender<Found>>,
+    report: Arc<Report>,
+) -> Result<(), Interruption> {
+    for database in databases {
+        link.select(database).await.map_err(Interruption::Source)?;
+        let mut walk = Walk::new();
+        let mut waiting: Vec<Vec<Key>> = vec![Vec::new(); lanes.len()];
+        while let Some(keys) = walk.next(&mut link).await.map_err(Interruption::Source)? {
+            report.seen(keys.len());
+            for key in keys {
+                if slots.owns(&key) {
+                    let lane = lane::of(&key, lanes.len());
+                    waiting[lane].push(key);
+                    if waiting[lane].len() == BATCH {
+                        let keys = std::mem::take(&mut waiting[lane]);
+                        give(&lanes[lane], database, keys).await?;
+                    }
+                }
+            }
+        }
+        for (lane, keys) in lanes.iter().zip(waiting) {
+            if !keys.is_empty() {
+                give(lane, database, keys).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn give(
+    lane: &mpsc::Sender<Found>,
+    database: u32,
+    keys: Vec<Key>,
+) -> Result<(), Interruption> {
+    let sent = lane.send(Found { database, keys }).await;
+    sent.map_err(|_| Interruption::LaneGone)
+}

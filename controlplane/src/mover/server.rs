@@ -1,0 +1,124 @@
+//! What the copy has to know of a server, as it says itself in `INFO`.
+//!
+//! Pure: it reads a text.
+
+use std::collections::BTreeMap;
+
+use crate::probe::field;
+
+/// What a server of this version, with these settings, can do; and what must not change while it is
+/// copied from or to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Server {
+    /// Of the process.
+    pub(super) run_id: String,
+    /// The Redis version whose commands it has: of Valkey the one it came from.
+    pub(super) version: (u32, u32),
+    /// Whether it takes writes of its own.
+    pub(super) primary: bool,
+    /// Replicas that follow it.
+    pub(super) replicas: u64,
+    /// Keys thrown out for want of memory, since it started.
+    pub(super) evicted: u64,
+    /// By what it would choose which to throw out.
+    pub(super) frequency: bool,
+    /// Of each database that has keys, how many.
+    pub(super) keyspace: BTreeMap<u32, u64>,
+}
+
+impl Server {
+    /// Reads what `INFO` answers. The error says what it lacks.
+    pub(super) fn read(info: &str) -> Result<Self, String> {
+        let need = |name| field(info, name).ok_or_else(|| format!("its INFO has no {name}"));
+        let number = |name| field(info, name).and_then(|text| text.parse().ok());
+        let version = need("redis_version")?;
+        Ok(Self {
+            run_id: need("run_id")?.to_owned(),
+            version: two(version).ok_or_else(|| format!("its version is `{version}`"))?,
+            primary: need("role")? == "master",
+            replicas: number("connected_slaves").unwrap_or(0),
+            evicted: number("evicted_keys").unwrap_or(0),
+            frequency: field(info, "maxmemory_policy").is_some_and(|name| name.ends_with("-lfu")),
+            keyspace: keyspace(info),
+        })
+    }
+
+    /// Whether it has `MEMORY USAGE`.
+    pub(super) fn tells_sizes(&self) -> bool {
+        self.version >= (4, 0)
+    }
+
+    /// Whether it has `PEXPIRETIME`.
+    pub(super) fn tells_expiry(&self) -> bool {
+        self.version >= (7, 0)
+    }
+
+    /// Whether a connection can read without making what it reads look used.
+    pub(super) fn reads_untouched(&self) -> bool {
+        self.version >= (7, 2)
+    }
+
+    /// Whether `RESTORE` takes a time of expiry and how long nobody has used the key.
+    pub(super) fn restores_exactly(&self) -> bool {
+        self.version >= (5, 0)
+    }
+
+    /// How many keys it has.
+    pub(super) fn keys(&self) -> u64 {
+        self.keyspace.values().sum()
+    }
+}
+
+/// Of each database that has keys, how many, by `INFO keyspace`.
+pub(super) fn keyspace(info: &str) -> BTreeMap<u32, u64> {
+    let read = |line: &str| {
+        let (number, rest) = line.strip_prefix("db")?.split_once(":keys=")?;
+        let keys = rest.split(',').next()?.trim().parse().ok()?;
+        Some((number.parse().ok()?, keys))
+    };
+    info.lines().filter_map(read).collect()
+}
+
+fn two(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nmaxmemory_policy:allkeys-lfu\r\n\
+        evicted_keys:3\r\nrole:master\r\nconnected_slaves:1\r\n# Keyspace\r\n\
+        db0:keys=5,expires=0,avg_ttl=0\r\ndb11:keys=2,expires=0,avg_ttl=0\r\n";
+
+    #[test]
+    fn what_it_says() {
+        let server = Server::read(INFO).unwrap();
+        let expected = Server {
+            run_id: "abc".to_owned(),
+            version: (7, 0),
+            primary: true,
+            replicas: 1,
+            evicted: 3,
+            frequency: true,
+            keyspace: [(0, 5), (11, 2)].into(),
+        };
+        assert_eq!(server, expected);
+        assert!(server.tells_expiry() && !server.reads_untouched());
+        assert_eq!(server.keys(), 7);
+    }
+
+    #[test]
+    fn what_is_no_server() {
+        for (info, error) in [
+            ("", "no redis_version"),
+            ("redis_version:7.0.1\n", "no run_id"),
+            ("redis_version:x\nrun_id:a\n", "its version is `x`"),
+            ("redis_version:7.0.1\nrun_id:a\n", "no role"),
+        ] {
+            let got = Server::read(info).unwrap_err();
+            assert!(got.contains(error), "{info}: {got}");
+        }
+    }
+}

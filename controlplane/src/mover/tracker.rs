@@ -1,0 +1,169 @@
+//! The source tells which keys change.
+//!
+//! Owns the tracking connection. Every key of the copy's slots that it tells of goes to the lane whose
+//! key it is, in the order in which it was told; so does each barrier: all that was told before a barrier
+//! has reached a lane before the barrier does. It copies nothing.
+//!
+//! It also subscribes to a channel on which nothing is ever said: then the source counts it as a
+//! subscriber, and closes it when too much waits for it (32 MiB by default), instead of throwing out
+//! users' keys to make room. A lost tracking connection is an interruption of the copy.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{
+    Interruption,
+    dirty::Key,
+    lane::{self, Notice},
+    link::{Endpoint, Link, LinkError, Opener},
+    reply::Reply,
+    slots::SlotSet,
+};
+
+/// What the key of a barrier begins with: the attempt's own, so that no other copy from this source is
+/// taken for it, and a number behind it, so that no earlier one is.
+pub(super) fn barrier_prefix(name: &str) -> String {
+    format!("{{sluice}}:barrier:{name}:")
+}
+
+/// See the module.
+pub(super) struct Tracker {
+    link: Link,
+    slots: Arc<SlotSet>,
+    lanes: Vec<mpsc::Sender<Notice>>,
+    barrier: Vec<u8>,
+}
+
+impl Tracker {
+    /// Opens the connection. From its return on, no change is missed.
+    pub(super) async fn open(
+        opener: &Opener,
+        source: &Endpoint,
+        number: usize,
+        slots: Arc<SlotSet>,
+        lanes: Vec<mpsc::Sender<Notice>>,
+        barrier: String,
+    ) -> Result<Self, LinkError> {
+        let (mut link, _) = opener.open(source, number).await?;
+        link.demand("HELLO", &[b"HELLO", b"3"]).await?;
+        // Last, so that no invalidation is taken for an answer.
+        link.demand("SUBSCRIBE", &[b"SUBSCRIBE", b"{sluice}:mover"])
+            .await?;
+        link.demand(
+            "CLIENT TRACKING",
+            &[b"CLIENT", b"TRACKING", b"ON", b"BCAST"],
+        )
+        .await?;
+        let barrier = barrier.into_bytes();
+        Ok(Self {
+            link,
+            slots,
+            lanes,
+            barrier,
+        })
+    }
+
+    /// Passes on what is told, until that cannot go on.
+    pub(super) async fn follow(mut self) -> Interruption {
+        loop {
+            let reply = match self.link.listen().await {
+                Ok(reply) => reply,
+                Err(why) => return Interruption::TrackingLost(why),
+            };
+            let told = match read(reply) {
+                Told::Changed(keys) => self.pass_on(keys).await,
+                Told::Flushed => return Interruption::SourceFlushed,
+                Told::Other => Ok(()),
+            };
+            if told.is_err() {
+                return Interruption::LaneGone;
+            }
+        }
+    }
+
+    /// The keys of one message, and behind them the barrier that came with them: a message names the keys
+    /// that changed in one turn of the server in no order.
+    async fn pass_on(&self, keys: Vec<Vec<u8>>) -> Result<(), mpsc::error::SendError<Notice>> {
+        let mut changed: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
+        let mut barrier = None;
+        for key in keys {
+            if let Some(number) = key.strip_prefix(self.barrier.as_slice()) {
+                barrier = barrier.max(
+                    std::str::from_utf8(number)
+                        .ok()
+                        .and_then(|n| n.parse().ok()),
+                );
+            } else if self.slots.owns(&key) {
+                changed[lane::of(&key, self.lanes.len())].push(Key::from(key));
+            }
+        }
+        for (lane, keys) in self.lanes.iter().zip(changed) {
+            if !keys.is_empty() {
+                lane.send(Notice::Changed(keys)).await?;
+            }
+        }
+        if let Some(number) = barrier {
+            for lane in &self.lanes {
+                lane.send(Notice::Barrier(number)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the source has told.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Changed(Vec<Vec<u8>>),
+    /// A database, or all of them: it names no keys then.
+    Flushed,
+    /// Not of keys.
+    Other,
+}
+
+fn read(reply: Reply) -> Told {
+    let Reply::Push(items) = reply else {
+        return Told::Other;
+    };
+    let mut items = items.into_iter();
+    match (items.next(), items.next()) {
+        (Some(Reply::Text(kind)), Some(keys)) if kind == b"invalidate" => match keys {
+            Reply::List(keys) => Told::Changed(
+                keys.into_iter()
+                    .filter_map(|key| match key {
+                        Reply::Text(key) => Some(key),
+                        Reply::Nil
+                        | Reply::Integer(_)
+                        | Reply::Error(_)
+                        | Reply::List(_)
+                        | Reply::Push(_) => None,
+                    })
+                    .collect(),
+            ),
+            // What is no list of keys stands for all of them.
+            Reply::Nil | Reply::Integer(_) | Reply::Text(_) | Reply::Error(_) | Reply::Push(_) => {
+                Told::Flushed
+            }
+        },
+        _ => Told::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told() {
+        let text = |text: &str| Reply::Text(text.into());
+        let keys = Reply::List(vec![text("a"), text("b")]);
+        let invalidate = |keys| Reply::Push(vec![text("invalidate"), keys]);
+        let changed = Told::Changed(vec![b"a".to_vec(), b"b".to_vec()]);
+        assert_eq!(read(invalidate(keys)), changed);
+        assert_eq!(read(invalidate(Reply::Nil)), Told::Flushed);
+        let message = vec![text("message"), text("{sluice}:mover"), text("hm")];
+        assert_eq!(read(Reply::Push(message)), Told::Other);
+        assert_eq!(read(text("PONG")), Told::Other);
+    }
+}

@@ -1,0 +1,348 @@
+//! Keys are copied from one server to another while clients write to the first one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use controlplane::mover::{Copy, Throttle, Unsettled};
+use proto::Slot;
+use redis::{aio::MultiplexedConnection, cmd, pipe};
+use tokio::time;
+
+use self::stand::{
+    Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams,
+};
+
+mod stand;
+
+/// Runs a command given as words.
+async fn run(link: &mut MultiplexedConnection, words: &str) {
+    let mut words = words.split(' ');
+    let mut command = cmd(words.next().unwrap());
+    for word in words {
+        command.arg(word);
+    }
+    let result = command.query_async::<redis::Value>(link).await;
+    result.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+}
+
+/// Writes strings of 100 bytes: `k0` and so on.
+async fn fill(link: &mut MultiplexedConnection, count: usize) {
+    let value = "v".repeat(100);
+    for first in (0..count).step_by(1000) {
+        let mut pipe = pipe();
+        for n in first..count.min(first + 1000) {
+            pipe.cmd("SET").arg(format!("k{n}")).arg(&value).ignore();
+        }
+        let _: () = pipe.query_async(link).await.unwrap();
+    }
+}
+
+/// A key of each type, small and large encodings, with and without expiry.
+const EVERY_TYPE: &[&str] = &[
+    "SET string value",
+    "SET number 12345",
+    "SET expiring value PXAT 33333333333333",
+    "SET expiring-soon value PX 7200123",
+    "SETRANGE raw 20000 x",
+    "RPUSH list a b c",
+    "SADD intset 1 2 3",
+    "SADD set a b c",
+    "ZADD zset 1 a 2.5 b inf c -inf d",
+    "HSET hash a 1 b 2",
+    "PEXPIRE hash 7200999",
+    "XADD stream 1-1 a 1",
+    "XADD stream 2-1 b 2",
+    "XDEL stream 1-1",
+    "XGROUP CREATE stream g 0",
+    "XREADGROUP GROUP g c COUNT 1 STREAMS stream >",
+    "PFADD hll a b c",
+    "SETBIT bits 77 1",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_arrives_as_it_is() {
+    let stand = Stand::start().await;
+    let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
+    for database in [0, 3, 15] {
+        run(&mut source, &format!("SELECT {database}")).await;
+        for words in EVERY_TYPE {
+            run(&mut source, words).await;
+        }
+        let mut pipe = pipe();
+        for byte in 0..=255u8 {
+            pipe.cmd("SET")
+                .arg(&[byte, b'\r', b'\n', 0])
+                .arg(&[byte])
+                .ignore();
+        }
+        for n in 0..2000 {
+            pipe.cmd("RPUSH").arg("long").arg(n).ignore();
+            pipe.cmd("SADD").arg("many").arg(format!("m{n}")).ignore();
+        }
+        let _: () = pipe.query_async(&mut source).await.unwrap();
+    }
+    // What the target has of the slots goes; its own stays, and so does what is Sluice's.
+    let (low, high) = ("k0", "a");
+    assert!(half().owns(low.as_bytes()) && !half().owns(high.as_bytes()));
+    for database in [0, 7] {
+        run(&mut target, &format!("SELECT {database}")).await;
+        for key in [low, high, "{sluice}:tmp:other:x", "{sluice}:tmp:m1:old"] {
+            run(&mut target, &format!("SET {key} old")).await;
+        }
+    }
+
+    let mut copy = stand.copied(half()).await;
+    settle(&mut copy, half()).await.unwrap();
+    assert!(stand.must_be_equal(&half()).await > 300);
+    copy.end().await.unwrap();
+    for database in [0, 7] {
+        run(&mut target, &format!("SELECT {database}")).await;
+        let mut keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut target).await.unwrap();
+        keys.retain(|key| !half().owns(key));
+        keys.sort();
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| String::from_utf8_lossy(key))
+            .collect();
+        let mut expected = vec![high, "{sluice}:tmp:other:x"];
+        if database == 0 {
+            expected.push("{sluice}:fence");
+        }
+        expected.sort_unstable();
+        assert_eq!(keys, expected);
+    }
+}
+
+/// Changes keys in all ways until it is told to stop.
+async fn write_all_the_time(mut link: MultiplexedConnection, stop: Arc<AtomicBool>) -> usize {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut rounds = 0;
+    while !stop.load(Relaxed) {
+        let key = format!("k{}", random.u32(0..3000));
+        let other = format!("w{}", random.u32(0..500));
+        let words = match random.u8(0..12) {
+            0 => format!("SET {key} {}", random.u64(..)),
+            1 => format!("DEL {key} {other}"),
+            2 => format!("SET {other} x PX {}", random.u32(1..60)),
+            3 => format!("PEXPIRE {key} {}", random.u32(1..200)),
+            4 => format!("EVAL redis.call('SET',KEYS[1],ARGV[1]) 1 {key} {rounds}"),
+            5 => format!("RENAME {key} {other}"),
+            6 => format!("COPY {key} {other} REPLACE"),
+            7 => format!("MOVE {key} 1"),
+            8 => format!("RPUSH list{{{other}}} {rounds}"),
+            9 => format!("LPOP list{{{other}}}"),
+            10 => format!("SELECT {}", random.u8(0..3)),
+            _ => format!("SET {key} {rounds}"),
+        };
+        let mut words = words.split(' ');
+        let mut command = cmd(words.next().unwrap());
+        for word in words {
+            command.arg(word);
+        }
+        // Renaming what is not there is an error, and may be.
+        command.query_async::<redis::Value>(&mut link).await.ok();
+        rounds += 1;
+    }
+    rounds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_during_the_copy_is_the_same_in_the_end() {
+    let stand = Stand::start().await;
+    fill(&mut stand.source.connect().await, 20_000).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = [stand.source.connect().await, stand.source.connect().await]
+        .into_iter()
+        .map(|link| tokio::spawn(write_all_the_time(link, stop.clone())))
+        .collect();
+    let mut copy = stand.copied(half()).await;
+    time::sleep(Duration::from_millis(500)).await;
+    stop.store(true, Relaxed);
+    for writer in writers {
+        assert!(writer.await.unwrap() > 100);
+    }
+    settle(&mut copy, half()).await.unwrap();
+    // Short ones may expire between two looks; then they are gone at both.
+    time::sleep(Duration::from_millis(300)).await;
+    assert!(stand.must_be_equal(&half()).await > 5000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_of_the_source_starts_the_copy_over() {
+    let stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    fill(&mut link, 5000).await;
+    let mut copy = stand.copied(all()).await;
+    flush(&stand.source).await;
+    run(&mut link, "SET after flush").await;
+    let progress = reaches(&copy, |progress| progress.attempt > 1).await;
+    assert_eq!(
+        progress.interruption.as_deref(),
+        Some("the source was flushed")
+    );
+    follows(&copy).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_was_flushed_unseen_is_found_out() {
+    let stand = Stand::start().await;
+    fill(&mut stand.source.connect().await, 5000).await;
+    let mut copy = stand.copied(all()).await;
+    flush(&stand.target).await;
+    assert_eq!(settle(&mut copy, all()).await, Err(Unsettled::Interrupted));
+    let progress = reaches(&copy, |progress| progress.attempt > 1).await;
+    assert_eq!(
+        progress.interruption.as_deref(),
+        Some("the target was flushed")
+    );
+    follows(&copy).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 5000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_restarts_is_copied_to_anew() {
+    let mut stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    fill(&mut link, 5000).await;
+    let mut copy = stand.copied(all()).await;
+    stand.target.process.kill();
+    // Staged, and deleted while the target is away: it must not come back with its old data.
+    run(&mut link, "DEL k1 k2 k3").await;
+    stand.target.restart();
+    stand.target.answers().await;
+    let progress = reaches(&copy, |progress| progress.attempt > 2).await;
+    assert!(
+        progress
+            .interruption
+            .unwrap()
+            .contains("has to admit it again")
+    );
+    stand::admit(&stand.target).await;
+    follows(&copy).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 4997);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_tracking_connection_starts_the_copy_over() {
+    let stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    fill(&mut link, 5000).await;
+    let mut copy = stand.copied(all()).await;
+    let killed: i64 = cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "pubsub"])
+        .query_async(&mut link)
+        .await
+        .unwrap();
+    assert_eq!(
+        killed, 1,
+        "it must count as a subscriber, so that its memory is bounded"
+    );
+    run(&mut link, "DEL k1 k2 k3").await;
+    let progress = reaches(&copy, |progress| progress.attempt > 1).await;
+    assert!(
+        progress
+            .interruption
+            .unwrap()
+            .starts_with("tracking is lost")
+    );
+    settle_at_last(&mut copy, &all()).await;
+    assert_eq!(stand.must_be_equal(&all()).await, 4997);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_are_settled_in_batches_while_others_are_written() {
+    let stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    fill(&mut link, 5000).await;
+    let mut copy = stand.copied(all()).await;
+    let batch: controlplane::mover::SlotSet = [Slot::of_key(b"k1")].into_iter().collect();
+    copy.throttle(Throttle { paused: true });
+    run(&mut link, "SET k1 new").await;
+    run(&mut link, "SET k2 new").await;
+    let evidence = settle(&mut copy, batch.clone()).await.unwrap();
+    assert_eq!(evidence.keys, 1);
+    stand.must_be_equal(&batch).await;
+    copy.throttle(Throttle { paused: false });
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 5000);
+    // What the copy does not have cannot be settled.
+    drop(copy);
+    let mut copy = stand.copied(batch).await;
+    assert_eq!(settle(&mut copy, all()).await, Err(Unsettled::NotPlanned));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumer_groups_are_copied_once_more() {
+    use controlplane::mover::Streams;
+    let stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    for stream in ["s1", "s2"] {
+        for n in 1..20 {
+            run(&mut link, &format!("XADD {stream} {n}-1 a {n}")).await;
+        }
+        run(&mut link, &format!("XGROUP CREATE {stream} g 0")).await;
+        run(
+            &mut link,
+            &format!("XREADGROUP GROUP g c COUNT 9 STREAMS {stream} >"),
+        )
+        .await;
+    }
+    let mut copy = stand.copied(all()).await;
+    let change = async |link: &mut MultiplexedConnection, n: u32| {
+        for stream in ["s1", "s2"] {
+            run(link, &format!("XACK {stream} g {n}-1")).await;
+            run(
+                link,
+                &format!("XREADGROUP GROUP g d COUNT 1 STREAMS {stream} >"),
+            )
+            .await;
+            run(link, &format!("XGROUP CREATE {stream} g{n} 3-1")).await;
+        }
+    };
+    change(&mut link, 1).await;
+    let touched = ["s1", "s2"].map(|key| key.as_bytes().to_vec()).to_vec();
+    let streams = Streams::Touched(touched);
+    settle_streams(&mut copy, all(), streams).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 2);
+    change(&mut link, 2).await;
+    settle_streams(&mut copy, all(), Streams::All)
+        .await
+        .unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_carries_on_cleans_up_first() {
+    let stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    fill(&mut link, 2000).await;
+    let copy = stand.copied(all()).await;
+    has(&stand.target, "k1").await;
+    drop(copy);
+    run(&mut link, "DEL k1").await;
+    let mut plan = stand.plan(all());
+    let mandate = Arc::make_mut(&mut plan.mandate);
+    mandate.incarnation = "1e".repeat(16);
+    let mut copy = Copy::begin(plan.clone());
+    follows(&copy).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 1999);
+    drop(copy);
+    let deleted = controlplane::mover::clean_up(&plan).await.unwrap();
+    assert_eq!(deleted, 1999);
+    // An older leader's copy is refused.
+    let mut target = stand.target.connect().await;
+    run(&mut target, "HSET {sluice}:fence term 2").await;
+    let copy = Copy::begin(plan);
+    let refused = |text: &str| text.contains("a leader of term 2 has been there");
+    reaches(&copy, |p| p.interruption.as_deref().is_some_and(refused)).await;
+}
