@@ -37,7 +37,7 @@ use crate::{
     command::Kind,
     config::Serving,
     error,
-    fanout::{Outcome, Part},
+    fanout::Outcome,
     framer::{Framer, Piece},
     memory::Account,
     metrics::{Proxy, ServerStats, WorkerStats},
@@ -49,55 +49,13 @@ use crate::{
 
 mod door;
 mod hearing;
+mod queue;
 
 pub(crate) use door::{Door, ask, put_command, put_select};
 pub(crate) use hearing::Hearing;
 use hearing::{Ear, main_is_there};
-
-/// Where a reply goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Recipient {
-    /// To a session, as the reply of this number.
-    Session { session: u32, number: u32 },
-    /// To a fan-out.
-    Part(Part),
-    /// To the call of a script, by its number; it may be made again.
-    Call(u32),
-    /// It is not a client's: `QUEUED`, and the like.
-    Nobody,
-    /// The server has to agree, or the connection is of no use.
-    Agreement,
-}
-
-/// A request under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Pending {
-    pub(crate) to: Recipient,
-    /// What it counts as.
-    pub(crate) kind: Kind,
-    /// Whether it matters if it was executed.
-    pub(crate) may_write: bool,
-    /// When it was taken, by the worker's clock.
-    pub(crate) since: u32,
-    /// What its reply will weigh, probably; see [`crate::memory`].
-    pub(crate) weight: u32,
-}
-
-// There is one for each request under way.
-const _: () = assert!(size_of::<Pending>() <= 24);
-
-#[cfg(test)]
-impl Pending {
-    pub(crate) fn new(to: Recipient, kind: Kind) -> Self {
-        Self {
-            to,
-            kind,
-            may_write: false,
-            since: 0,
-            weight: 0,
-        }
-    }
-}
+use queue::Queue;
+pub(crate) use queue::{Pending, Recipient};
 
 /// What a request says that is unblocked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,10 +157,6 @@ struct Pipe {
     bulk: bool,
     /// It hears.
     ear: Option<Box<Ear>>,
-    /// What the replies under way will weigh.
-    expected: usize,
-    /// What the last one was expected to weigh.
-    weighed: u32,
     stats: Arc<ServerStats>,
     state: State,
     /// Its server has left the topology: it ends once nothing is under way.
@@ -216,10 +170,8 @@ struct Pipe {
     blocked: bool,
     /// Why writing to the socket failed: the connection is over.
     lost: Option<String>,
-    /// Requests without a reply, in order.
-    pending: VecDeque<Pending>,
-    /// How many of `pending`, from the back, have no byte on the wire.
-    unsent: usize,
+    /// What is under way.
+    queue: Queue,
     framer: Framer,
     /// The scripts that its server was shown.
     shown: Shown,
@@ -323,6 +275,7 @@ impl Backends {
         self.pipe_of(self.primaries[usize::from(group)], way)
     }
 
+    #[inline]
     fn pipe_of(&mut self, server: u32, way: Way) -> u32 {
         let lane = match way.lane {
             Lane::Bulk => 0,
@@ -334,10 +287,16 @@ impl Backends {
         };
         let protocol = u32::from(way.protocol == Protocol::Resp3);
         let index = ((u32::from(way.database) * 2 + protocol) * (3 + self.lanes) + lane) as usize;
-        let server = &mut self.servers[server as usize];
-        if let Some(Some(pipe)) = server.pipes.get(index) {
-            return *pipe;
+        match self.servers[server as usize].pipes.get(index) {
+            Some(Some(pipe)) => *pipe,
+            Some(None) | None => self.begin_pipe(server, way, index),
         }
+    }
+
+    /// The first time that a server's pipe with this index is needed.
+    #[cold]
+    fn begin_pipe(&mut self, server: u32, way: Way, index: usize) -> u32 {
+        let server = &mut self.servers[server as usize];
         let pipe = self.pipes.insert(Pipe::new(server, way, self.max_backlog)) as u32;
         if server.pipes.len() <= index {
             server.pipes.resize(index + 1, None);
@@ -429,14 +388,10 @@ impl Backends {
     #[inline]
     pub(crate) fn admit(&mut self, pipe: u32, waker: &Waker) -> Result<(), Refusal> {
         let pipe = &mut self.pipes[pipe as usize];
-        match &pipe.state {
-            State::Down(text) => Err(Refusal::Down(Rc::clone(text))),
-            State::Opening | State::Ready(_) if pipe.is_full() => {
-                pipe.waiting.push_back(waker.clone());
-                Err(Refusal::Full)
-            }
-            State::Opening | State::Ready(_) => Ok(()),
+        if matches!(pipe.state, State::Down(_)) || pipe.is_full() {
+            return Err(pipe.refuse(waker));
         }
+        Ok(())
     }
 
     /// A pipe's output, to write (a part of) a request into; it has admitted one.
@@ -454,12 +409,10 @@ impl Backends {
     #[inline]
     pub(crate) fn expect(&mut self, id: u32, pending: Pending) {
         let pipe = &mut self.pipes[id as usize];
-        if pipe.pending.is_empty() {
+        if pipe.queue.is_empty() {
             pipe.alive = self.now;
         }
-        pipe.expected += pending.weight as usize;
-        pipe.pending.push_back(pending);
-        pipe.unsent += 1;
+        pipe.queue.push(pending);
         if !pipe.dirty && matches!(pipe.state, State::Ready(_)) {
             pipe.dirty = true;
             self.dirty.push(id);
@@ -529,8 +482,6 @@ impl Pipe {
             database: way.database,
             bulk: matches!(way.lane, Lane::Bulk | Lane::Scripts { bulk: true }),
             ear: None,
-            expected: 0,
-            weighed: 0,
             stats: Arc::clone(&server.stats),
             state: State::Opening,
             retired: false,
@@ -540,8 +491,7 @@ impl Pipe {
             dirty: false,
             blocked: false,
             lost: None,
-            pending: VecDeque::new(),
-            unsent: 0,
+            queue: Queue::default(),
             framer: Framer::default(),
             shown: Shown::default(),
             stopped: None,
@@ -554,7 +504,7 @@ impl Pipe {
     }
 
     fn is_overdue(&self, now: Instant, most: Duration) -> bool {
-        !self.pending.is_empty() && self.stopped.is_none() && now.duration_since(self.alive) > most
+        !self.queue.is_empty() && self.stopped.is_none() && now.duration_since(self.alive) > most
     }
 
     fn wake(&self) {
@@ -573,7 +523,7 @@ impl Pipe {
                 Ok(written) => {
                     stats.server_bytes_out.add(written as u64);
                     self.sent += written;
-                    self.unsent = 0;
+                    self.queue.sent();
                     self.alive = now; // a server that takes bytes is not silent
                 }
                 Err(e) => {
@@ -599,10 +549,23 @@ impl Pipe {
         self.call_waiting(WAITING_CALLED);
     }
 
+    /// It takes no request now: why.
+    #[cold]
+    fn refuse(&mut self, waker: &Waker) -> Refusal {
+        match &self.state {
+            State::Down(text) => Refusal::Down(Rc::clone(text)),
+            State::Opening | State::Ready(_) => {
+                self.waiting.push_back(waker.clone());
+                Refusal::Full
+            }
+        }
+    }
+
     /// So much waits to be sent, or to come, that further requests have to wait, too.
     #[inline]
     fn is_full(&self) -> bool {
-        self.out.len() - self.sent > self.max_backlog || (self.bulk && self.expected >= BULK_WINDOW)
+        self.out.len() - self.sent > self.max_backlog
+            || (self.bulk && self.queue.expected() >= BULK_WINDOW)
     }
 
     /// If there is room again, wakes some of those who wait for it; who finds none waits again.
@@ -611,8 +574,8 @@ impl Pipe {
             let mut most = most.min(self.waiting.len());
             if self.bulk {
                 // Who is called in vain has lost its place: no more than there is room for.
-                let room = BULK_WINDOW - self.expected;
-                most = most.min(room.div_ceil(self.weighed.max(1) as usize));
+                let room = BULK_WINDOW - self.queue.expected();
+                most = most.min(room.div_ceil(self.queue.weighed().max(1) as usize));
             }
             self.waiting.drain(..most).for_each(Waker::wake);
         }
@@ -623,81 +586,78 @@ impl Pipe {
         &mut self,
         bytes: &[u8],
         micros: u32,
-        deliver: &mut impl FnMut(Arrival<'_>),
+        mut deliver: impl FnMut(Pending, Piece<'_>),
     ) -> Result<(), BadReply> {
         let Self {
             framer,
-            ear,
-            pending,
-            unsent,
+            queue,
             stats,
-            expected,
-            weighed,
             ..
         } = self;
         framer.receive(bytes, |piece| {
-            if let Some(ear) = ear
-                && piece.first
-                && piece.bytes[0] == b'>'
-            {
+            let pending = queue.answered(piece)?;
+            if piece.last {
+                stats.latency.record(micros.wrapping_sub(pending.since));
+            }
+            deliver(pending, piece);
+            Ok(())
+        })
+    }
+
+    /// The same, of a pipe with this ear. It has a way of its own, so that the others need not ask.
+    fn receive_and_hear(
+        &mut self,
+        ear: &mut Ear,
+        bytes: &[u8],
+        micros: u32,
+        mut deliver: impl FnMut(Arrival<'_>),
+    ) -> Result<(), BadReply> {
+        let Self {
+            framer,
+            queue,
+            stats,
+            ..
+        } = self;
+        framer.receive(bytes, |piece| {
+            if piece.first && piece.bytes[0] == b'>' {
                 deliver(Arrival::Push(ear.hearing, piece.bytes));
                 return Ok(());
             }
-            // A reply to what was never sent: the two sides no longer agree on what is under way.
-            if pending.len() <= *unsent {
-                return Err(BadReply);
-            }
-            let to = if piece.last {
-                pending.pop_front()
-            } else {
-                pending.front().copied()
-            };
-            let to = to.ok_or(BadReply)?;
+            let pending = queue.answered(piece)?;
             if piece.last {
-                *expected -= to.weight as usize;
-                *weighed = to.weight;
-                stats.latency.record(micros.wrapping_sub(to.since));
+                stats.latency.record(micros.wrapping_sub(pending.since));
             }
-            if let Some(ear) = ear
-                && to.to == Recipient::Agreement
-            {
-                if let Some(first) = ear.answered(piece)? {
-                    deliver(Arrival::Agreed(ear.hearing, first));
-                }
-                return Ok(());
+            if pending.to != Recipient::Agreement {
+                deliver(Arrival::Reply(pending, piece));
+            } else if let Some(first) = ear.answered(piece)? {
+                deliver(Arrival::Agreed(ear.hearing, first));
             }
-            deliver(Arrival::Reply(to, piece));
             Ok(())
         })
     }
 
     fn recount(&mut self, account: &mut Account) {
-        let now = self.out.capacity()
-            + self.framer.memory()
-            + self.shown.memory()
-            + self.pending.capacity() * size_of::<Pending>();
+        let now =
+            self.out.capacity() + self.framer.memory() + self.shown.memory() + self.queue.memory();
         account.recount(&mut self.counted, now);
     }
 
     /// Answers all that is under way; the connection is gone.
     /// `deliver` is told whether pieces of another reply were delivered before.
     fn fail(&mut self, why: &str, deliver: &mut impl FnMut(Pending, &[u8], Outcome, bool)) {
-        let sent = self.pending.len() - self.unsent;
         // Of a reply that has begun there will be no more, and its client cannot be told.
         let mut cut = self.framer.is_passing();
         let down = error_frame(&error::server_down(self.addr.as_str(), why));
         let lost = error_frame(&error::unknown_outcome(self.addr.as_str(), why));
-        for (index, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+        for (pending, was_sent) in self.queue.end() {
             // Whether a read was executed makes no difference to anybody.
-            let (frame, outcome) = if index < sent && pending.may_write {
+            let (frame, outcome) = if was_sent && pending.may_write {
                 (&lost, Outcome::Unknown)
             } else {
                 (&down, Outcome::NotExecuted)
             };
             deliver(pending, frame, outcome, std::mem::take(&mut cut));
         }
-        self.expected = 0;
-        self.unsent = 0;
         self.sent = 0;
         self.out = Vec::new();
         self.framer = Framer::default();
@@ -833,7 +793,7 @@ impl Worker {
         pipe.waker.get_or_insert_with(|| cx.waker().clone());
         let reads = if pipe.bulk { BULK_READS } else { READS };
         for _ in 0..reads {
-            if pipe.retired && pipe.pending.is_empty() {
+            if pipe.retired && pipe.queue.is_empty() {
                 return Poll::Ready(End::Retired);
             }
             if pipe.blocked {
@@ -876,14 +836,30 @@ impl Worker {
                     pipe.alive = now;
                     let micros = clock.micros();
                     _ = clients.take_overfull(); // by an answer of the proxy's own
-                    let taken =
-                        pipe.receive(&scratch[..len], micros, &mut |arrival| match arrival {
-                            Arrival::Reply(pending, piece) => {
-                                clients.deliver(pending, piece, Outcome::Answered, stats, micros);
-                            }
-                            Arrival::Push(hearing, push) => trackers.hear(clients, hearing, push),
-                            Arrival::Agreed(hearing, first) => trackers.agree(hearing, first),
-                        });
+                    let bytes = &scratch[..len];
+                    let taken = match pipe.ear.take() {
+                        None => pipe.receive(bytes, micros, |pending, piece| {
+                            clients.deliver(pending, piece, Outcome::Answered, stats, micros);
+                        }),
+                        Some(mut ear) => {
+                            let arrived = |arrival: Arrival<'_>| match arrival {
+                                Arrival::Reply(pending, piece) => clients.deliver(
+                                    pending,
+                                    piece,
+                                    Outcome::Answered,
+                                    stats,
+                                    micros,
+                                ),
+                                Arrival::Push(hearing, push) => {
+                                    trackers.hear(clients, hearing, push);
+                                }
+                                Arrival::Agreed(hearing, first) => trackers.agree(hearing, first),
+                            };
+                            let taken = pipe.receive_and_hear(&mut ear, bytes, micros, arrived);
+                            pipe.ear = Some(ear);
+                            taken
+                        }
+                    };
                     pipe.stopped = clients.take_overfull().map(|session| Stopped {
                         session,
                         since: now,
@@ -973,13 +949,6 @@ mod tests {
         Pipe::new(&server, Way::USUAL, 1000)
     }
 
-    fn reply(arrival: Arrival<'_>) -> (Pending, Piece<'_>) {
-        match arrival {
-            Arrival::Reply(pending, piece) => (pending, piece),
-            Arrival::Push(..) | Arrival::Agreed(..) => panic!("it does not hear"),
-        }
-    }
-
     fn pending(number: u32, may_write: bool) -> Pending {
         let to = Recipient::Session { session: 0, number };
         Pending {
@@ -993,15 +962,12 @@ mod tests {
         let bytes = b"+OK\r\n$3\r\nabc\r\n>1\r\n+push\r\n*2\r\n:1\r\n:2\r\n";
         for cut in 0..=bytes.len() {
             let mut pipe = pipe();
-            pipe.pending
-                .extend((0..3).map(|number| pending(number, false)));
+            (0..3).for_each(|number| pipe.queue.push(pending(number, false)));
+            pipe.queue.sent();
             let mut got = Vec::new();
             for part in [&bytes[..cut], &bytes[cut..]] {
-                pipe.receive(part, 0, &mut |arrival| {
-                    let (to, piece) = reply(arrival);
-                    got.push((to, piece.bytes.to_vec()));
-                })
-                .unwrap();
+                pipe.receive(part, 0, |to, piece| got.push((to, piece.bytes.to_vec())))
+                    .unwrap();
             }
             let expected: [&[u8]; 3] = [b"+OK\r\n", b"$3\r\nabc\r\n", b"*2\r\n:1\r\n:2\r\n"];
             for (number, reply) in expected.iter().enumerate() {
@@ -1011,34 +977,23 @@ mod tests {
                     "{cut}"
                 );
             }
-            assert!(pipe.pending.is_empty());
+            assert!(pipe.queue.is_empty());
         }
     }
 
     #[test]
     fn a_reply_that_nobody_asked_for_breaks_the_pipe() {
-        assert_eq!(pipe().receive(b"+OK\r\n", 0, &mut |_| {}), Err(BadReply));
-    }
-
-    #[test]
-    fn a_reply_to_what_was_never_sent_breaks_the_pipe() {
-        let mut pipe = pipe();
-        pipe.pending.extend([pending(0, false), pending(1, false)]);
-        pipe.unsent = 1;
-        let mut got = Vec::new();
-        let result = pipe.receive(b"+OK\r\n+WRONG\r\n", 0, &mut |arrival| {
-            got.push(reply(arrival).0);
-        });
-        assert_eq!((result, got), (Err(BadReply), vec![pending(0, false)]));
+        assert_eq!(pipe().receive(b"+OK\r\n", 0, |_, _| {}), Err(BadReply));
     }
 
     #[test]
     fn a_lost_connection_answers_by_what_is_known() {
         let mut pipe = pipe();
         // Sent: a write and a read. Not sent: a write.
-        pipe.pending
-            .extend([pending(0, true), pending(1, false), pending(2, true)]);
-        pipe.unsent = 1;
+        pipe.queue.push(pending(0, true));
+        pipe.queue.push(pending(1, false));
+        pipe.queue.sent();
+        pipe.queue.push(pending(2, true));
         let mut outcomes = Vec::new();
         pipe.fail("gone", &mut |to, reply, outcome, _| {
             let Recipient::Session { number, .. } = to.to else {

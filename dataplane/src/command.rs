@@ -538,17 +538,17 @@ impl Command {
         )
     }
 
-    /// Whether one group answers it, by its first argument, whatever the others are.
+    /// Whether its first argument is its only key, as with most.
+    #[inline]
     pub fn has_one_key(&self) -> bool {
-        let one = matches!(
+        matches!(
             self.keys,
             Keys::Range {
                 first: 1,
                 last: 1,
                 ..
             }
-        );
-        one && self.class == Class::Forward
+        )
     }
 
     /// What it counts as when one group answers it.
@@ -574,14 +574,11 @@ impl Command {
 
     /// Calls `visit` with the index of each key of a request. Where the request is malformed (a count
     /// that is none) there are no keys: the server will say what is wrong.
-    #[inline(always)] // nearly always it is one key: a call would cost as much again
+    #[inline]
     pub fn visit_keys(&self, request: &Request<'_>, mut visit: impl FnMut(usize)) {
         let argc = request.argc();
         match self.keys {
             Keys::None | Keys::Channels { .. } => {}
-            Keys::Range {
-                first: 1, last: 1, ..
-            } => visit(1),
             Keys::Range { first, last, step } => {
                 let end = if last < 0 {
                     argc as isize + isize::from(last)
@@ -772,14 +769,22 @@ fn entry(name: &[u8]) -> Option<(usize, &'static Command)> {
     loop {
         let row = usize::from(INDEX[at]);
         let command = table::TABLE.get(row)?;
-        if command.name.as_bytes().eq_ignore_ascii_case(name) {
+        if is_named(command.name, name) {
             return Some((row, command));
         }
         at = (at + 1) % INDEX.len();
     }
 }
 
+/// Whether a name in lower case is this one, in any case.
+#[inline]
+fn is_named(own: &str, name: &[u8]) -> bool {
+    let mut bytes = own.bytes().zip(name);
+    own.len() == name.len() && bytes.all(|(own, byte)| own == byte.to_ascii_lowercase())
+}
+
 /// Looked for among the few rows that follow that of the container.
+#[inline(never)] // seldom, and large
 fn subcommand(container: usize, name: &[u8]) -> Option<&'static Command> {
     let command = table::TABLE[container].name;
     table::TABLE[container + 1..]
@@ -787,7 +792,7 @@ fn subcommand(container: usize, name: &[u8]) -> Option<&'static Command> {
         .take_while(|row| row.words().0 == command)
         .find(|row| {
             let own = row.words().1.unwrap_or_default();
-            row.is_served() && own.as_bytes().eq_ignore_ascii_case(name)
+            row.is_served() && is_named(own, name)
         })
 }
 

@@ -258,11 +258,16 @@ impl Outbox {
     }
 
     /// The head has been answered; so may those behind it be.
+    #[inline]
     fn advance(&mut self) {
         self.head = self.head.wrapping_add(1);
-        if self.early.is_empty() {
-            return;
+        if !self.early.is_empty() {
+            self.catch_up();
         }
+    }
+
+    /// What was early, and is now next in order, goes into the output.
+    fn catch_up(&mut self) {
         self.early.pop_front();
         loop {
             match self.early.front_mut() {

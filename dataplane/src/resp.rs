@@ -385,16 +385,26 @@ fn looked(bytes: &[u8]) -> usize {
 
 /// Reads the number that starts at `at` up to its end of line: (the number, where the line ends).
 /// The number is `None` where there is none; the whole is `None` where the line is not whole yet.
-#[inline]
+#[inline(always)] // three in a plain GET: what a call hands back by memory would cost more than it does
 fn header(
     bytes: &[u8],
     at: usize,
     too_long: ProtocolError,
 ) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
     let rest = bytes.get(at..).unwrap_or_default();
-    if let Some((number, len)) = short_line(rest) {
-        return Ok(Some((Some(number), at + len)));
+    match short_line(rest) {
+        Some((number, len)) => Ok(Some((Some(number), at + len))),
+        None => long_header(rest, at, too_long),
     }
+}
+
+/// The same, of a line of any length.
+#[cold]
+fn long_header(
+    rest: &[u8],
+    at: usize,
+    too_long: ProtocolError,
+) -> Result<Option<(Option<i64>, usize)>, ProtocolError> {
     match rest.iter().take(LINE_MAX).position(|&b| b == b'\r') {
         Some(cr) if rest.len() > cr + 1 => Ok(Some((parse_int(&rest[..cr]), at + cr + 2))),
         Some(_) => Ok(None),
@@ -404,7 +414,7 @@ fn header(
 }
 
 /// A line that is a number of up to four digits, as by far most are: (the number, bytes of the line).
-#[inline]
+#[inline(always)] // as above
 fn short_line(rest: &[u8]) -> Option<(i64, usize)> {
     let digit = |b: u8| i64::from(b - b'0');
     match *rest {
@@ -694,12 +704,18 @@ fn seen(line: &[u8]) -> usize {
 }
 
 /// The rest of a reply's line as a number (`None` where it is none), and where the line ends.
-#[inline]
+#[inline(always)] // as for a request's
 fn reply_line(bytes: &[u8], at: usize) -> Result<Option<(Option<i64>, usize)>, BadReply> {
     let rest = bytes.get(at..).unwrap_or_default();
-    if let Some((number, len)) = short_line(rest) {
-        return Ok(Some((Some(number), at + len)));
+    match short_line(rest) {
+        Some((number, len)) => Ok(Some((Some(number), at + len))),
+        None => long_reply_line(rest, at),
     }
+}
+
+/// The same, of a line of any length, and of one that is a text.
+#[inline(never)]
+fn long_reply_line(rest: &[u8], at: usize) -> Result<Option<(Option<i64>, usize)>, BadReply> {
     let Some(cr) = rest.iter().position(|&b| b == b'\r') else {
         return Ok(None);
     };

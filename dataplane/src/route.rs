@@ -109,6 +109,20 @@ fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Ro
 /// a malformed count) any group can answer; it is always the same one.
 #[inline]
 pub fn slot_of(command: &Command, request: &Request<'_>) -> Result<Slot, Rejection> {
+    if !command.has_one_key() {
+        return slot_of_all(command, request);
+    }
+    let key = request.arg(1);
+    let slot = Slot::of_key(key);
+    if slot == Slot::OF_RESERVED && key.starts_with(RESERVED) {
+        return Err(Rejection::Reserved);
+    }
+    Ok(slot)
+}
+
+/// The same, wherever the keys are.
+#[inline(never)] // large, and less often called
+fn slot_of_all(command: &Command, request: &Request<'_>) -> Result<Slot, Rejection> {
     let mut slot = None;
     let mut same = true;
     command.visit_keys(request, |index| {
@@ -181,6 +195,7 @@ fn to_owner(slot: Slot, topology: &Topology) -> Route {
 }
 
 /// What may change any key waits while a slot is held, as a request for each slot would.
+#[inline(never)] // as above
 fn everywhere(command: &Command, merge: Merge, topology: &Topology) -> Route {
     let is_held = |slot| topology.route(slot).state.is_held();
     if topology.owners().next().is_none() {
@@ -193,6 +208,7 @@ fn everywhere(command: &Command, merge: Merge, topology: &Topology) -> Route {
 }
 
 /// If one group owns all keys it gets the request as it is, whatever their slots.
+#[inline(never)] // as above
 fn many_slots(
     command: &Command,
     split: Split,

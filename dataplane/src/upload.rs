@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     buffer,
-    command::{self, Kind},
+    command::{self, Class, Kind},
     error,
     lease::{Exchange, Lease, Opening, Step},
     metrics::WorkerStats,
@@ -218,8 +218,9 @@ impl Worker {
             0 => None,
             _ => command::lookup(request.arg(0)),
         };
-        let Some(command) = command.filter(|command| command.has_one_key() && request.argc() > 1)
-        else {
+        let Some(command) = command.filter(|command| {
+            command.class == Class::Forward && command.has_one_key() && request.argc() > 1
+        }) else {
             return UploadRoute::Held; // it is dealt with once it is whole
         };
         // To be queued, or refused; or the read of one that tracks: that has to go by its pipe.

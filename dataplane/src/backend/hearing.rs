@@ -282,7 +282,7 @@ impl Backends {
         let silent = |pipe: &Pipe| {
             pipe.ear.is_some()
                 && matches!(pipe.state, State::Ready(_))
-                && pipe.pending.is_empty()
+                && pipe.queue.is_empty()
                 && now.saturating_duration_since(pipe.alive) >= BEAT
         };
         let found = self.pipes.iter().filter(|(_, pipe)| silent(pipe));
@@ -363,8 +363,7 @@ impl Worker {
         pipe.out.splice(..0, wish.bytes);
         let since = clock.micros();
         for _ in 0..wish.answers {
-            pipe.pending.push_front(Pending { since, ..ANSWER });
-            pipe.unsent += 1;
+            pipe.queue.push_first(Pending { since, ..ANSWER });
         }
         Ok(())
     }

@@ -161,15 +161,36 @@ impl Clients {
         micros: u32,
     ) {
         match pending.to {
+            Recipient::Session { session, number } if piece.first && piece.last => {
+                self.errors += u64::from(piece.bytes[0] == b'-');
+                let len = piece.bytes.len() as u32;
+                self.arrived(session, pending, len, stats, micros);
+                self.reply(session, number, |out| out.extend_from_slice(piece.bytes));
+            }
+            Recipient::Session { .. }
+            | Recipient::Part(_)
+            | Recipient::Call(_)
+            | Recipient::Nobody
+            | Recipient::Agreement => {
+                self.deliver_otherwise(pending, piece, outcome, stats, micros);
+            }
+        }
+    }
+
+    /// What is not the whole reply of a session.
+    #[inline(never)] // so that the usual case is short
+    fn deliver_otherwise(
+        &mut self,
+        pending: Pending,
+        piece: Piece<'_>,
+        outcome: Outcome,
+        stats: &WorkerStats,
+        micros: u32,
+    ) {
+        match pending.to {
             Recipient::Session { session, number } => {
                 self.errors += u64::from(piece.first && piece.bytes[0] == b'-');
-                if piece.first && piece.last {
-                    let len = piece.bytes.len() as u32;
-                    self.arrived(session, pending, len, stats, micros);
-                    self.reply(session, number, |out| out.extend_from_slice(piece.bytes));
-                } else {
-                    self.deliver_piece(session, number, pending, piece, stats, micros);
-                }
+                self.deliver_piece(session, number, pending, piece, stats, micros);
             }
             Recipient::Part(part) => self.deliver_part(part, piece, outcome, stats, micros),
             Recipient::Call(call) => {
