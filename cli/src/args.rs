@@ -150,6 +150,14 @@ fn endpoint(text: &str) -> Result<ServerAddr, String> {
     ServerAddr::new(text).map_err(|error| error.rule.to_owned())
 }
 
+/// Whether a server is taken from another cluster.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct TakeOver {
+    /// Take over a server that has the fence record of another cluster, which must not use it any more
+    #[arg(long)]
+    pub(crate) take_over: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -203,6 +211,7 @@ mod tests {
         check("sluice group create g1 --server a:1 --server b:2", true);
         check("sluice group create G1 --server a:1", false);
         check("sluice server add a:1 --group g1 --zone z", true);
+        check("sluice server add a:1 --group g1 --take-over", true);
         check("sluice server add a:1", false);
         check("sluice slot assign 0-511 g1", true);
         check("sluice slot assign 0-99,200,300-400 g1 --dry-run", true);

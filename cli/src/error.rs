@@ -135,8 +135,13 @@ fn hint(status: &Status) -> Option<&'static str> {
             "name all controllers: `--endpoint A:PORT,B:PORT`; `sluice cluster get` shows who leads",
         ),
         Reason::StoreFailed => Some("nothing was changed; the controller's log says why"),
+        Reason::ServerNotFenced => {
+            Some("nothing was changed: try again when the server can take writes")
+        }
         // The controller, which knows the addresses, has said what to do.
         Reason::ServerUnreachable
+        | Reason::ServerOfOtherCluster
+        | Reason::ServerNotPermitted
         | Reason::ServerNotRedis
         | Reason::ServerAuthFailed
         | Reason::ServerInClusterMode

@@ -1,9 +1,9 @@
 //! `AdminService`: manages the cluster. The contract is in `admin.proto`.
 //!
-//! Every mutation goes the same way: parse → (ask the servers) → decide and commit → show what is
+//! Every mutation goes the same way: parse → (ask the servers, and fence them) → decide and commit → show what is
 //! now. Reads take the newest snapshot. Nothing is decided here.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
@@ -12,7 +12,7 @@ use proto::{
     reason::Reason,
     v1::{admin_service_server::AdminService, *},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -21,6 +21,7 @@ use crate::{
     calls::Permit,
     change::{self, Decision, Refusal},
     events::{Event, EventLog, Lost, Position},
+    fence::{Fences, Spare, Target},
     model::{self, Role},
     page::page,
     parse,
@@ -39,6 +40,9 @@ const PROBES_AT_ONCE: usize = 16;
 /// How many events are taken from the log at a time.
 const EVENTS_AT_ONCE: usize = 256;
 
+/// How long a server that is to be admitted may take to be fenced.
+const FENCE_DEADLINE: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub struct Admin {
     /// Decides, commits and remembers.
@@ -47,6 +51,8 @@ pub struct Admin {
     pub registry: Registry,
     /// Asks servers that are to be admitted.
     pub probe: Probe,
+    /// Fences them.
+    pub fences: Fences,
     /// What the servers said last.
     pub observations: watch::Receiver<Observations>,
     /// Ends all streams.
@@ -146,25 +152,62 @@ impl Admin {
         prober::known(now, &self.observations.borrow())
     }
 
-    /// The servers of a new group, as they were admitted.
+    /// The servers of a new group, as they are to be admitted.
     async fn admit_group(
         &self,
         now: &Snapshot,
         id: &GroupId,
         candidates: Vec<Candidate>,
+        take_over: bool,
     ) -> Result<Vec<model::Server>, Refusal> {
         change::may_create_group(now, id, candidates.iter().map(|c| &c.address))?;
         let answers = self.ask(candidates, id).await?;
-        admission::form_group(&answers, &self.known(now))
+        let servers = admission::form_group(&answers, &self.known(now))?;
+        for server in &servers {
+            self.examine(&server.address, id, take_over).await?;
+        }
+        Ok(servers)
     }
 
-    /// One more server of a group, as it was admitted.
+    /// Whether a server lets itself be fenced.
+    async fn examine(
+        &self,
+        address: &ServerAddr,
+        group: &GroupId,
+        take_over: bool,
+    ) -> Result<(), Refusal> {
+        let at = Target {
+            address: address.clone(),
+            group: group.clone(),
+        };
+        let deadline = Instant::now() + FENCE_DEADLINE;
+        let examined = self.fences.examine(&at, take_over, deadline).await;
+        examined.map_err(|why| admission::unfenced(address, group, &why))
+    }
+
+    /// Gives the primary of a new group its fence record, before anybody hears of it. Its replicas have
+    /// it from it.
+    async fn fence(&self, group: &model::Group, take_over: bool) -> Result<(), Refusal> {
+        let at = Target {
+            address: group.primary().address.clone(),
+            group: group.id.clone(),
+        };
+        let deadline = Instant::now() + FENCE_DEADLINE;
+        let nobody = BTreeSet::new();
+        let spare = Spare::Only(&nobody);
+        let admitted = self.fences.admit(&at, spare, take_over, deadline).await;
+        let unfenced = |why| admission::unfenced(&at.address, &at.group, &why);
+        admitted.map(drop).map_err(unfenced)
+    }
+
+    /// One more server of a group, as it is to be admitted.
     async fn admit_server(
         &self,
         now: &Snapshot,
         group: &GroupId,
         candidate: &Candidate,
         expected_revision: u64,
+        take_over: bool,
     ) -> Result<model::Server, Refusal> {
         let found = change::may_create_server(now, group, &candidate.address, expected_revision)?;
         let primary = &found.primary().address;
@@ -173,7 +216,9 @@ impl Admin {
             self.ask_one(primary, group)
         )?;
         let known = self.known(now);
-        admission::join_group(candidate, &facts, (primary, &primary_facts), &known)
+        let server = admission::join_group(candidate, &facts, (primary, &primary_facts), &known)?;
+        self.examine(&candidate.address, group, take_over).await?;
+        Ok(server)
     }
 
     fn show_group(&self, now: &Snapshot, id: &GroupId) -> Result<Response<Group>, Status> {
@@ -246,8 +291,12 @@ impl AdminService for Admin {
         if mode.is_repetition(&now)? {
             return self.show_group(&now, &id);
         }
-        let servers = self.admit_group(&now, &id, candidates).await?;
+        let take_over = request.take_over;
+        let servers = self.admit_group(&now, &id, candidates, take_over).await?;
         let group = model::Group::new(id.clone(), description, servers);
+        if !mode.validate_only {
+            self.fence(&group, take_over).await?;
+        }
         let after = self
             .mutate(mode, move |now| change::create_group(now, &group))
             .await?;
@@ -341,7 +390,7 @@ impl AdminService for Admin {
             return self.show_server(&now, &candidate.address);
         }
         let server = self
-            .admit_server(&now, &group, &candidate, expected)
+            .admit_server(&now, &group, &candidate, expected, request.take_over)
             .await?;
         let after = self
             .mutate(mode, move |now| {

@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 
-use proto::{GroupId, ServerAddr, reason::Reason};
+use proto::{GroupId, ServerAddr, fence, reason::Reason};
 
 use crate::{
     change::{Refusal, same_process},
+    fence::NotFenced,
     model::{Role, Server},
     probe::{Facts, Failure},
 };
@@ -91,12 +92,34 @@ pub fn unanswered(address: &ServerAddr, group: &GroupId, failure: &Failure) -> R
                 group.as_str().to_ascii_uppercase().replace('-', "_")
             ),
         ),
+        Failure::Unfenced(_) => (
+            Reason::ServerNotFenced,
+            "try again when it can take its fence record".to_owned(),
+        ),
         Failure::NotRedis(_) | Failure::Proxy(_) => (
             Reason::ServerNotRedis,
             "check the address and port".to_owned(),
         ),
     };
     Refusal::new(reason, format!("server {address} {failure}: {advice}"))
+}
+
+/// What to tell of a server that was not fenced.
+pub fn unfenced(address: &ServerAddr, group: &GroupId, why: &NotFenced) -> Refusal {
+    let reason = match why {
+        NotFenced::Unanswered(failure) => return unanswered(address, group, failure),
+        NotFenced::NotLeading => Reason::NotLeading,
+        NotFenced::Refused(fence::Refusal::OtherCluster(_)) => {
+            let message = format!(
+                "server {address}: {why}, or did: if that cluster uses it no more, take it over with \
+                 --take-over"
+            );
+            return Refusal::new(Reason::ServerOfOtherCluster, message);
+        }
+        NotFenced::Denied { .. } => Reason::ServerNotPermitted,
+        NotFenced::Refused(_) | NotFenced::Later(_) | NotFenced::Lost => Reason::ServerNotFenced,
+    };
+    Refusal::new(reason, format!("server {address} {why}"))
 }
 
 fn admitted(candidate: &Candidate, facts: &Facts) -> Server {

@@ -34,6 +34,7 @@ use crate::{
     calls::CallsLayer,
     config::Settings,
     embedded, ensemble,
+    fence::{Fences, keeper::Keeper},
     http::{self, Pages},
     metrics::Metrics,
     probe::Probe,
@@ -149,6 +150,12 @@ impl App {
         let streams = TaskTracker::new();
         let registry = Registry::new();
         let probe = Probe::new(self.credentials, self.settings.probe_timeout);
+        let fences = Fences::new(self.store.clone(), probe.clone());
+        let keeper = Keeper {
+            store: self.store.clone(),
+            registry: registry.clone(),
+            fences: fences.clone(),
+        };
         let observations = watch::Sender::new(Observations::new());
         let snapshots = self.store.subscribe();
         let first = topology::compile(&self.store.snapshot());
@@ -164,6 +171,7 @@ impl App {
             store: self.store.clone(),
             registry: registry.clone(),
             probe: probe.clone(),
+            fences: fences.clone(),
             observations: observations.subscribe(),
             stopping: stopping.clone(),
         };
@@ -177,12 +185,14 @@ impl App {
         let prober = Prober {
             store: self.store,
             probe,
+            fences,
             interval: self.settings.probe_interval,
             observations,
             metrics: self.metrics.clone(),
         };
         let mut background = JoinSet::new();
         background.spawn(topology::follow(snapshots, histories));
+        background.spawn(keeper.run());
         background.spawn(prober.run());
         let routes = grpc_routes(admin, publisher, health)?;
         let grpc = serve_grpc(self.grpc, routes, self.metrics, stopping.clone());

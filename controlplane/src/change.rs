@@ -11,6 +11,7 @@ use proto::{GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, reason::R
 use crate::{
     assign,
     events::{Draft, Kind},
+    fence::Mark,
     model::{Group, Registration, Request, Role, Server, SlotMap},
     snapshot::Snapshot,
 };
@@ -46,6 +47,8 @@ impl Change {
 pub enum Edit {
     /// A leader was elected: the term grows by one.
     Elect,
+    /// Numbers above the store's were found: term and revision go on above them.
+    Leap(Mark),
     /// The group is new or changed.
     PutGroup(Group),
     /// The group is no more.
@@ -131,6 +134,28 @@ pub fn elect(now: &Snapshot, build_version: &str) -> Change {
             "controller",
             Kind::ControllerStarted,
             format!("controller {build_version} started and leads in term {term}"),
+        ),
+    )
+}
+
+/// The store goes on above a term and an epoch that were found elsewhere: it was restored from what is
+/// older than they are. That this is committed proves that they are not of a later leader.
+pub fn leap(now: &Snapshot, found: Mark) -> Change {
+    let own = now.mark();
+    if !found.exceeds(own) {
+        return Change::default();
+    }
+    let Mark { term, epoch } = found;
+    Change::one(
+        Edit::Leap(found),
+        Draft::new(
+            "controller",
+            Kind::StoreLeapt,
+            format!(
+                "the store was at term {} and revision {}, and goes on above term {term} and epoch \
+                 {epoch}, which were found: it was restored from an older state",
+                own.term, own.epoch
+            ),
         ),
     )
 }

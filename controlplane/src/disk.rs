@@ -239,7 +239,7 @@ fn behind(revision: u64, acknowledged: u64) -> String {
 
 fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
     match edit {
-        Edit::Elect => {} // the head is written anyway
+        Edit::Elect | Edit::Leap(_) => {} // the head is written anyway
         Edit::PutSlots(_) => put(batch, SLOTS, &*next.slots),
         Edit::PutGroup(Group { id, .. }) | Edit::RemoveGroup(id) => {
             let record = next.groups.get(id).map(|group| &**group);

@@ -299,6 +299,10 @@ impl Keeper {
         if let Some(why) = regress(&now, &seen.image.snapshot) {
             return Ok(Err(Failure::Unusable(why)));
         }
+        if seen.leader != Holder::Own {
+            // Before another one's term is shown: see `Store::leading`.
+            self.cease();
+        }
         self.publish(&seen.image.snapshot).await?;
         self.resolve(&seen, session.id());
         match &seen.leader {
@@ -468,6 +472,13 @@ impl Keeper {
             info!(term = now.head.leader_term, "leads");
             self.journal.restart(now.head.leader_term);
             self.stand(Standing::Leads);
+        }
+    }
+
+    /// Leads no more, if it did.
+    fn cease(&self) {
+        if *self.standings.borrow() == Standing::Leads {
+            self.stand(Standing::Adrift);
         }
     }
 

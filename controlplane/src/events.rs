@@ -45,6 +45,8 @@ pub enum Kind {
     ProxyNacked,
     ProxyDeleted,
     ControllerStarted,
+    /// Higher numbers than the store's were found, and it goes on above them.
+    StoreLeapt,
 }
 
 impl fmt::Display for Kind {

@@ -18,8 +18,8 @@
 //!
 //! [`mover`] copies the keys of slots from one server to another.
 //!
-//! Beside it: [`prober`] watches the servers, [`http`] and [`metrics`] show how it goes, [`app`] puts
-//! it together.
+//! Beside it: [`fence`] says at each server who may use it, [`prober`] watches the servers, [`http`] and
+//! [`metrics`] show how it goes, [`app`] puts it together.
 
 #![warn(missing_docs)]
 
@@ -36,6 +36,7 @@ pub mod embedded;
 pub mod ensemble;
 pub mod events;
 pub mod feed;
+pub mod fence;
 pub mod http;
 pub mod metrics;
 pub mod migration;

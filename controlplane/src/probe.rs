@@ -85,6 +85,9 @@ pub enum Failure {
     /// It is a proxy with this id: it would route to itself.
     #[error("is a Sluice proxy ({0}), not a server")]
     Proxy(String),
+    /// It has no fence record of this leader, so that it is not asked what it is.
+    #[error("{0}")]
+    Unfenced(String),
 }
 
 /// What is needed to ask; cheap to clone.
@@ -105,8 +108,7 @@ impl Probe {
 
     /// Asks a server, with the login of the group it is in, or is to join.
     pub async fn ask(&self, address: &ServerAddr, group: &GroupId) -> Result<Facts, Failure> {
-        let login = self.credentials.login(group);
-        match time::timeout(self.timeout, self.converse(address, login)).await {
+        match time::timeout(self.timeout, self.converse(address, group)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::Unreachable(format!(
                 "no answer within {:?}",
@@ -115,14 +117,31 @@ impl Probe {
         }
     }
 
-    async fn converse(&self, address: &ServerAddr, login: Option<Login>) -> Result<Facts, Failure> {
-        let resolved = resolve(address.as_str()).await;
+    /// Connects, and logs in as who is to be in this group.
+    pub(crate) async fn log_in(
+        &self,
+        address: &ServerAddr,
+        group: &GroupId,
+    ) -> Result<MultiplexedConnection, Failure> {
         let mut connection = self.connect(address).await.map_err(|e| failure(&e))?;
-        if let Some(login) = login {
+        if let Some(login) = self.credentials.login(group) {
             log_in(&mut connection, &login)
                 .await
                 .map_err(|e| Failure::AuthFailed(words(&e)))?;
         }
+        Ok(connection)
+    }
+
+    /// The user that it is at the servers of a group.
+    pub(crate) fn user(&self, group: &GroupId) -> String {
+        let login = self.credentials.login(group);
+        let name = login.and_then(|login| login.username);
+        name.unwrap_or_else(|| "default".to_owned())
+    }
+
+    async fn converse(&self, address: &ServerAddr, group: &GroupId) -> Result<Facts, Failure> {
+        let resolved = resolve(address.as_str()).await;
+        let mut connection = self.log_in(address, group).await?;
         let info: String = redis::cmd("INFO")
             .query_async(&mut connection)
             .await
@@ -175,7 +194,7 @@ async fn resolve(address: &str) -> Vec<SocketAddr> {
     }
 }
 
-fn failure(error: &RedisError) -> Failure {
+pub(crate) fn failure(error: &RedisError) -> Failure {
     match (error.kind(), error.code()) {
         (ErrorKind::Io, _) => Failure::Unreachable(words(error)),
         (_, Some("NOAUTH" | "NOPERM" | "WRONGPASS")) => Failure::AuthFailed(words(error)),
@@ -188,7 +207,7 @@ fn failure(error: &RedisError) -> Failure {
     }
 }
 
-fn words(error: &RedisError) -> String {
+pub(crate) fn words(error: &RedisError) -> String {
     one_line(&match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

@@ -1,6 +1,7 @@
-//! Watching the servers: each is asked again and again what it is.
+//! Watching the servers: each is asked again and again what it is, by the controller that leads.
 //!
-//! Writes down what it sees and tells of servers that stop or start to answer, or to have the role
+//! A primary is asked once its fence record was raised; until then what keeps it from that is what is
+//! seen of it. Writes down what it sees and tells of servers that stop or start to answer, or to have the role
 //! they have in their group. It changes nothing: an observation is never a reason to touch a group.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use crate::{
     admission::Known,
     clock,
     events::{Draft, Kind},
+    fence::Fences,
     metrics::{Metrics, ProbeOutcome},
     model::{Role, Server},
     probe::{Facts, Failure, Probe},
@@ -68,6 +70,8 @@ pub struct Prober {
     pub store: Store,
     /// How they are asked.
     pub probe: Probe,
+    /// Who may be asked.
+    pub fences: Fences,
     /// How often.
     pub interval: Duration,
     /// What is seen.
@@ -80,6 +84,7 @@ impl Prober {
     /// Probes until the store ends.
     pub async fn run(self) {
         let mut snapshots = self.store.subscribe();
+        let mut guards = self.fences.guards();
         let mut tick = time::interval(self.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -89,10 +94,17 @@ impl Prober {
                     Ok(()) => true,
                     Err(_) => return,
                 },
+                changed = guards.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
             };
-            let now = snapshots.borrow_and_update().clone();
-            self.forget(&now);
-            self.round(&now, only_new).await;
+            snapshots.mark_unchanged();
+            guards.mark_unchanged();
+            self.forget(&self.store.snapshot());
+            if let Some(now) = self.store.leading() {
+                self.round(&now, only_new).await;
+            }
         }
     }
 
@@ -106,23 +118,43 @@ impl Prober {
     }
 
     async fn round(&self, now: &Arc<Snapshot>, only_new: bool) {
-        let targets: Vec<(Server, GroupId)> = now
+        let targets: Vec<(Server, GroupId, Result<(), Failure>)> = now
             .servers()
             .filter(|(_, server)| {
                 !only_new || !self.observations.borrow().contains_key(&server.address)
             })
-            .map(|(group, server)| (server.clone(), group.id.clone()))
+            .filter_map(|(group, server)| {
+                let may_be_asked = self.may_be_asked(server, now.head.leader_term)?;
+                Some((server.clone(), group.id.clone(), may_be_asked))
+            })
             .collect();
         stream::iter(targets)
-            .map(|(server, group)| self.observe(server, group))
+            .map(|(server, group, may_be_asked)| self.observe(server, group, may_be_asked))
             .buffer_unordered(AT_ONCE)
             .for_each(async |(server, observation)| self.note(server, observation))
             .await;
     }
 
-    async fn observe(&self, server: Server, group: GroupId) -> (Server, Observation) {
+    /// Whether a server may be asked what it is, in this term. `None`: its record was not looked at yet. A
+    /// replica's record is its primary's.
+    fn may_be_asked(&self, server: &Server, term: u64) -> Option<Result<(), Failure>> {
+        match server.role {
+            Role::Primary => self.fences.is_raised(&server.address, term),
+            Role::Replica => Some(Ok(())),
+        }
+    }
+
+    async fn observe(
+        &self,
+        server: Server,
+        group: GroupId,
+        may_be_asked: Result<(), Failure>,
+    ) -> (Server, Observation) {
         let begun = Instant::now();
-        let outcome = self.probe.ask(&server.address, &group).await;
+        let outcome = match may_be_asked {
+            Ok(()) => self.probe.ask(&server.address, &group).await,
+            Err(failure) => Err(failure),
+        };
         let seen = self.observations.borrow();
         let said_before = seen.get(&server.address).and_then(|o| o.role);
         let observation = Observation {
@@ -137,7 +169,7 @@ impl Prober {
     fn note(&self, server: Server, observation: Observation) {
         self.metrics.probed(match &observation.outcome {
             Ok(_) => ProbeOutcome::Ok,
-            Err(Failure::Unreachable(_)) => ProbeOutcome::Unreachable,
+            Err(Failure::Unreachable(_) | Failure::Unfenced(_)) => ProbeOutcome::Unreachable,
             Err(Failure::AuthFailed(_)) => ProbeOutcome::AuthFailed,
             Err(Failure::NotRedis(_) | Failure::Proxy(_)) => ProbeOutcome::NotRedis,
         });

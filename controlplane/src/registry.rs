@@ -6,7 +6,11 @@
 //!
 //! Invariant: at most one link per proxy id is live; a link that was replaced writes no more.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use proto::{GroupId, ProxyId, Settled, Version, v1::ProxyStats};
 use tokio::sync::watch;
@@ -87,6 +91,14 @@ impl Registry {
     /// Whether a stream of the proxy is open.
     pub fn is_connected(&self, id: &ProxyId) -> bool {
         self.0.borrow().get(id).is_some_and(|live| live.connected)
+    }
+
+    /// The incarnations whose workers all route by this epoch or a later one.
+    pub fn confirmed(&self, epoch: u64) -> BTreeSet<String> {
+        let proxies = self.0.borrow();
+        let confirmed = |live: &&Live| live.acked.is_some_and(|acked| acked.epoch >= epoch);
+        let confirmed = proxies.values().filter(confirmed);
+        confirmed.map(|live| live.incarnation.clone()).collect()
     }
 
     /// Forgets a proxy that is gone.
@@ -210,7 +222,7 @@ impl Drop for Link {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::time::Duration;
 
     use proto::settled::{Lost, Streams};
 

@@ -16,6 +16,7 @@ use proto::{GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, Version};
 
 use crate::{
     change::{Change, Edit},
+    fence::Mark,
     model::{Cluster, Group, Head, REQUESTS_KEPT, Registration, Request, Server, SlotMap},
 };
 
@@ -53,6 +54,14 @@ impl Snapshot {
     pub fn version(&self) -> Version {
         Version {
             leader_term: self.head.leader_term,
+            epoch: self.head.revision,
+        }
+    }
+
+    /// The same, as it is compared with what stands at servers.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            term: self.head.leader_term,
             epoch: self.head.revision,
         }
     }
@@ -101,6 +110,10 @@ impl Snapshot {
         for edit in &change.edits {
             match edit.clone() {
                 Edit::Elect => self.head.leader_term += 1,
+                Edit::Leap(Mark { term, epoch }) => {
+                    self.head.leader_term = self.head.leader_term.max(term + 1);
+                    self.head.revision = revision.max(epoch + 1);
+                }
                 Edit::PutGroup(group) => {
                     let group = Group { revision, ..group };
                     self.groups.insert(group.id.clone(), Arc::new(group));

@@ -139,6 +139,13 @@ impl Store {
         self.snapshots.clone()
     }
 
+    /// The newest snapshot, if this controller leads; its term is then no later than this one's own.
+    pub fn leading(&self) -> Option<Arc<Snapshot>> {
+        // In this order: whoever stops to lead says so before it shows another one's snapshot.
+        let now = self.snapshot();
+        (*self.standings.borrow() == Standing::Leads).then_some(now)
+    }
+
     /// What this controller is to the cluster, now and later.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standings.clone()

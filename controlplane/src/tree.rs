@@ -205,7 +205,7 @@ pub(crate) fn operations(
     let mut writes = BTreeMap::from([(EPOCH.to_owned(), Some(json(&epoch)))]);
     for edit in &change.edits {
         match edit {
-            Edit::Elect => {} // it is in the epoch
+            Edit::Elect | Edit::Leap(_) => {} // it is in the epoch
             Edit::PutSlots(_) => {
                 writes.insert(SLOTS.to_owned(), Some(json(&*next.slots)));
             }

@@ -44,6 +44,7 @@ mod across;
 mod busy;
 mod calls;
 mod clients;
+mod dbsize;
 mod detour;
 mod ending;
 mod flush;

@@ -180,7 +180,7 @@ pub fn judge(
 }
 
 /// What a connection is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Role {
     /// A proxy's.
     Proxy,

@@ -69,6 +69,12 @@ reasons! {
     ServerInClusterMode = "SERVER_IN_CLUSTER_MODE", FailedPrecondition;
     /// The server is neither the primary nor a replica of the group's primary.
     ServerRoleMismatch = "SERVER_ROLE_MISMATCH", FailedPrecondition;
+    /// The server has the fence record of another cluster.
+    ServerOfOtherCluster = "SERVER_OF_OTHER_CLUSTER", FailedPrecondition;
+    /// The user at the server may not do what is needed.
+    ServerNotPermitted = "SERVER_NOT_PERMITTED", FailedPrecondition;
+    /// The server took no fence record in time.
+    ServerNotFenced = "SERVER_NOT_FENCED", FailedPrecondition;
     /// The proxy is connected.
     ProxyConnected = "PROXY_CONNECTED", FailedPrecondition;
     /// Events were lost: list again, then watch again.

@@ -84,8 +84,9 @@ async fn it_has_the_sections_and_fields_of_a_server_with_the_sums_of_all() {
             }
             let merged: BTreeMap<String, BTreeMap<String, String>> = merged.into_iter().collect();
             let keyspace = &merged["Keyspace"];
+            // With the fence record of each server.
             assert!(
-                keyspace["db0"].starts_with("keys=100,expires=1,"),
+                keyspace["db0"].starts_with("keys=102,expires=1,"),
                 "{keyspace:?}"
             );
             assert_eq!(keyspace["db3"], "keys=1,expires=0,avg_ttl=0");
@@ -182,7 +183,7 @@ async fn what_servers_have_noted_is_put_together() {
     );
     let stats = client.command("MEMORY STATS").await;
     assert!(
-        stats.starts_with('%') && stats.contains("$10 keys.count :20"),
+        stats.starts_with('%') && stats.contains("$10 keys.count :22"),
         "{stats}"
     );
     let histogram = client.command("LATENCY HISTOGRAM set").await;

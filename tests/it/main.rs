@@ -17,6 +17,7 @@ mod differential;
 mod drain;
 mod ensemble;
 mod fanout;
+mod fence;
 mod hostile;
 mod import;
 mod info;

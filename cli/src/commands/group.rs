@@ -7,7 +7,7 @@ use proto::{GroupId, ServerAddr, v1};
 
 use super::{Context, Verb, announce};
 use crate::{
-    args::{ChangeFlags, DryRun},
+    args::{ChangeFlags, DryRun, TakeOver},
     client::{self, Admin, Client, request_id},
     error::Error,
     output::{Table, Tables, or_dash, plural},
@@ -59,6 +59,8 @@ pub(crate) enum GroupCommand {
         )]
         description: String,
         #[command(flatten)]
+        take_over: TakeOver,
+        #[command(flatten)]
         dry_run: DryRun,
     },
     /// Change the description of a group
@@ -103,9 +105,13 @@ pub(crate) async fn run(context: &mut Context, command: GroupCommand) -> Result<
             id,
             servers,
             description,
+            take_over,
             dry_run,
         } => {
-            let request = create_request(&id, &servers, description, dry_run.dry_run);
+            let request = v1::CreateGroupRequest {
+                take_over: take_over.take_over,
+                ..create_request(&id, &servers, description, dry_run.dry_run)
+            };
             let group = create(&mut context.client, request).await?;
             let what = format!("group {id} with {}", plural(servers.len(), "server"));
             announce(dry_run.dry_run, Verb::Create, &what);
@@ -174,6 +180,7 @@ pub(crate) fn create_request(
             .collect(),
         validate_only,
         request_id: request_id(),
+        take_over: false,
     }
 }
 

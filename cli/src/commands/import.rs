@@ -16,6 +16,7 @@ use v1::{
 
 use super::{Context, group, slot};
 use crate::{
+    args::TakeOver,
     client::{Admin, request_id},
     codis::{self, InFlight, Plan, PlannedGroup, Product},
     error::Error,
@@ -64,6 +65,8 @@ pub(crate) struct CodisArgs {
     /// Leave a replica out, one that is down for instance; once for each
     #[arg(long, value_name = "HOST:PORT")]
     without: Vec<ServerAddr>,
+    #[command(flatten)]
+    take_over: TakeOver,
     /// Show the plan, have the controller check the servers, change nothing
     #[arg(long)]
     dry_run: bool,
@@ -94,7 +97,10 @@ async fn codis(context: &mut Context, args: CodisArgs) -> Result<(), Error> {
         confirm(args.yes)?;
     }
     for planned in &missing {
-        let request = create_request(planned, args.dry_run);
+        let request = v1::CreateGroupRequest {
+            take_over: args.take_over.take_over,
+            ..create_request(planned, args.dry_run)
+        };
         group::create(&mut context.client, request)
             .await
             .map_err(|e| {
@@ -230,6 +236,7 @@ fn create_request(planned: &PlannedGroup, validate_only: bool) -> v1::CreateGrou
         servers: servers.collect(),
         validate_only,
         request_id: request_id(),
+        take_over: false,
     }
 }
 

@@ -8,7 +8,7 @@ use v1::server::Role;
 
 use super::{Context, Verb, announce};
 use crate::{
-    args::ChangeFlags,
+    args::{ChangeFlags, TakeOver},
     client::{Admin, request_id},
     error::Error,
     output::{self, Table, or_dash, thousands},
@@ -66,6 +66,8 @@ pub(crate) enum ServerCommand {
         )]
         zone: String,
         #[command(flatten)]
+        take_over: TakeOver,
+        #[command(flatten)]
         change: ChangeFlags,
     },
     /// Change the zone of a server
@@ -113,6 +115,7 @@ pub(crate) async fn run(context: &mut Context, command: ServerCommand) -> Result
             address,
             group,
             zone,
+            take_over,
             change,
         } => {
             let what = format!("server {address} to group {group}");
@@ -125,6 +128,7 @@ pub(crate) async fn run(context: &mut Context, command: ServerCommand) -> Result
                 validate_only: change.validate_only(),
                 expected_revision: change.expected_revision,
                 request_id: request_id(),
+                take_over: take_over.take_over,
             };
             let server = context.client.call(Admin::create_server, request).await?;
             announce(change.validate_only(), Verb::Add, &what);

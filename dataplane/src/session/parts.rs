@@ -3,7 +3,7 @@
 //! Nothing is sent before every group takes its part; what comes back is put together by
 //! [`crate::fanout`].
 
-use super::Dispatched;
+use super::{Dispatched, dbsize};
 use crate::{
     backend::{Pending, Recipient},
     command::{Command, Kind, Merge, Split, flag},
@@ -106,9 +106,12 @@ impl Worker {
         if command.kind() == Kind::Script {
             self.see_script(command, request);
         }
+        let database = self.clients.session(id).client.database;
+        let instead = dbsize::of_clients(command, database);
+        let sent = instead.as_deref().unwrap_or(request.raw());
         for part in &self.splitting.parts {
             let out = self.backends.output(part.pipe);
-            out.extend_from_slice(request.raw());
+            out.extend_from_slice(sent);
         }
         self.expect_parts(id, command, Merging::Plain(merge), 1)
     }

@@ -1,0 +1,559 @@
+//! The fence: a record on every server that says who may use it, and the leader's side of it.
+//!
+//! What the record is, and how everybody who opens a connection is judged by it, is in
+//! [`proto::fence`]. Here the leader *raises* it, has the server *kill* every connection of Sluice's
+//! that has not confirmed, and *reads it back*; that unit is all there is ([`Fences::raise`]), and
+//! whoever has its [`Evidence`] knows: nothing of whom was killed, and nothing of whom routes by an
+//! older epoch, executes at that server any more. A connection that was judged before the record was
+//! raised is in the server's list, and dies; one that is judged later sees the record. No clock is
+//! asked, and nobody believed to be dead.
+//!
+//! A server that cannot do it now (`-BUSY`, `-LOADING`, `-NOREPLICAS`, …), or is not reached, is asked
+//! again until the caller's deadline; then it is *not* fenced, whatever may have been done. Each server
+//! is on its own: a dead one holds up nobody else.
+//!
+//! | file | what |
+//! |---|---|
+//! | `step` | what is to be done about a record: pure |
+//! | `roll` | who is connected, and who of them is killed: pure |
+//! | `link`, `raise.lua` | one connection to a server, and the script |
+//! | `keeper` | looks after the records of all servers while this controller leads |
+//!
+//! Only a leader gets anything done here, and only in its own term. The record cannot tell a leader
+//! from one that was replaced and has not noticed yet, where somebody has deleted it: then the late one
+//! may write it, with its older numbers, until the leader has looked after it, within a second.
+//!
+//! Invariant: of a record of this cluster, no number is ever lowered.
+
+pub mod keeper;
+mod link;
+pub mod roll;
+pub mod step;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use proto::{
+    ClusterId, GroupId, ServerAddr,
+    fence::{Name, Refusal, Role},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::info;
+
+use crate::{
+    change,
+    probe::{Failure, Probe},
+    snapshot::Snapshot,
+    store::{CommitError, Store},
+};
+use link::{Link, Verdict};
+use roll::{Census, Connection};
+use step::Step;
+
+pub use roll::Spare;
+pub use step::{Mark, Sight};
+
+/// How long to wait before a server is asked again.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A server, and the group whose login it takes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    /// Where it is.
+    pub address: ServerAddr,
+    /// The group it is in, or is to join.
+    pub group: GroupId,
+}
+
+/// That a server's record was raised, everybody killed who was to be, and the record read back. Only
+/// [`Fences`] makes one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Evidence {
+    server: ServerAddr,
+    run_id: String,
+    mark: Mark,
+    killed: Vec<Connection>,
+}
+
+impl Evidence {
+    /// Which server.
+    pub fn server(&self) -> &ServerAddr {
+        &self.server
+    }
+
+    /// Which process of it. Of another one it says nothing.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// To what it was raised, at least.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Whose connections were killed.
+    pub fn killed(&self) -> &[Connection] {
+        &self.killed
+    }
+}
+
+/// Why a server is not fenced. What was asked of it may have been done all the same, or in part.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotFenced {
+    /// This controller does not lead, or not in that term.
+    #[error("this controller does not lead any more")]
+    NotLeading,
+    /// The record forbids it.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The user may not do what is needed.
+    #[error("refuses a command that Sluice needs: {says}; let its user do it with `{}`", acl(.user))]
+    Denied {
+        /// Sluice's user there.
+        user: String,
+        /// What the server said.
+        says: String,
+    },
+    /// It cannot do it now.
+    #[error("cannot take a fence record now: {0}")]
+    Later(String),
+    /// It did not answer.
+    #[error("{0}")]
+    Unanswered(Failure),
+    /// Somebody wrote the record each time after it was raised.
+    #[error("loses its fence record again and again: somebody else writes or flushes it")]
+    Lost,
+}
+
+impl NotFenced {
+    /// Whether asking again helps nobody: a person has to see to it, or another controller leads.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::NotLeading
+            | Self::Refused(_)
+            | Self::Denied { .. }
+            | Self::Unanswered(Failure::AuthFailed(_) | Failure::NotRedis(_) | Failure::Proxy(_)) => {
+                true
+            }
+            Self::Later(_)
+            | Self::Unanswered(Failure::Unreachable(_) | Failure::Unfenced(_))
+            | Self::Lost => false,
+        }
+    }
+}
+
+impl From<NotFenced> for Failure {
+    fn from(why: NotFenced) -> Self {
+        match why {
+            NotFenced::Unanswered(failure) => failure,
+            why @ (NotFenced::NotLeading
+            | NotFenced::Refused(_)
+            | NotFenced::Denied { .. }
+            | NotFenced::Later(_)
+            | NotFenced::Lost) => Self::Unfenced(why.to_string()),
+        }
+    }
+}
+
+/// What lets a user do all that Sluice does at a server.
+fn acl(user: &str) -> String {
+    format!("ACL SETUSER {user} ~* &* +@all -@admin +client +config|get")
+}
+
+/// A record that is as it is to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Raised {
+    /// In which term.
+    pub term: u64,
+    /// To which epoch.
+    pub epoch: u64,
+    /// For which process.
+    pub run_id: String,
+}
+
+/// How a server's record is, as this leader knows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// It was raised in this term, or found to be.
+    Raised(Raised),
+    /// It is not, or that is not known.
+    Open {
+        /// Why.
+        why: NotFenced,
+        /// How it was.
+        last: Option<Raised>,
+    },
+}
+
+impl Guard {
+    /// How the record is, or was last.
+    fn last(&self) -> Option<&Raised> {
+        match self {
+            Self::Raised(raised) => Some(raised),
+            Self::Open { last, .. } => last.as_ref(),
+        }
+    }
+}
+
+/// By server.
+pub type Guards = BTreeMap<ServerAddr, Guard>;
+
+/// What a server was found to have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspection {
+    /// Its record and its process.
+    pub sight: Sight,
+    /// How many connections who has there.
+    pub census: Census,
+}
+
+/// Who fences, and to what: of one term.
+struct Leader {
+    cluster: ClusterId,
+    own: Mark,
+}
+
+impl Leader {
+    fn of(now: &Snapshot) -> Self {
+        Self {
+            cluster: now.cluster.id.clone(),
+            own: now.mark(),
+        }
+    }
+}
+
+/// What a server's record is to be, and who is to stay connected.
+struct Order<'a> {
+    mark: Mark,
+    spare: Spare<'a>,
+    /// Also if it is another cluster's.
+    take_over: bool,
+}
+
+/// See the module; cheap to clone.
+#[derive(Clone)]
+pub struct Fences {
+    store: Store,
+    probe: Probe,
+    /// Of this process.
+    incarnation: Arc<str>,
+    opened: Arc<AtomicU64>,
+    guards: Arc<watch::Sender<Guards>>,
+}
+
+impl Fences {
+    /// As a process that was never there before.
+    pub fn new(store: Store, probe: Probe) -> Self {
+        Self {
+            store,
+            probe,
+            incarnation: format!("{:032x}", fastrand::u128(..)).into(),
+            opened: Arc::default(),
+            guards: Arc::new(watch::Sender::new(Guards::new())),
+        }
+    }
+
+    /// By which this process's connections are known at the servers: 32 hexadecimal digits.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
+    }
+
+    /// How the records are, now and later.
+    pub fn guards(&self) -> watch::Receiver<Guards> {
+        self.guards.subscribe()
+    }
+
+    /// Whether a server's record was raised in this term, or what is in the way. `None`: it is not known yet.
+    pub fn is_raised(&self, server: &ServerAddr, term: u64) -> Option<Result<(), Failure>> {
+        match self.guards.borrow().get(server)? {
+            Guard::Raised(raised) => (raised.term >= term).then_some(Ok(())),
+            Guard::Open { why, .. } => Some(Err(why.clone().into())),
+        }
+    }
+
+    /// Raises a server's record to a mark of this leader's term, kills whoever is not spared, and reads
+    /// the record back.
+    pub async fn raise(
+        &self,
+        at: &Target,
+        mark: Mark,
+        spare: Spare<'_>,
+        deadline: Instant,
+    ) -> Result<Evidence, NotFenced> {
+        let order = Order {
+            mark,
+            spare,
+            take_over: false,
+        };
+        self.carry_out(at, &order, deadline).await
+    }
+
+    /// The same to the store's epoch, of a server that is to be used from now on, or again. If its
+    /// record is above the store, the store goes on above it first.
+    pub async fn admit(
+        &self,
+        at: &Target,
+        spare: Spare<'_>,
+        take_over: bool,
+        deadline: Instant,
+    ) -> Result<Evidence, NotFenced> {
+        let mut patience = Patience::until(deadline);
+        let (_, sight) = loop {
+            if let Some(answer) = patience.ask(self.open(at)).await {
+                break answer?;
+            }
+        };
+        let leader = self.leader()?;
+        match step::next(&sight, &leader.cluster, leader.own, None) {
+            Step::Leap(found) => self.leap(found).await?,
+            Step::Leave(Refusal::OtherCluster(_)) if take_over => {}
+            Step::Leave(refusal) => return Err(NotFenced::Refused(refusal)),
+            Step::Keep | Step::Lead { .. } | Step::Restore { .. } | Step::Admit => {}
+        }
+        let order = Order {
+            mark: self.leader()?.own,
+            spare,
+            take_over,
+        };
+        self.carry_out(at, &order, deadline).await
+    }
+
+    /// Whether a server can be admitted: its record allows it, and its user may do what is needed.
+    /// Changes nothing.
+    pub async fn examine(
+        &self,
+        at: &Target,
+        take_over: bool,
+        deadline: Instant,
+    ) -> Result<(), NotFenced> {
+        let mut patience = Patience::until(deadline);
+        let sight = loop {
+            let examined = async {
+                let (mut link, sight) = self.open(at).await?;
+                link.try_all().await?;
+                Ok(sight)
+            };
+            if let Some(answer) = patience.ask(examined).await {
+                break answer?;
+            }
+        };
+        let leader = self.leader()?;
+        match step::next(&sight, &leader.cluster, leader.own, None) {
+            Step::Leave(Refusal::OtherCluster(_)) if take_over => Ok(()),
+            Step::Leave(refusal) => Err(NotFenced::Refused(refusal)),
+            Step::Leap(_) | Step::Keep | Step::Lead { .. } | Step::Restore { .. } | Step::Admit => {
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a server's record, and who is connected there.
+    pub async fn inspect(&self, at: &Target, deadline: Instant) -> Result<Inspection, NotFenced> {
+        let mut patience = Patience::until(deadline);
+        loop {
+            let inspected = async {
+                let (mut link, sight) = self.open(at).await?;
+                let census = roll::census(&link.connections().await?);
+                Ok(Inspection { sight, census })
+            };
+            if let Some(answer) = patience.ask(inspected).await {
+                return answer;
+            }
+        }
+    }
+
+    fn leader(&self) -> Result<Leader, NotFenced> {
+        let now = self.store.leading().ok_or(NotFenced::NotLeading)?;
+        Ok(Leader::of(&now))
+    }
+
+    /// Lets the store go on above numbers that were found at a server. That it can proves that they are
+    /// not a later leader's.
+    async fn leap(&self, found: Mark) -> Result<(), NotFenced> {
+        let leapt = self.store.commit(move |now| Ok(change::leap(now, found)));
+        match leapt.await {
+            Ok(_) => Ok(()),
+            Err(CommitError::NotLeading(_)) => Err(NotFenced::NotLeading),
+            Err(e) => Err(NotFenced::Later(e.to_string())),
+        }
+    }
+
+    /// Connects, and asks what the connection is judged by.
+    async fn open(&self, at: &Target) -> Result<(Link, Sight), NotFenced> {
+        self.leader()?;
+        let connection = self.probe.log_in(&at.address, &at.group).await;
+        let name = Name {
+            role: Role::Controller,
+            incarnation: self.incarnation.to_string(),
+            rest: self.opened.fetch_add(1, Ordering::Relaxed).to_string(),
+        };
+        let connection = connection.map_err(NotFenced::Unanswered)?;
+        Link::open(connection, &name, self.probe.user(&at.group)).await
+    }
+
+    async fn carry_out(
+        &self,
+        at: &Target,
+        order: &Order<'_>,
+        deadline: Instant,
+    ) -> Result<Evidence, NotFenced> {
+        // Those of all attempts: what an earlier one has killed is dead.
+        let mut killed = Vec::new();
+        let mut patience = Patience::until(deadline);
+        let sight = loop {
+            let attempt = self.attempt(at, order, &mut killed);
+            if let Some(answer) = patience.ask(attempt).await {
+                break answer?;
+            }
+        };
+        self.note(&at.address, &sight);
+        let Mark { term, epoch } = order.mark;
+        info!(server = %at.address, term, epoch, killed = killed.len(), "fenced");
+        Ok(Evidence {
+            server: at.address.clone(),
+            run_id: sight.run_id,
+            mark: order.mark,
+            killed,
+        })
+    }
+
+    /// One attempt, on a connection of its own.
+    async fn attempt(
+        &self,
+        at: &Target,
+        order: &Order<'_>,
+        killed: &mut Vec<Connection>,
+    ) -> Result<Sight, NotFenced> {
+        let Order {
+            mark,
+            spare,
+            take_over,
+        } = *order;
+        let (mut link, sight) = self.open(at).await?;
+        let Leader { cluster, own } = self.leader()?;
+        if own.term != mark.term {
+            return Err(NotFenced::NotLeading);
+        }
+        allowed(&sight, &cluster, own, take_over)?;
+        let believed = own.believed();
+        match link
+            .raise(cluster.as_str(), mark, believed, take_over)
+            .await?
+        {
+            Verdict::Done => {}
+            Verdict::Refused => {
+                allowed(&link.look().await?, &cluster, own, take_over)?;
+                return Err(NotFenced::Lost); // it has become another one since
+            }
+        }
+        let doomed = roll::doomed(link.connections().await?, &self.incarnation, spare);
+        link.kill(&doomed).await?;
+        killed.extend(doomed);
+        let sight = link.look().await?;
+        // A later leader's is above the mark, too.
+        allowed(&sight, &cluster, own, take_over)?;
+        if sight.is_raised(&cluster, mark) {
+            Ok(sight)
+        } else {
+            Err(NotFenced::Lost)
+        }
+    }
+
+    /// Remembers what was read of a record that is as it is to be.
+    fn note(&self, server: &ServerAddr, sight: &Sight) {
+        if let Ok(Some(record)) = &sight.record {
+            let raised = Raised {
+                term: record.term,
+                epoch: record.epoch,
+                run_id: record.run_id.clone(),
+            };
+            self.guard(server, Guard::Raised(raised));
+        }
+    }
+
+    /// Forgets all other servers.
+    fn keep_only(&self, servers: &BTreeSet<&ServerAddr>) {
+        self.guards.send_if_modified(|guards| {
+            let before = guards.len();
+            guards.retain(|server, _| servers.contains(server));
+            guards.len() < before
+        });
+    }
+
+    /// Remembers why a record is not, or may not be. False: it was known.
+    fn doubt(&self, server: &ServerAddr, why: NotFenced) -> bool {
+        let last = self.last(server);
+        self.guard(server, Guard::Open { why, last })
+    }
+
+    /// How a record is, or was last.
+    fn last(&self, server: &ServerAddr) -> Option<Raised> {
+        self.guards.borrow().get(server)?.last().cloned()
+    }
+
+    fn guard(&self, server: &ServerAddr, guard: Guard) -> bool {
+        self.guards.send_if_modified(|guards| {
+            if guards.get(server) == Some(&guard) {
+                return false;
+            }
+            guards.insert(server.clone(), guard);
+            true
+        })
+    }
+}
+
+/// How long a server is asked again.
+struct Patience {
+    deadline: Instant,
+    /// Why the last attempt failed.
+    why: NotFenced,
+}
+
+impl Patience {
+    fn until(deadline: Instant) -> Self {
+        let silent = Failure::Unreachable("no answer in time".to_owned());
+        Self {
+            deadline,
+            why: NotFenced::Unanswered(silent),
+        }
+    }
+
+    /// One attempt. `None`: there is time for another.
+    async fn ask<T>(
+        &mut self,
+        attempt: impl Future<Output = Result<T, NotFenced>>,
+    ) -> Option<Result<T, NotFenced>> {
+        match timeout_at(self.deadline, attempt).await {
+            Ok(Ok(value)) => return Some(Ok(value)),
+            Ok(Err(e)) if e.is_final() => return Some(Err(e)),
+            Ok(Err(e)) => self.why = e,
+            Err(_) => return Some(Err(self.why.clone())),
+        }
+        if Instant::now() + PAUSE >= self.deadline {
+            return Some(Err(self.why.clone()));
+        }
+        sleep(PAUSE).await;
+        None
+    }
+}
+
+fn allowed(
+    sight: &Sight,
+    cluster: &ClusterId,
+    own: Mark,
+    take_over: bool,
+) -> Result<(), NotFenced> {
+    match sight.judge(cluster, own) {
+        Err(Refusal::OtherCluster(_)) if take_over => Ok(()),
+        verdict => verdict.map_err(NotFenced::Refused),
+    }
+}

@@ -1,0 +1,345 @@
+//! The fence: a record on every server says who may use it. Each hole that a review found has a test.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use proto::{reason::Reason, v1};
+use tests::{Cluster, Controller, Load, Raw, Server, eventually, other_server};
+use tonic::Status;
+
+const KEY: &str = "{sluice}:fence";
+
+/// The fields of a server's record; empty: it has none.
+async fn record(server: &Server) -> BTreeMap<String, String> {
+    let mut connection = server.connect().await;
+    let mut read = redis::cmd("HGETALL");
+    read.arg(KEY).query_async(&mut connection).await.unwrap()
+}
+
+async fn ask(server: &Server, command: &str) -> String {
+    Raw::connect(&server.addr).await.command(command).await
+}
+
+async fn run_id(server: &Server) -> String {
+    let info = ask(server, "INFO server").await;
+    let line = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    line.unwrap().trim().to_owned()
+}
+
+/// Returns the record once it is as it is to be.
+async fn record_that(
+    server: &Server,
+    is: impl Fn(&BTreeMap<String, String>) -> bool,
+) -> BTreeMap<String, String> {
+    eventually(|| async {
+        let record = record(server).await;
+        if is(&record) {
+            Ok(record)
+        } else {
+            Err(format!("the record is {record:?}"))
+        }
+    })
+    .await
+}
+
+fn number(record: &BTreeMap<String, String>, field: &str) -> u64 {
+    record.get(field).map_or(0, |text| text.parse().unwrap())
+}
+
+async fn cluster_of(controller: &Controller) -> v1::Cluster {
+    let mut admin = controller.admin().await;
+    let request = v1::GetClusterRequest {};
+    admin.get_cluster(request).await.unwrap().into_inner()
+}
+
+fn request(id: &str, servers: &[&Server], take_over: bool) -> v1::CreateGroupRequest {
+    let servers = servers.iter().map(|server| v1::ServerSpec {
+        address: server.addr.clone(),
+        zone: String::new(),
+    });
+    v1::CreateGroupRequest {
+        id: id.to_owned(),
+        servers: servers.collect(),
+        take_over,
+        ..v1::CreateGroupRequest::default()
+    }
+}
+
+async fn create(
+    controller: &Controller,
+    request: v1::CreateGroupRequest,
+) -> Result<v1::Group, Status> {
+    let mut admin = controller.admin().await;
+    let group = admin.create_group(request).await?;
+    Ok(group.into_inner())
+}
+
+/// A connection that is named so.
+async fn named(server: &Server, name: &str) -> Raw {
+    let mut raw = Raw::connect(&server.addr).await;
+    assert_eq!(raw.command(&format!("CLIENT SETNAME {name}")).await, "+OK");
+    raw
+}
+
+/// Whether nothing is there any more; a connection that lives is asked whether it does.
+async fn is_dead(raw: &mut Raw) -> bool {
+    tokio::time::timeout(Duration::from_millis(200), raw.rest())
+        .await
+        .is_ok()
+}
+
+fn proxy_name() -> String {
+    format!("sluice:proxy:{}:0:1", "0".repeat(32))
+}
+
+#[tokio::test]
+async fn servers_are_fenced_when_they_join() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = Controller::start(dir.path(), &[]).await;
+    let server = Server::start(dir.path(), "g1", &[]);
+    server.answers().await;
+    let mut stale = named(&server, &proxy_name()).await;
+    let mut client = named(&server, "someone-elses").await;
+
+    let only_check = v1::CreateGroupRequest {
+        validate_only: true,
+        ..request("g1", &[&server], false)
+    };
+    create(&controller, only_check).await.unwrap();
+    assert_eq!(record(&server).await, BTreeMap::new());
+    assert_eq!(stale.command("PING").await, "+PONG");
+
+    create(&controller, request("g1", &[&server], false))
+        .await
+        .unwrap();
+    let cluster = cluster_of(&controller).await;
+    let found = record(&server).await;
+    assert_eq!(found["cluster"], cluster.id);
+    assert_eq!(number(&found, "term"), cluster.leader_term);
+    let epoch = number(&found, "epoch");
+    assert!((1..=cluster.revision).contains(&epoch), "{found:?}");
+    assert_eq!(found["run_id"], run_id(&server).await);
+    assert!(is_dead(&mut stale).await);
+    assert_eq!(client.command("PING").await, "+PONG");
+}
+
+#[tokio::test]
+async fn another_clusters_servers_are_refused_or_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = Controller::start(dir.path(), &[]).await;
+    let server = Server::start(dir.path(), "g1", &[]);
+    server.answers().await;
+    let theirs = format!("HSET {KEY} cluster other term 80 epoch 4000 run_id x");
+    assert_eq!(ask(&server, &theirs).await, ":4");
+    let refused = create(&controller, request("g1", &[&server], false)).await;
+    let status = refused.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::ServerOfOtherCluster));
+    let says = "it belongs to cluster other";
+    assert!(status.message().contains(says), "{status:?}");
+    assert!(status.message().contains("--take-over"), "{status:?}");
+    assert_eq!(record(&server).await["cluster"], "other");
+
+    create(&controller, request("g1", &[&server], true))
+        .await
+        .unwrap();
+    let (found, cluster) = (record(&server).await, cluster_of(&controller).await);
+    assert_eq!(found["cluster"], cluster.id);
+    // Its numbers mean nothing here.
+    assert_eq!(number(&found, "term"), cluster.leader_term);
+    assert!(number(&found, "epoch") <= cluster.revision);
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_do_what_is_needed_is_told_how() {
+    let dir = tempfile::tempdir().unwrap();
+    let logins = dir.path().join("logins.toml");
+    fs::write(&logins, "username = \"sluice\"\npassword = \"p\"\n").unwrap();
+    let flag = "--server-auth-file".to_owned();
+    let args = [flag, logins.to_str().unwrap().to_owned()];
+    let controller = Controller::start(dir.path(), &args).await;
+    for (index, program) in programs().into_iter().enumerate() {
+        let name = format!("g{index}");
+        let server = Server::run(&program, dir.path(), &name, &[]);
+        server.answers().await;
+        let few = "ACL SETUSER sluice on >p ~* +@all -@dangerous +info";
+        assert_eq!(ask(&server, few).await, "+OK");
+        let refused = create(&controller, request(&name, &[&server], false)).await;
+        let status = refused.unwrap_err();
+        assert_eq!(
+            Reason::of(&status),
+            Some(Reason::ServerNotPermitted),
+            "{status:?}"
+        );
+        assert_eq!(record(&server).await, BTreeMap::new());
+        let advice = status.message().split('`').nth(1).unwrap();
+        assert_eq!(ask(&server, advice).await, "+OK");
+        let group = create(&controller, request(&name, &[&server], false)).await;
+        assert_eq!(group.unwrap().servers.len(), 1);
+    }
+}
+
+/// Debian's server and, as far as they are there, those of other versions.
+fn programs() -> Vec<PathBuf> {
+    let others = ["redis-6.2", "redis-8.2", "valkey-8.1", "valkey-9.1"];
+    let others = others.into_iter().filter_map(other_server);
+    [PathBuf::from("redis-server")]
+        .into_iter()
+        .chain(others)
+        .collect()
+}
+
+#[tokio::test]
+async fn what_was_flushed_deleted_lowered_or_spoilt_is_mended() {
+    let cluster = Cluster::builder().groups(1).start().await;
+    let server = &cluster.groups[0][0];
+    let before = record_that(server, |record| record.len() == 4).await;
+    for spoil in [
+        "FLUSHALL".to_owned(),
+        format!("DEL {KEY}"),
+        format!("HSET {KEY} epoch 1"),
+        format!("HSET {KEY} term nonsense"),
+        format!("HSET {KEY} epoch 9007199254740993"),
+        format!("HSET {KEY} run_id another"),
+        format!("HDEL {KEY} cluster"),
+    ] {
+        let mut stale = named(server, &proxy_name()).await;
+        let said = ask(server, &spoil).await;
+        assert!(!said.starts_with('-'), "{spoil}: {said}");
+        let after = record_that(server, |after| {
+            after.get("cluster") == before.get("cluster")
+                && after.get("run_id") == before.get("run_id")
+                && after.get("term") == before.get("term")
+                && (number(&before, "epoch")..1_000).contains(&number(after, "epoch"))
+        });
+        after.await;
+        // Whoever got in meanwhile, and has not confirmed, is out again.
+        eventually(|| async {
+            let list = ask(server, "CLIENT LIST").await;
+            match list.contains(&proxy_name()) {
+                true => Err(format!("after {spoil}: {list}")),
+                false => Ok(()),
+            }
+        })
+        .await;
+        assert!(is_dead(&mut stale).await, "{spoil}");
+    }
+    let string = "EVAL redis.call('SET',KEYS[1],ARGV[1]) 1 {sluice}:fence x";
+    assert_eq!(ask(server, string).await, "$-1");
+    eventually(|| async {
+        match ask(server, &format!("TYPE {KEY}")).await.as_str() {
+            "+hash" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_process_that_restarted_is_admitted_anew() {
+    let mut cluster = Cluster::builder().groups(1).start().await;
+    let before = record_that(&cluster.groups[0][0], |record| record.len() == 4).await;
+    let server = &mut cluster.groups[0][0];
+    server.process.kill();
+    server.restart();
+    server.answers().await;
+    let run_id = run_id(server).await;
+    assert_ne!(run_id, before["run_id"]);
+    let after = record_that(server, |record| record.get("run_id") == Some(&run_id)).await;
+    assert!(number(&after, "epoch") >= number(&before, "epoch"));
+}
+
+#[tokio::test]
+async fn a_leader_shuts_out_those_before_it_and_no_proxy() {
+    let mut cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let server = &cluster.groups[0][0];
+    let before = record_that(server, |record| record.len() == 4).await;
+    let mut proxy = named(server, &proxy_name()).await;
+    let other = "0".repeat(32);
+    let mut mover = named(server, &format!("sluice:mover:{other}:1")).await;
+    let mut controller = named(server, &format!("sluice:controller:{other}:1")).await;
+    let load = Load::start(cluster.connect_all().await, |_| true);
+    load.advance(1_000).await;
+    cluster.controller.process.kill();
+    cluster.controller.restart();
+    let term = number(&before, "term");
+    let after = record_that(server, |record| number(record, "term") == term + 1).await;
+    assert_eq!(after["epoch"], before["epoch"]);
+    eventually(|| async {
+        let list = ask(server, "CLIENT LIST").await;
+        match list.contains("sluice:mover:") {
+            true => Err(list),
+            false => Ok(()),
+        }
+    })
+    .await;
+    assert!(is_dead(&mut mover).await && is_dead(&mut controller).await);
+    assert_eq!(proxy.command("PING").await, "+PONG");
+    load.advance(1_000).await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_full_server_can_be_fenced() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = Controller::start(dir.path(), &[]).await;
+    for (index, program) in programs().into_iter().enumerate() {
+        let name = format!("g{index}");
+        let args = ["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"];
+        let args = args.map(str::to_owned);
+        let server = Server::run(&program, dir.path(), &name, &args);
+        server.answers().await;
+        let mut number = 0;
+        while !ask(&server, &format!("SETRANGE k{number} 300000 x"))
+            .await
+            .starts_with("-OOM")
+        {
+            number += 1;
+        }
+        create(&controller, request(&name, &[&server], false))
+            .await
+            .unwrap();
+        let mut connection = server.connect().await;
+        let refused: Result<(), _> = redis::cmd("SET")
+            .arg("another")
+            .arg("x".repeat(100))
+            .query_async(&mut connection)
+            .await;
+        assert_eq!(refused.unwrap_err().code(), Some("OOM"));
+        assert_eq!(record(&server).await.len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_busy_script_delays_and_does_not_deceive() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = Controller::start(dir.path(), &[]).await;
+    for (index, program) in programs().into_iter().enumerate() {
+        let name = format!("g{index}");
+        let args = ["--lua-time-limit", "50"].map(str::to_owned);
+        let server = Server::run(&program, dir.path(), &name, &args);
+        server.answers().await;
+        let mut busy = Raw::connect(&server.addr).await;
+        let mut stale = named(&server, &proxy_name()).await;
+        let script = "local n = 0; while true do n = n + 1 end";
+        let words = ["EVAL", script, "0"].map(str::to_owned).to_vec();
+        busy.pipeline(&[words]).await;
+        eventually(|| async {
+            match ask(&server, "PING").await {
+                said if said.starts_with("-BUSY") => Ok(()),
+                said => Err(said),
+            }
+        })
+        .await;
+        let status = create(&controller, request(&name, &[&server], false))
+            .await
+            .unwrap_err();
+        assert!(status.message().contains("BUSY"), "{status:?}");
+        assert_eq!(ask(&server, "SCRIPT KILL").await, "+OK");
+        assert!(busy.reply().await.starts_with('-'));
+        assert_eq!(record(&server).await, BTreeMap::new());
+        assert_eq!(stale.command("PING").await, "+PONG");
+        create(&controller, request(&name, &[&server], false))
+            .await
+            .unwrap();
+        assert!(is_dead(&mut stale).await);
+    }
+}
