@@ -414,23 +414,16 @@ pub struct Proxy {
     pub addr: String,
     /// Its admin HTTP.
     pub admin: String,
+    name: String,
+    dir: PathBuf,
+    args: Vec<String>,
 }
 
 impl Proxy {
     /// Starts one on free ports; returns once they are bound.
     pub async fn start(dir: &Path, name: &str, args: &[String]) -> Self {
-        let ports = dir.join(format!("{name}.ports"));
-        let ports_arg = ports.to_string_lossy();
-        let fixed = [
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--ports-file",
-            &ports_arg,
-        ];
-        let all = fixed.into_iter().chain(args.iter().map(String::as_str));
-        let process = Process::start(dir, name, binary("sluice-proxy"), all, &[]);
+        let process = Self::spawn(dir, name, ["127.0.0.1:0"; 2], args);
+        let ports = ports_file(dir, name);
         let text = eventually(|| async {
             std::fs::read_to_string(&ports).map_err(|e| format!("no ports of {name}: {e}"))
         })
@@ -441,7 +434,23 @@ impl Proxy {
             process,
             addr: addr("clients"),
             admin: addr("admin"),
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            args: args.to_vec(),
         }
+    }
+
+    fn spawn(dir: &Path, name: &str, [listen, admin]: [&str; 2], args: &[String]) -> Process {
+        let ports = ports_file(dir, name);
+        let ports = ports.to_string_lossy();
+        let fixed = ["--listen", listen, "--admin", admin, "--ports-file", &ports];
+        let all = fixed.into_iter().chain(args.iter().map(String::as_str));
+        Process::start(dir, name, binary("sluice-proxy"), all, &[])
+    }
+
+    /// Starts it again at the same addresses, as another incarnation; it must have been killed.
+    pub fn restart(&mut self) {
+        self.process = Self::spawn(&self.dir, &self.name, [&self.addr, &self.admin], &self.args);
     }
 
     /// A client connection.
@@ -466,6 +475,10 @@ impl Proxy {
             body.to_owned(),
         )
     }
+}
+
+fn ports_file(dir: &Path, proxy: &str) -> PathBuf {
+    dir.join(format!("{proxy}.ports"))
 }
 
 async fn connect(addr: &str) -> MultiplexedConnection {

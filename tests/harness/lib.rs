@@ -15,10 +15,12 @@
 
 pub mod cluster;
 pub mod fuzz;
+pub mod history;
 pub mod load;
 pub mod process;
 pub mod raw;
 pub mod scripted;
+pub mod workload;
 pub mod zookeeper;
 
 pub use cluster::{Builder, Cluster, Controller, Proxy, Server};
@@ -26,6 +28,7 @@ pub use load::Load;
 pub use process::{Process, binary, free_port, other_server};
 pub use raw::Raw;
 pub use scripted::ScriptedController;
+pub use workload::{Report, Workload};
 pub use zookeeper::ZooKeeper;
 
 use std::time::Duration;

@@ -34,3 +34,4 @@ mod scripts;
 mod topology;
 mod tracking;
 mod transaction;
+mod workload;
