@@ -23,6 +23,7 @@ mod import;
 mod info;
 mod lease;
 mod memory;
+mod model;
 mod monitor;
 mod mover;
 mod pipeline;

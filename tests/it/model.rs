@@ -1,0 +1,152 @@
+//! The cut-over of a slot, in all ways it can go: no run of real processes shows as many.
+//!
+//! What must be true is said in `rules`, of what there is in `state`, and what may happen in `system`.
+//! `LARGE=1` looks at more of it: for minutes, in some GiB.
+
+mod rules;
+mod state;
+mod system;
+
+use std::{collections::BTreeSet, env};
+
+use rules::{GATE, HELD, LINEARIZABLE, Limits, Mutation, OWNER, REAP};
+use stateright::{Checker, HasDiscoveries, Model};
+use system::{Script, System};
+
+/// Nothing goes wrong.
+const QUIET: Limits = Limits {
+    faults: 0,
+    elections: 0,
+    kills: 0,
+    breaks: 0,
+    copies: 0,
+    cancels: 0,
+    cut_overs: 1,
+};
+const KILL: Limits = Limits {
+    faults: 1,
+    kills: 1,
+    ..QUIET
+};
+const BREAK: Limits = Limits {
+    faults: 1,
+    breaks: 1,
+    ..QUIET
+};
+const ELECTION: Limits = Limits {
+    faults: 1,
+    elections: 1,
+    cut_overs: 2,
+    ..QUIET
+};
+const COPY: Limits = Limits {
+    faults: 1,
+    copies: 1,
+    ..QUIET
+};
+const COPIES: Limits = Limits {
+    faults: 2,
+    copies: 2,
+    cut_overs: 2,
+    ..QUIET
+};
+const CANCEL: Limits = Limits {
+    faults: 1,
+    cancels: 1,
+    ..QUIET
+};
+/// Two of all that can go wrong.
+const ANY_TWO: Limits = Limits {
+    faults: 2,
+    elections: 1,
+    kills: 1,
+    breaks: 1,
+    copies: 1,
+    cancels: 1,
+    cut_overs: 2,
+};
+
+/// Nobody asks for anything.
+const NOBODY: Script = &[];
+/// A client writes.
+const WRITES: Script = &[&[(0, 0, 1)]];
+/// A client writes, and reads what it wrote.
+const ONE: Script = &[&[(0, 0, 1), (0, 0, 0)]];
+/// A client writes by a proxy, and reads by another.
+const TWO_PROXIES: Script = &[&[(0, 0, 1), (1, 0, 0)]];
+/// Two clients write, by two workers of a proxy.
+const TWO_WORKERS: Script = &[&[(0, 0, 1)], &[(0, 1, 2)]];
+/// Both.
+const ALL: Script = &[&[(0, 0, 1), (1, 0, 0)], &[(0, 1, 2)]];
+
+/// Looks at all that can happen: what must be true always is. What was possible.
+fn holds(limits: Limits, script: Script) -> BTreeSet<&'static str> {
+    let system = System {
+        limits,
+        mutation: None,
+        script,
+    };
+    let checker = system.checker().threads(2).spawn_bfs().join();
+    let found = checker.discoveries();
+    for must in [LINEARIZABLE, OWNER, GATE, REAP, HELD] {
+        if let Some(path) = found.get(must) {
+            let actions = path.clone().into_actions();
+            panic!("not true: {must}\n{limits:?}\n{script:?}\n{actions:#?}");
+        }
+    }
+    found.into_keys().collect()
+}
+
+/// Leaves a rule out: then something that must be true is not.
+fn is_caught(mutation: Mutation, limits: Limits, script: Script) {
+    let system = System {
+        limits,
+        mutation: Some(mutation),
+        script,
+    };
+    let checker = system.checker().threads(2);
+    let checker = checker.finish_when(HasDiscoveries::AnyFailures);
+    let found = checker.spawn_bfs().join().discoveries();
+    let must = [LINEARIZABLE, OWNER, GATE, REAP, HELD];
+    let caught = must.iter().any(|must| found.contains_key(must));
+    assert!(caught, "{mutation:?} harms nobody");
+}
+
+#[test]
+fn nothing_is_lost_whatever_goes_wrong() {
+    let mut cases = vec![
+        (QUIET, TWO_PROXIES),
+        (QUIET, TWO_WORKERS),
+        (KILL, ONE),
+        (BREAK, ONE),
+        (ELECTION, WRITES),
+        (COPY, ONE),
+        (CANCEL, ONE),
+    ];
+    if env::var_os("LARGE").is_some() {
+        let limits = [QUIET, KILL, BREAK, CANCEL];
+        cases.extend(limits.map(|limits| (limits, ALL)));
+        cases.extend([(ELECTION, ONE), (COPIES, ONE), (ANY_TWO, WRITES)]);
+    }
+    let mut possible = BTreeSet::new();
+    for (limits, script) in cases {
+        possible.extend(holds(limits, script));
+    }
+    let missing: Vec<_> = rules::possible()
+        .filter(|p| !possible.contains(p))
+        .collect();
+    assert!(missing.is_empty(), "never happened: {missing:?}");
+}
+
+#[test]
+fn each_rule_is_needed() {
+    is_caught(Mutation::SettledIgnored, QUIET, ONE);
+    is_caught(Mutation::NoFence, QUIET, ONE);
+    is_caught(Mutation::AckBeforeAllWorkers, QUIET, TWO_WORKERS);
+    is_caught(Mutation::OldEpochAccepted, QUIET, TWO_PROXIES);
+    is_caught(Mutation::ReapedEarly, QUIET, ONE);
+    is_caught(Mutation::WriteRetried, BREAK, ALL);
+    is_caught(Mutation::LostAttemptNotKilled, COPIES, NOBODY);
+    is_caught(Mutation::JoinerNotHeld, KILL, TWO_PROXIES);
+    is_caught(Mutation::LostConnectionNotNamed, BREAK, ONE);
+}

@@ -1,0 +1,554 @@
+//! A cut-over at one moment: what the store has, what each leader, server, proxy and client is.
+//!
+//! One slot with one key moves from group 0 to group 1. Nothing here decides what happens.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{Hash, Hasher},
+};
+
+use controlplane::migration::{Migration, Phase};
+use dataplane::hold::Ledger;
+use proto::{
+    ClusterId, GroupId, MigrationId, ServerAddr, Slot, SlotSet, Version, fence::Fence,
+    settled::Connection,
+};
+use stateright::semantics::{ConsistencyTester, LinearizabilityTester, register::Register};
+
+use super::rules::Mutation;
+
+/// What a key has that is not there.
+pub(super) const MISSING: u8 = u8::MAX;
+pub(super) const WORKERS: usize = 2;
+
+/// Group 0 or 1, and its server.
+pub(super) type Group = usize;
+/// A proxy's number.
+pub(super) type Number = usize;
+/// A process of a proxy: which proxy, and which of its lives.
+pub(super) type Life = (Number, u8);
+/// What a server calls a connection.
+pub(super) type Id = u64;
+
+/// All of it, at one moment.
+#[derive(Clone, PartialEq, Hash, Debug)]
+pub(super) struct State {
+    pub(super) store: Store,
+    pub(super) leaders: Vec<Leader>,
+    pub(super) servers: [Server; 2],
+    pub(super) proxies: [Proxy; 2],
+    pub(super) clients: Vec<Client>,
+    /// What clients saw.
+    pub(super) history: LinearizabilityTester<u8, Register<u8>>,
+    pub(super) faults: Faults,
+    pub(super) seen: Seen,
+}
+
+/// What ZooKeeper has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Store {
+    pub(super) term: u64,
+    pub(super) epoch: u64,
+    pub(super) owner: Group,
+    pub(super) migration: Migration,
+    /// What topologies said so far: the first is of epoch 1.
+    pub(super) topologies: Vec<Route>,
+}
+
+/// What a topology says of the slot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Route {
+    Serve(Group),
+    Hold(Group),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Leader {
+    pub(super) term: u64,
+    /// What it takes for the store's content, since it was replaced.
+    pub(super) believes: Option<Box<Store>>,
+    /// What it knows, by the fields of [`World`].
+    pub(super) claimed: bool,
+    pub(super) answers: BTreeMap<Life, (u64, Option<Told>)>,
+    pub(super) census: Option<BTreeSet<Life>>,
+    pub(super) raised: bool,
+    pub(super) fence: Option<Walls>,
+    /// 0: the phase has just begun; 1: the deadline for switching is over; 2: that of the hold.
+    pub(super) clock: u8,
+    pub(super) copy: Copy,
+    pub(super) is_clean: bool,
+    pub(super) is_reaped: bool,
+}
+
+/// What a proxy has told of what it had sent: in which epoch, and the connections that it lost.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Told(pub(super) u64, pub(super) BTreeSet<Id>);
+
+/// What a leader knows of a fence.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Walls {
+    pub(super) term: u64,
+    pub(super) epoch: u64,
+    pub(super) spared: BTreeSet<Life>,
+    pub(super) closed: BTreeSet<Id>,
+}
+
+/// A leader's copy.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Copy {
+    None,
+    /// It has a connection to the target, where it has sent something that is not answered.
+    Busy {
+        connection: Id,
+        /// The source has changed since it was read.
+        dirty: bool,
+        /// It has read the source.
+        has_read: bool,
+    },
+    /// All it has sent is answered.
+    Idle {
+        connection: Id,
+        dirty: bool,
+        has_read: bool,
+    },
+    /// It was equal in this hold.
+    Settled {
+        connection: Id,
+        hold: u64,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Server {
+    pub(super) value: u8,
+    pub(super) term: u64,
+    pub(super) epoch: u64,
+    pub(super) connections: BTreeMap<Id, Link>,
+}
+
+/// A connection, as its server has it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Link {
+    pub(super) from: From,
+    /// Sent, and not executed.
+    pub(super) queue: VecDeque<Command>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum From {
+    Worker(Life, usize),
+    Mover { leader: usize, term: u64 },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Command {
+    /// Of a client: what it writes; 0: it reads. Whether it still waits for the reply.
+    Do {
+        client: usize,
+        value: u8,
+        awaited: bool,
+    },
+    /// Of a copy: what the source had.
+    Restore(u8),
+    Delete,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Proxy {
+    pub(super) life: u8,
+    pub(super) workers: Vec<Worker>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Worker {
+    /// By which it routes. 0: by none.
+    pub(super) epoch: u64,
+    pub(super) route: Route,
+    /// To each server: its number of the connection, and the server's.
+    pub(super) connections: [Option<Id>; 2],
+    /// How many it has opened.
+    pub(super) opened: u64,
+    pub(super) ledger: Ledger,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Client {
+    /// How much of what it does is begun.
+    pub(super) begun: usize,
+    /// It waits for a reply.
+    pub(super) waits: bool,
+    /// Its proxy sends its request once more.
+    pub(super) retries: bool,
+    /// As which it is known to the history: another one, once it does not know what became of a request.
+    pub(super) thread: u8,
+}
+
+/// What has gone wrong so far.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Faults {
+    pub(super) all: u8,
+    pub(super) elections: u8,
+    pub(super) kills: u8,
+    pub(super) breaks: u8,
+    pub(super) copies: u8,
+    pub(super) cancels: u8,
+}
+
+/// What has come to pass.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Seen {
+    /// A server has executed what a client wrote, or has answered a client, and did not own the slot.
+    pub(super) executed_by_another: bool,
+    /// It was committed while somebody could still send something to the source.
+    pub(super) committed_too_early: bool,
+    /// The owner's key was deleted.
+    pub(super) deleted_at_the_owner: bool,
+    /// Something that nobody awaits any more was executed.
+    pub(super) executed_late: bool,
+    pub(super) committed: bool,
+    pub(super) committed_with_a_fence: bool,
+    pub(super) given_up: bool,
+    pub(super) aborted: bool,
+    pub(super) zombie_refused: bool,
+}
+
+pub(super) fn group(of: Group) -> GroupId {
+    GroupId::new(format!("g{of}")).expect("it is a label")
+}
+
+pub(super) fn server(of: Group) -> ServerAddr {
+    ServerAddr::new(format!("s:{}", of + 1)).expect("it is an address")
+}
+
+pub(super) fn cluster() -> ClusterId {
+    ClusterId::new("c").expect("it is a label")
+}
+
+/// As the controller knows a connection to the source.
+pub(super) fn connection(id: Id) -> Connection {
+    Connection {
+        server: server(0),
+        run_id: "0".repeat(40),
+        client_id: id,
+    }
+}
+
+pub(super) fn incarnation((proxy, life): Life) -> String {
+    format!("{proxy}.{life}")
+}
+
+pub(super) fn life(incarnation: &str) -> Life {
+    let (proxy, life) = incarnation.split_once('.').expect("it was written so");
+    let number = |text: &str| text.parse::<u8>().expect("it was written so");
+    (number(proxy).into(), number(life))
+}
+
+impl Server {
+    pub(super) fn record(&self) -> Fence {
+        Fence {
+            cluster: cluster(),
+            term: self.term,
+            epoch: self.epoch,
+            run_id: "r".to_owned(),
+        }
+    }
+}
+
+impl Proxy {
+    pub(super) fn new(life: u8) -> Self {
+        let worker = Worker {
+            epoch: 0,
+            route: Route::Hold(0),
+            connections: [None, None],
+            opened: 0,
+            ledger: Ledger::default(),
+        };
+        Self {
+            life,
+            workers: vec![worker; WORKERS],
+        }
+    }
+}
+
+impl Leader {
+    pub(super) fn new(term: u64) -> Self {
+        Self {
+            term,
+            believes: None,
+            claimed: false,
+            answers: BTreeMap::new(),
+            census: None,
+            raised: false,
+            fence: None,
+            clock: 0,
+            copy: Copy::None,
+            is_clean: false,
+            is_reaped: false,
+        }
+    }
+
+    /// Forgets what counts for one phase only.
+    pub(super) fn enter_phase(&mut self) {
+        self.clock = 0;
+        self.raised = false;
+    }
+}
+
+/// Of what can be different.
+impl Hash for Store {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let m = &self.migration;
+        (self.term, self.epoch, self.owner, &self.topologies).hash(state);
+        (&m.phase, m.entered, m.wish, m.cut_overs).hash(state);
+        (m.moved.len(), m.deferred.len(), m.left.len()).hash(state);
+    }
+}
+
+impl Store {
+    /// What the topology of the newest epoch says.
+    pub(super) fn route(&self) -> Route {
+        match self.migration.phase {
+            Phase::CuttingOver { .. } => Route::Hold(self.owner),
+            Phase::Pending
+            | Phase::Copying { .. }
+            | Phase::Committed
+            | Phase::Reaping { .. }
+            | Phase::Aborting { .. }
+            | Phase::Succeeded
+            | Phase::Cancelled
+            | Phase::Failed { .. } => Route::Serve(self.owner),
+        }
+    }
+
+    /// Publishes a topology, if it says anything new. (In truth each commit has an epoch of its own.)
+    pub(super) fn publish(&mut self) {
+        let route = self.route();
+        if self.topologies.last() != Some(&route) {
+            self.epoch += 1;
+            self.topologies.push(route);
+        }
+    }
+
+    pub(super) fn at_source(&self) -> SlotSet {
+        if self.owner == 0 {
+            self.migration.slots
+        } else {
+            SlotSet::EMPTY
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(clients: usize) -> Self {
+        let slots: SlotSet = Slot::all().take(1).collect();
+        let id = MigrationId::new("m1").expect("it is a label");
+        let mut migration = Migration::new(id, group(0), group(1), slots);
+        migration.phase = Phase::Copying { given_up: None };
+        migration.entered = 1;
+        let mut leader = Leader::new(1);
+        leader.claimed = true;
+        let copy = 1;
+        leader.copy = Copy::Idle {
+            connection: copy,
+            dirty: false,
+            has_read: true,
+        };
+        let mut proxies = [Proxy::new(0), Proxy::new(0)];
+        for (number, proxy) in proxies.iter_mut().enumerate() {
+            for worker in &mut proxy.workers {
+                (worker.epoch, worker.route) = (1, Route::Serve(0));
+            }
+            leader.answers.insert((number, 0), (1, None));
+        }
+        let link = Link {
+            from: From::Mover { leader: 0, term: 1 },
+            queue: VecDeque::new(),
+        };
+        let server = |connections| Server {
+            value: 0,
+            term: 1,
+            epoch: 1,
+            connections,
+        };
+        let client = |thread| Client {
+            begun: 0,
+            waits: false,
+            retries: false,
+            thread,
+        };
+        Self {
+            store: Store {
+                term: 1,
+                epoch: 1,
+                owner: 0,
+                migration,
+                topologies: vec![Route::Serve(0)],
+            },
+            leaders: vec![leader],
+            servers: [
+                server(BTreeMap::new()),
+                server(BTreeMap::from([(copy, link)])),
+            ],
+            proxies,
+            clients: (0..clients).map(|n| client(n as u8)).collect(),
+            history: LinearizabilityTester::new(Register(0)),
+            faults: Faults::default(),
+            seen: Seen::default(),
+        }
+    }
+
+    pub(super) fn is_linearizable(&self) -> bool {
+        self.history.is_consistent()
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.store.migration.phase, Phase::CuttingOver { .. })
+    }
+
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.store.migration.phase == Phase::Succeeded
+    }
+
+    /// The one that leads.
+    pub(super) fn leading(&self) -> usize {
+        self.leaders.len() - 1
+    }
+
+    pub(super) fn view(&self, leader: usize) -> &Store {
+        self.leaders[leader]
+            .believes
+            .as_deref()
+            .unwrap_or(&self.store)
+    }
+
+    /// Nobody hears any more of what was sent on a connection: its clients do not know what became of it.
+    pub(super) fn forsake(&mut self, at: Group, id: Id, clients_retry: bool) {
+        let Some(link) = self.servers[at].connections.get_mut(&id) else {
+            return;
+        };
+        for command in &mut link.queue {
+            if let Command::Do {
+                client, awaited, ..
+            } = command
+                && *awaited
+            {
+                *awaited = false;
+                let client = &mut self.clients[*client];
+                client.waits = false;
+                client.retries = clients_retry;
+                if clients_retry {
+                    client.begun -= 1;
+                } else {
+                    client.thread += 10;
+                }
+            }
+        }
+    }
+
+    /// A worker loses its connection, for whatever reason.
+    pub(super) fn lose(
+        &mut self,
+        (proxy, worker): (Number, usize),
+        at: Group,
+        mutation: Option<Mutation>,
+    ) {
+        let lost = &mut self.proxies[proxy].workers[worker];
+        let Some(id) = lost.connections[at].take() else {
+            return;
+        };
+        let writes = |command: &Command| matches!(command, Command::Do { value, .. } if *value > 0);
+        let link = self.servers[at].connections.get(&id);
+        let unanswered = link.is_some_and(|link| link.queue.iter().any(writes));
+        if at == 0 {
+            let named = unanswered && mutation != Some(Mutation::LostConnectionNotNamed);
+            lost.ledger.lost(id, named.then(|| connection(id)));
+        }
+        self.forsake(at, id, mutation == Some(Mutation::WriteRetried));
+    }
+
+    /// A server closes a connection, and its other end learns of it.
+    pub(super) fn close(&mut self, at: Group, id: Id, mutation: Option<Mutation>) {
+        let Some(link) = self.servers[at].connections.get(&id) else {
+            return;
+        };
+        match link.from {
+            From::Worker((proxy, life), worker) => {
+                let now = &self.proxies[proxy];
+                if now.life == life && now.workers[worker].connections[at] == Some(id) {
+                    self.lose((proxy, worker), at, mutation);
+                }
+            }
+            From::Mover { leader, .. } => {
+                if self.leaders[leader].copy.connection() == Some(id) {
+                    self.leaders[leader].copy = Copy::None;
+                }
+            }
+        }
+        self.servers[at].connections.remove(&id);
+    }
+}
+
+impl Copy {
+    pub(super) fn connection(&self) -> Option<Id> {
+        match self {
+            Self::None => None,
+            Self::Busy { connection, .. }
+            | Self::Idle { connection, .. }
+            | Self::Settled { connection, .. } => Some(*connection),
+        }
+    }
+
+    /// The source has changed.
+    pub(super) fn soil(&mut self) {
+        match self {
+            Self::None => {}
+            Self::Busy { dirty, .. } | Self::Idle { dirty, .. } => *dirty = true,
+            Self::Settled { connection, .. } => {
+                *self = Self::Idle {
+                    connection: *connection,
+                    dirty: true,
+                    has_read: true,
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// The connections that leaders have to a server for copying and deleting.
+    pub(super) fn movers(&self, at: Group, which: impl Fn(usize, u64) -> bool) -> Vec<Id> {
+        let links = self.servers[at].connections.iter();
+        let movers = links.filter(|(_, link)| match link.from {
+            From::Mover { leader, term } => which(leader, term),
+            From::Worker(..) => false,
+        });
+        movers.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether nothing that is written at the source any more, or answered, can come from a client.
+    pub(super) fn is_quiet(&self, hold: u64) -> bool {
+        let links = self.servers[0].connections.iter();
+        links.into_iter().all(|(id, link)| match link.from {
+            From::Mover { .. } => true,
+            From::Worker((proxy, life), worker) => {
+                let sender = &self.proxies[proxy];
+                let worker = &sender.workers[worker];
+                let holds = worker.epoch >= hold && worker.route != Route::Serve(0);
+                let is_used = sender.life == life && worker.connections[0] == Some(*id);
+                let matters = |command: &Command| match command {
+                    Command::Do { value, awaited, .. } => *awaited || *value > 0,
+                    Command::Restore(_) | Command::Delete => false,
+                };
+                (holds || !is_used) && !link.queue.iter().any(matters)
+            }
+        })
+    }
+}
+
+pub(super) fn version(epoch: u64) -> Version {
+    // Which leader it is of does not matter to whoever compares these.
+    Version {
+        leader_term: 1,
+        epoch,
+    }
+}

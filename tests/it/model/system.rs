@@ -1,0 +1,704 @@
+//! What may happen in a cut-over, and what comes of it.
+//!
+//! What decides is the code of production: what the leader does next ([`next_step`]), what a proxy may say
+//! of itself ([`Ledger`](dataplane::hold::Ledger), [`Tally`]), and whom a server lets in ([`judge`]). Around
+//! it is all that may go wrong: a leader is replaced and does not know, a topology comes late or never, a
+//! connection breaks and what was sent on it is executed much later, a process is killed and another takes
+//! its place, the copy breaks.
+//!
+//! What a proxy says is true when it is read; since what it says once stays true, a message that comes late
+//! says no more than one that was sent later. A server executes what came on a connection in order, at any
+//! time while it has that connection, whether or not somebody is at its other end.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use controlplane::migration::{
+    Advance, Answer, Claims, Copying, Fenced, Fitness, Phase, Step, Wish, World, is_quiet,
+    next_step, reapable,
+};
+use dataplane::hold::{Moving, Tally};
+use proto::{
+    GroupId, ProxyId, Settled,
+    fence::{Comer, judge},
+    settled::{Lost, Streams},
+};
+use stateright::{
+    Model,
+    semantics::{
+        ConsistencyTester as _,
+        register::{RegisterOp, RegisterRet},
+    },
+};
+
+use super::{
+    rules::{Limits, Mutation},
+    state::{
+        Command, Copy, From, Group, Id, Leader, Life, Link, MISSING, Number, Proxy, Route, State,
+        Told, WORKERS, Walls, Worker, cluster, connection, group, incarnation, life, server,
+        version,
+    },
+};
+
+/// What each client does: with which worker of which proxy, and what it writes; 0: it reads.
+pub(super) type Script = &'static [&'static [(Number, usize, u8)]];
+
+/// The model: what may go wrong how often, and which rule is left out.
+#[derive(Clone)]
+pub(super) struct System {
+    pub(super) limits: Limits,
+    pub(super) mutation: Option<Mutation>,
+    pub(super) script: Script,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Action {
+    /// The client's next request is sent, on a connection that is opened if there is none.
+    Request(usize),
+    /// A server executes the next command of a connection, and its reply arrives.
+    Execute(Group, Id),
+    /// A worker loses a connection; the server does not know.
+    Break(Number, usize, Group),
+    /// A proxy is killed, and started again.
+    Kill(Number),
+    /// The topology of an epoch reaches a worker of a proxy, by whatever leader, and it routes by it.
+    Apply(Number, usize, u64),
+    /// A leader hears what a proxy can say.
+    Tell(Number, usize),
+    /// A leader does what is to be done next.
+    Lead(usize),
+    /// Time passes for a leader.
+    Tick(usize),
+    /// The copy of a leader reads the source again.
+    Read(usize),
+    /// The connection of a copy breaks; the server does not know.
+    BreakCopy(usize),
+    /// Another leader is elected; the one before does not know.
+    Elect,
+    /// The operator cancels.
+    Cancel,
+}
+
+impl System {
+    /// Whether a worker has clients.
+    fn serves(&self, proxy: Number, worker: usize) -> bool {
+        let mut requests = self.script.iter().copied().flatten();
+        requests.any(|(p, w, _)| (*p, *w) == (proxy, worker))
+    }
+
+    fn leaves_out(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    /// What a proxy can say now: by which epoch it routes, and what it says of what it had sent.
+    fn says(&self, proxy: &Proxy) -> (u64, Option<Told>) {
+        let hasty = self.leaves_out(Mutation::AckBeforeAllWorkers);
+        let epochs = proxy.workers.iter().map(|worker| worker.epoch);
+        let switched = if hasty { epochs.max() } else { epochs.min() }.unwrap_or(0);
+        let which = |worker: &&Worker| !hasty || worker.epoch == switched;
+        let workers: Vec<&Worker> = proxy.workers.iter().filter(which).collect();
+        let mut tally = Tally::new(workers.len());
+        for (number, worker) in workers.into_iter().enumerate() {
+            let none = |_: &GroupId| Streams::These(BTreeSet::new());
+            tally.take(number, worker.ledger.reports(none));
+        }
+        let told = tally.settled(version(switched)).pop().map(|settled| {
+            let lost = match settled.lost {
+                Lost::These(lost) => lost.into_iter().map(|lost| lost.client_id).collect(),
+                Lost::Many => unreachable!("there are not so many"),
+            };
+            Told(settled.version.epoch, lost)
+        });
+        (switched, told)
+    }
+
+    /// What a leader knows, as it asks for the next step.
+    fn world(&self, state: &State, number: usize) -> World {
+        let leader = &state.leaders[number];
+        let view = state.view(number);
+        let hold = view.migration.entered;
+        let settled = |told: &Told| Settled {
+            version: version(told.0),
+            group: group(0),
+            lost: Lost::These(told.1.iter().copied().map(connection).collect()),
+            streams: Streams::These(BTreeSet::new()),
+        };
+        let ignored = Told(hold, BTreeSet::new());
+        let answer = |(life, (switched, told)): (&Life, &(u64, Option<Told>))| {
+            let told = match told {
+                _ if self.leaves_out(Mutation::SettledIgnored) => Some(&ignored),
+                told => told.as_ref(),
+            };
+            let answer = Answer {
+                id: ProxyId::new(format!("p{}", life.0)).expect("it is a label"),
+                connected: true,
+                switched: *switched,
+                settled: told.map(settled),
+            };
+            (incarnation(*life), answer)
+        };
+        let copy = match leader.copy {
+            Copy::None => Copying::None,
+            Copy::Idle { has_read: true, .. } => Copying::Following { dirty: 0 },
+            // Once it has been through, it follows.
+            Copy::Busy { has_read: true, .. } => Copying::Following { dirty: 0 },
+            Copy::Busy { .. } | Copy::Idle { .. } => Copying::Underway,
+            Copy::Settled { hold, .. } => Copying::Settled { hold },
+        };
+        let names = |lives: &BTreeSet<Life>| lives.iter().copied().map(incarnation).collect();
+        let in_phase = match view.migration.phase {
+            // Of the other phases no deadline matters here.
+            Phase::CuttingOver { .. } => [0, 250, 1000][usize::from(leader.clock)],
+            _ => 3_600_000,
+        };
+        World {
+            term: leader.term,
+            at_source: view.at_source(),
+            before: None,
+            fitness: Fitness::Fit,
+            claims: Claims {
+                source: leader.claimed,
+                target: leader.claimed,
+            },
+            copy,
+            census: leader.census.as_ref().map(names),
+            proxies: leader.answers.iter().map(answer).collect(),
+            fence: leader.fence.as_ref().map(|walls| Fenced {
+                term: walls.term,
+                epoch: walls.epoch,
+                spared: names(&walls.spared),
+                hit: false,
+                closed: walls.closed.iter().copied().map(connection).collect(),
+            }),
+            notes_lost: false,
+            in_phase: std::time::Duration::from_millis(in_phase),
+            is_clean: leader.is_clean,
+            is_reaped: leader.is_reaped,
+        }
+    }
+
+    fn request(&self, s: &mut State, number: usize) -> Option<()> {
+        let client = &s.clients[number];
+        let &(proxy, worker, value) = self.script[number].get(client.begun)?;
+        if client.waits {
+            return None;
+        }
+        let at = match s.proxies[proxy].workers[worker].route {
+            Route::Serve(group) => group,
+            Route::Hold(_) => return None,
+        };
+        let id = match s.proxies[proxy].workers[worker].connections[at] {
+            Some(id) => id,
+            None => self.open(s, (proxy, worker), at)?,
+        };
+        let link = s.servers[at].connections.get_mut(&id)?;
+        link.queue.push_back(Command::Do {
+            client: number,
+            value,
+            awaited: true,
+        });
+        let operation = if value == 0 {
+            RegisterOp::Read
+        } else {
+            RegisterOp::Write(value)
+        };
+        let client = &mut s.clients[number];
+        client.begun += 1;
+        client.waits = true;
+        if !std::mem::take(&mut client.retries) {
+            let invoked = s.history.on_invoke(client.thread, operation);
+            invoked.expect("a client asks for one thing at a time");
+        }
+        Some(())
+    }
+
+    /// Whether a server refuses a worker.
+    fn is_kept_out(&self, s: &State, (proxy, worker): (Number, usize), at: Group) -> bool {
+        let cluster = cluster();
+        let comer = Comer::Worker {
+            cluster: &cluster,
+            epoch: s.proxies[proxy].workers[worker].epoch,
+        };
+        judge(Ok(Some(&s.servers[at].record())), "r", comer).is_err()
+    }
+
+    /// Whether the source refuses a worker that would send it something.
+    pub(super) fn keeps_out(&self, s: &State) -> bool {
+        let wants = |worker: &Worker| worker.epoch > 0 && worker.route == Route::Serve(0);
+        let proxies = s.proxies.iter().enumerate();
+        let mut workers =
+            proxies.flat_map(|(p, proxy)| proxy.workers.iter().enumerate().map(move |w| (p, w)));
+        workers.any(|(p, (w, worker))| wants(worker) && self.is_kept_out(s, (p, w), 0))
+    }
+
+    /// Opens a connection, if the server lets it in.
+    fn open(&self, s: &mut State, (proxy, worker): (Number, usize), at: Group) -> Option<Id> {
+        let life = s.proxies[proxy].life;
+        let is_kept_out = self.is_kept_out(s, (proxy, worker), at);
+        if is_kept_out && !self.leaves_out(Mutation::OldEpochAccepted) {
+            return None;
+        }
+        let opener = &mut s.proxies[proxy].workers[worker];
+        // The same whatever else has happened: what is alike is to be one state.
+        let place = ((proxy * 10 + usize::from(life)) * 10 + worker) * 10 + at;
+        let id = place as u64 * 100 + opener.opened;
+        opener.opened += 1;
+        opener.connections[at] = Some(id);
+        let link = Link {
+            from: From::Worker((proxy, life), worker),
+            queue: VecDeque::new(),
+        };
+        s.servers[at].connections.insert(id, link);
+        Some(id)
+    }
+
+    fn execute(&self, s: &mut State, at: Group, id: Id) -> Option<()> {
+        let link = s.servers[at].connections.get_mut(&id)?;
+        let command = link.queue.pop_front()?;
+        let (from, is_empty) = (link.from, link.queue.is_empty());
+        match command {
+            Command::Do {
+                client,
+                value,
+                awaited,
+            } => {
+                if at != s.store.owner && (awaited || value > 0) {
+                    s.seen.executed_by_another = true;
+                }
+                s.seen.executed_late |= !awaited;
+                let reply = match value {
+                    0 => RegisterRet::ReadOk(s.servers[at].value),
+                    value => {
+                        s.servers[at].value = value;
+                        RegisterRet::WriteOk
+                    }
+                };
+                if value > 0 && at == 0 {
+                    for leader in &mut s.leaders {
+                        leader.copy.soil();
+                    }
+                }
+                if awaited {
+                    s.clients[client].waits = false;
+                    let thread = s.clients[client].thread;
+                    let returned = s.history.on_return(thread, reply);
+                    returned.expect("it was asked for");
+                }
+            }
+            Command::Restore(value) => s.servers[at].value = value,
+            Command::Delete => {
+                s.seen.deleted_at_the_owner |= at == s.store.owner;
+                s.servers[at].value = MISSING;
+            }
+        }
+        match from {
+            From::Worker((proxy, life), worker) => {
+                let proxy = &mut s.proxies[proxy];
+                let worker = &mut proxy.workers[worker];
+                let is_heard = proxy.life == life && worker.connections[at] == Some(id);
+                if is_heard && is_empty && at == 0 {
+                    // Whatever mark is on it, it comes back behind the last of the replies.
+                    (1..=worker.epoch).for_each(|e| worker.ledger.answered(id, version(e)));
+                }
+            }
+            From::Mover { leader, .. } => self.answered(&mut s.leaders[leader], id, at),
+        }
+        Some(())
+    }
+
+    /// What a leader had sent on a connection was answered.
+    fn answered(&self, leader: &mut Leader, id: Id, at: Group) {
+        if at == 0 {
+            leader.is_reaped = true;
+        } else if let Copy::Busy {
+            connection,
+            dirty,
+            has_read,
+        } = leader.copy
+            && connection == id
+        {
+            leader.copy = Copy::Idle {
+                connection,
+                dirty,
+                has_read,
+            };
+            leader.is_clean = true;
+        }
+    }
+
+    /// A leader opens a connection for copying or deleting, and sends a deletion.
+    fn send_deletion(&self, s: &mut State, leader: usize, at: Group) -> Option<Id> {
+        let term = s.leaders[leader].term;
+        let cluster = cluster();
+        let comer = Comer::Mover {
+            cluster: &cluster,
+            term,
+        };
+        judge(Ok(Some(&s.servers[at].record())), "r", comer).ok()?;
+        let former = s.movers(at, |from, _| from == leader);
+        if !self.leaves_out(Mutation::LostAttemptNotKilled) {
+            former.iter().for_each(|id| s.close(at, *id, self.mutation));
+        }
+        let id = 900_000 + term * 1000 + u64::from(s.faults.copies) * 10 + at as u64;
+        let link = Link {
+            from: From::Mover { leader, term },
+            queue: VecDeque::from([Command::Delete]),
+        };
+        s.servers[at].connections.insert(id, link);
+        Some(id)
+    }
+
+    fn lead(&self, s: &mut State, number: usize) -> Option<()> {
+        let view = s.view(number).clone();
+        let world = self.world(s, number);
+        match next_step(&view.migration, &world) {
+            Step::Wait(_) | Step::Rest | Step::Examine => None,
+            Step::Record(advance) => self.record(s, number, &world, &advance),
+            Step::Claim => {
+                let term = s.leaders[number].term;
+                for at in [0, 1] {
+                    s.servers[at].term = s.servers[at].term.max(term);
+                    let older = s.movers(at, |_, theirs| theirs < term);
+                    if !self.leaves_out(Mutation::LostAttemptNotKilled) {
+                        older.iter().for_each(|id| s.close(at, *id, self.mutation));
+                    }
+                }
+                s.leaders[number].claimed = true;
+                Some(())
+            }
+            Step::Copy | Step::Clean(_) => {
+                let is_cleaning = |copy: &Copy| {
+                    matches!(
+                        copy,
+                        Copy::Busy {
+                            has_read: false,
+                            ..
+                        }
+                    )
+                };
+                if is_cleaning(&s.leaders[number].copy) {
+                    return None;
+                }
+                let connection = self.send_deletion(s, number, 1)?;
+                s.leaders[number].copy = Copy::Busy {
+                    connection,
+                    dirty: false,
+                    has_read: false,
+                };
+                Some(())
+            }
+            Step::Count => {
+                let links = s.servers[0].connections.values();
+                let census = links.filter_map(|link| match link.from {
+                    From::Worker(life, _) => Some(life),
+                    From::Mover { .. } => None,
+                });
+                let census = census.collect();
+                s.leaders[number].census = Some(census);
+                Some(())
+            }
+            Step::Fence {
+                epoch,
+                spare,
+                close,
+            } => {
+                let spare = spare.iter().map(|name| life(name)).collect();
+                let close = close.iter().map(|lost| lost.client_id).collect();
+                self.fence(s, number, epoch, spare, close)
+            }
+            Step::Settle { hold, .. } => match s.leaders[number].copy {
+                Copy::Idle {
+                    connection,
+                    dirty: false,
+                    has_read: true,
+                } => {
+                    s.leaders[number].copy = Copy::Settled { connection, hold };
+                    if self.leaves_out(Mutation::ReapedEarly) {
+                        self.send_deletion(s, number, 0)?;
+                    }
+                    Some(())
+                }
+                _ => None,
+            },
+            Step::Reap(slots) => {
+                let under_way = !s.movers(0, |from, _| from == number).is_empty();
+                if under_way || slots.is_empty() {
+                    return None;
+                }
+                assert_eq!(slots, reapable(&view.migration, view.at_source()));
+                self.send_deletion(s, number, 0)?;
+                Some(())
+            }
+        }
+    }
+
+    /// Raises the record; then, when that is done, kills and reads back.
+    fn fence(
+        &self,
+        s: &mut State,
+        number: usize,
+        epoch: u64,
+        spared: BTreeSet<Life>,
+        closed: BTreeSet<Id>,
+    ) -> Option<()> {
+        let term = s.leaders[number].term;
+        let does = !self.leaves_out(Mutation::NoFence);
+        if !std::mem::replace(&mut s.leaders[number].raised, true) {
+            if does {
+                let record = &mut s.servers[0];
+                record.term = record.term.max(term);
+                record.epoch = record.epoch.max(epoch);
+            }
+            return Some(());
+        }
+        let doomed: Vec<Id> = s.servers[0]
+            .connections
+            .iter()
+            .filter(|(id, link)| match link.from {
+                From::Worker(life, _) => !spared.contains(&life) || closed.contains(id),
+                From::Mover { term: theirs, .. } => theirs < term,
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        if does {
+            doomed.iter().for_each(|id| s.close(0, *id, self.mutation));
+        }
+        let record = &s.servers[0];
+        let (term, epoch) = if does {
+            (record.term, record.epoch)
+        } else {
+            (term, epoch)
+        };
+        let walls = Walls {
+            term,
+            epoch,
+            spared,
+            closed,
+        };
+        let leader = &mut s.leaders[number];
+        leader.raised = false;
+        if leader.fence.as_ref() == Some(&walls) {
+            return None; // a later leader's term is on it
+        }
+        leader.fence = Some(walls);
+        Some(())
+    }
+
+    fn record(&self, s: &mut State, number: usize, world: &World, advance: &Advance) -> Option<()> {
+        if s.leaders[number].believes.is_some() {
+            return (!std::mem::replace(&mut s.seen.zombie_refused, true)).then_some(());
+        }
+        let next = s.store.migration.after(advance)?;
+        if next.cut_overs > u64::from(self.limits.cut_overs) {
+            return None;
+        }
+        match advance {
+            Advance::Commit => {
+                let hold = s.store.migration.entered;
+                assert!(is_quiet(world, hold));
+                s.seen.committed_too_early |= !s.is_quiet(hold);
+                s.seen.committed = true;
+                let census = world.census.iter().flatten();
+                let spared = world.fence.iter().flat_map(|fence| &fence.spared);
+                s.seen.committed_with_a_fence |= census.count() > spared.count();
+                s.store.owner = 1;
+            }
+            Advance::GiveUp(_) => s.seen.given_up = true,
+            Advance::Abort(_) => {
+                s.seen.aborted = true;
+                s.leaders[number].is_clean = false;
+            }
+            Advance::Copy | Advance::Hold(_) | Advance::Reap | Advance::End => {}
+        }
+        s.store.migration = next;
+        s.store.publish();
+        s.store.migration.entered = s.store.epoch;
+        s.leaders[number].enter_phase();
+        Some(())
+    }
+
+    fn apply(&self, s: &mut State, (proxy, worker): (Number, usize), epoch: u64) {
+        let applier = &mut s.proxies[proxy].workers[worker];
+        let mut route = s.store.topologies[epoch as usize - 1];
+        if self.leaves_out(Mutation::JoinerNotHeld) && applier.epoch == 0 {
+            route = match route {
+                Route::Hold(owner) | Route::Serve(owner) => Route::Serve(owner),
+            };
+        }
+        let anew = applier.route != route || applier.epoch == 0;
+        (applier.epoch, applier.route) = (epoch, route);
+        let moving = match route {
+            Route::Hold(owner) => vec![Moving {
+                group: group(owner),
+                server: server(owner),
+                anew,
+            }],
+            Route::Serve(_) => Vec::new(),
+        };
+        let links = &s.servers[0].connections;
+        let busy = applier.connections[0].filter(|id| {
+            let queue = links.get(id).map(|link| &link.queue);
+            queue.is_some_and(|queue| !queue.is_empty())
+        });
+        applier
+            .ledger
+            .apply(version(epoch), &moving, |_| busy.into_iter().collect());
+    }
+}
+
+impl Model for System {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new(self.script.len())]
+    }
+
+    fn actions(&self, s: &State, actions: &mut Vec<Action>) {
+        let limits = &self.limits;
+        actions.extend((0..s.clients.len()).map(Action::Request));
+        for (at, server) in s.servers.iter().enumerate() {
+            let busy = server
+                .connections
+                .iter()
+                .filter(|(_, l)| !l.queue.is_empty());
+            actions.extend(busy.map(|(id, _)| Action::Execute(at, *id)));
+        }
+        for (number, proxy) in s.proxies.iter().enumerate() {
+            for worker in (0..WORKERS).filter(|worker| self.serves(number, *worker)) {
+                let newer = proxy.workers[worker].epoch + 1..=s.store.epoch;
+                actions.extend(newer.map(|epoch| Action::Apply(number, worker, epoch)));
+            }
+            actions.extend((0..s.leaders.len()).map(|leader| Action::Tell(number, leader)));
+        }
+        for leader in 0..s.leaders.len() {
+            actions.extend([
+                Action::Lead(leader),
+                Action::Tick(leader),
+                Action::Read(leader),
+            ]);
+        }
+        let faults = &s.faults;
+        if faults.all >= limits.faults {
+            return;
+        }
+        if faults.elections < limits.elections {
+            actions.push(Action::Elect);
+        }
+        if faults.cancels < limits.cancels {
+            actions.push(Action::Cancel);
+        }
+        if faults.copies < limits.copies {
+            actions.extend((0..s.leaders.len()).map(Action::BreakCopy));
+        }
+        for (number, proxy) in s.proxies.iter().enumerate() {
+            if faults.kills < limits.kills {
+                actions.push(Action::Kill(number));
+            }
+            for (worker, state) in proxy.workers.iter().enumerate() {
+                if faults.breaks < limits.breaks && state.connections[0].is_some() {
+                    actions.push(Action::Break(number, worker, 0));
+                }
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut next = last.clone();
+        let s = &mut next;
+        match action {
+            Action::Request(client) => self.request(s, client),
+            Action::Execute(at, id) => self.execute(s, at, id),
+            Action::Break(proxy, worker, at) => {
+                s.faults.breaks += 1;
+                s.faults.all += 1;
+                s.lose((proxy, worker), at, self.mutation);
+                Some(())
+            }
+            Action::Kill(proxy) => {
+                s.faults.kills += 1;
+                s.faults.all += 1;
+                for worker in 0..WORKERS {
+                    (0..2).for_each(|at| s.lose((proxy, worker), at, None));
+                }
+                s.proxies[proxy] = Proxy::new(s.proxies[proxy].life + 1);
+                Some(())
+            }
+            Action::Apply(proxy, worker, epoch) => {
+                self.apply(s, (proxy, worker), epoch);
+                // One that has no clients goes along: it makes no difference when.
+                for idle in (0..WORKERS).filter(|other| !self.serves(proxy, *other)) {
+                    self.apply(s, (proxy, idle), epoch);
+                }
+                Some(())
+            }
+            Action::Tell(number, leader) => {
+                let proxy = &s.proxies[number];
+                let says = self.says(proxy);
+                let asked = &s.view(leader).migration;
+                let is_held = matches!(asked.phase, Phase::CuttingOver { .. });
+                if !is_held || says.0 < asked.entered {
+                    return None; // nobody wants to know
+                }
+                let told = s.leaders[leader]
+                    .answers
+                    .insert((number, proxy.life), says.clone());
+                (told != Some(says)).then_some(())
+            }
+            Action::Lead(leader) => self.lead(s, leader),
+            Action::Tick(number) => {
+                let is_held = |phase: &Phase| matches!(phase, Phase::CuttingOver { .. });
+                let holds = is_held(&s.view(number).migration.phase);
+                if !holds || self.lead(&mut last.clone(), number).is_some() {
+                    return None;
+                }
+                let leader = &mut s.leaders[number];
+                leader.clock += 1;
+                (leader.clock <= 2).then_some(())
+            }
+            Action::Read(number) => match s.leaders[number].copy {
+                Copy::Idle {
+                    connection,
+                    dirty,
+                    has_read,
+                } if dirty || !has_read => {
+                    let value = s.servers[0].value;
+                    let link = s.servers[1].connections.get_mut(&connection)?;
+                    link.queue.push_back(Command::Restore(value));
+                    s.leaders[number].copy = Copy::Busy {
+                        connection,
+                        dirty: false,
+                        has_read: true,
+                    };
+                    Some(())
+                }
+                _ => None,
+            },
+            Action::BreakCopy(number) => {
+                s.faults.copies += 1;
+                s.faults.all += 1;
+                let copy = std::mem::replace(&mut s.leaders[number].copy, Copy::None);
+                (copy != Copy::None).then_some(())
+            }
+            Action::Elect => {
+                s.faults.elections += 1;
+                s.faults.all += 1;
+                let before = s.store.clone();
+                s.leaders.last_mut()?.believes = Some(Box::new(before));
+                s.store.term += 1;
+                s.leaders.push(Leader::new(s.store.term));
+                Some(())
+            }
+            Action::Cancel => {
+                s.faults.cancels += 1;
+                s.faults.all += 1;
+                s.store.migration.wish = Wish::Cancel;
+                Some(())
+            }
+        }?;
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<stateright::Property<Self>> {
+        super::rules::properties()
+    }
+}
