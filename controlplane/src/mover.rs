@@ -9,13 +9,16 @@
 //! change is told of without its database. The source never waits for the target, and no request is ever
 //! made to wait for the copy.
 //!
+//! A value that would keep a server busy for too long, or that the target cannot restore, is re-created
+//! with commands, by pieces ([`pieces`], [`pages`], [`groups`]).
+//!
 //! *Settling*. When nobody writes to the slots any more (that is the caller's to see to), a key of our
 //! own is written at the source, the *barrier*. The source tells of it too, and behind all changes that
 //! were answered before; so when it comes, all of them have come. What is dirty then is copied, and the
 //! target has, of these slots, what the source has.
 //!
 //! What servers do *not* tell of is what happens to consumer groups of streams. Whoever settles says on
-//! which streams such commands were used; they are copied once more.
+//! which streams such commands were used; they are copied once more, of a big one the groups alone.
 //!
 //! # What it never does
 //!
@@ -48,8 +51,11 @@ pub use self::{
 mod attempt;
 mod clean;
 mod dirty;
+mod groups;
 mod lane;
 mod link;
+mod pages;
+mod pieces;
 mod relay;
 mod reply;
 mod report;
@@ -138,6 +144,15 @@ pub struct Evidence {
     pub took: Duration,
 }
 
+/// What there is to copy before slots are settled, if nobody writes to them from now on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Dirt {
+    /// Dirty keys.
+    pub keys: usize,
+    /// Big ones, which are copied by pieces.
+    pub big: usize,
+}
+
 /// Why slots are not settled. Nothing is lost: the copy goes on, or starts over.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unsettled {
@@ -199,13 +214,16 @@ pub enum Interruption {
 /// What is asked of a running copy.
 enum Request {
     Settle(Settle, oneshot::Sender<Result<Evidence, Unsettled>>),
+    Count(Arc<SlotSet>, oneshot::Sender<Result<Dirt, Unsettled>>),
 }
 
 impl Request {
     fn refuse(self, why: Unsettled) {
         match self {
-            Self::Settle(_, done) => done.send(Err(why)).ok(), // nobody wants to know any more
-        };
+            // Whoever asked may not want to know any more.
+            Self::Settle(_, done) => drop(done.send(Err(why))),
+            Self::Count(_, done) => drop(done.send(Err(why))),
+        }
     }
 }
 
@@ -256,15 +274,24 @@ impl Copy {
         result.await.unwrap_or(Err(Unsettled::Interrupted))
     }
 
+    /// How much there is to copy yet of some slots.
+    pub async fn dirt(&mut self, slots: Arc<SlotSet>) -> Result<Dirt, Unsettled> {
+        let (done, result) = oneshot::channel();
+        let sent = self.requests.send(Request::Count(slots, done)).await;
+        sent.map_err(|_| Unsettled::Interrupted)?;
+        result.await.unwrap_or(Err(Unsettled::Interrupted))
+    }
+
     /// Stops, keeps what was copied, and removes its own marks from the target.
     pub async fn end(self) -> Result<(), LinkError> {
         drop(self.task);
         let mut link = open_alone(&self.plan.target, &self.plan, "end").await?;
-        let own = attempt::own_prefix(&self.plan.name);
         for database in link.server().await?.keyspace.into_keys() {
             link.select(database).await?;
-            for lane in 0..self.plan.lanes.get() {
-                clean::unlink(&mut link, &[format!("{own}mark:{lane}").as_bytes()]).await?;
+            // One more than planned: that for big keys.
+            for lane in 0..=self.plan.lanes.get() {
+                let mark = relay::mark(&attempt::own_keys(&self.plan.name, lane));
+                clean::unlink(&mut link, &[mark.as_bytes()]).await?;
             }
         }
         Ok(())

@@ -17,6 +17,8 @@ use self::stand::{
     Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams,
 };
 
+mod big;
+mod probe;
 mod stand;
 
 /// Runs a command given as words.

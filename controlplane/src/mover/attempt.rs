@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::fence::{Name, Role};
+use proto::fence::{self, Name};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use super::{
-    CopyName, Evidence, Interruption, Plan, Progress, Request, Settle, Stage, Streams, Throttle,
-    Unsettled, clean,
+    CopyName, Dirt, Evidence, Interruption, Plan, Progress, Request, Settle, SlotSet, Stage,
+    Streams, Throttle, Unsettled, clean,
     dirty::Key,
-    lane::{self, Drain, Drained, Lane, Notice, State},
+    lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
     relay::Relay,
     report::Report,
@@ -55,6 +55,8 @@ pub(super) struct Attempt<'a> {
     /// `evicted_keys` of the target at the beginning.
     evicted: u64,
     lanes: Vec<mpsc::Sender<Notice>>,
+    /// The lane for big keys.
+    big: mpsc::Sender<Notice>,
     tasks: JoinSet<Result<(), Interruption>>,
     report: Arc<Report>,
     /// What the keys of barriers begin with.
@@ -143,31 +145,41 @@ impl<'a> Attempt<'a> {
         let tracker = tracker.await.map_err(Interruption::Source)?;
         tasks.spawn(async move { Err(tracker.follow().await) });
 
+        let (big, big_notices) = mpsc::channel(NOTICES);
+        let mut lanes: Vec<_> = heard
+            .into_iter()
+            .map(|notices| (Some(big.clone()), notices))
+            .collect();
+        lanes.push((None, big_notices));
         let mut found = Vec::new();
-        for (lane, notices) in heard.into_iter().enumerate() {
+        for (number_of_lane, (big, notices)) in lanes.into_iter().enumerate() {
             let source = opener.open(&plan.source, next()).await;
-            let (source, is) = source.map_err(Interruption::Source)?;
+            let source = source.map_err(Interruption::Source)?;
             let target = opener.open(&plan.target, next()).await;
-            let (target, _) = target.map_err(Interruption::Target)?;
-            let mark = (
-                format!("{}mark:{lane}", own_prefix(&plan.name)),
-                format!("{}:{number}", plan.mandate.incarnation),
-            );
-            let relay = Relay::new(source, &is, target, mark, report.clone()).await?;
-            let (give, take) = mpsc::channel(FOUND);
-            let (passed, pass) = oneshot::channel();
-            found.push(give);
-            passes.push(pass);
-            let lane = Lane {
-                number: lane,
+            let target = target.map_err(Interruption::Target)?;
+            let own = own_keys(&plan.name, number_of_lane);
+            let attempt = format!("{}:{number}", plan.mandate.incarnation);
+            let relay = Relay::new(source, target, &own, &attempt, report.clone()).await?;
+            let mut lane = Lane {
+                number: number_of_lane,
+                role: Role::Big,
                 relay,
                 notices,
-                found: Some(take),
-                passed: Some(passed),
+                found: None,
+                passed: None,
                 throttle: throttle.clone(),
                 report: report.clone(),
                 state: State::default(),
             };
+            if let Some(big) = big {
+                let (give, take) = mpsc::channel(FOUND);
+                let (passed, pass) = oneshot::channel();
+                found.push(give);
+                passes.push(pass);
+                lane.role = Role::Common(big);
+                lane.found = Some(take);
+                lane.passed = Some(passed);
+            }
             tasks.spawn(async move { Err(lane.run().await) });
         }
         let link = opener.open(&plan.source, next()).await;
@@ -194,6 +206,7 @@ impl<'a> Attempt<'a> {
             target_run_id: target_is.run_id,
             evicted: target_is.evicted,
             lanes: notices,
+            big,
             tasks,
             report,
             barrier,
@@ -219,6 +232,13 @@ impl<'a> Attempt<'a> {
                         let result = match pass {
                             Some(_) => Err(Unsettled::NotCopied),
                             None => self.settle(settle).await?,
+                        };
+                        done.send(result).ok(); // nobody wants to know any more
+                    }
+                    Request::Count(slots, done) => {
+                        let result = match pass {
+                            Some(_) => Err(Unsettled::NotCopied),
+                            None => Ok(self.count(&slots).await?),
                         };
                         done.send(result).ok(); // nobody wants to know any more
                     }
@@ -296,20 +316,23 @@ impl<'a> Attempt<'a> {
         for key in streams.iter().filter(|key| settle.slots.owns(key)) {
             touched[lane::of(key, self.lanes.len())].push(Key::from(key.as_slice()));
         }
-        let mut drained = Vec::new();
-        for (lane, touched) in self.lanes.iter().zip(touched) {
+        let drain = |barrier| {
             let (done, result) = oneshot::channel();
-            drained.push(result);
+            let slots = settle.slots.clone();
             let drain = Drain {
-                barrier: self.barriers,
-                slots: settle.slots.clone(),
+                barrier,
+                slots,
                 streams: all_streams,
                 replica,
                 done,
             };
-            if !touched.is_empty() {
-                tell_lane(lane, Notice::Changed(touched)).await?;
-            }
+            (drain, result)
+        };
+        let mut drained = Vec::new();
+        for (lane, touched) in self.lanes.iter().zip(touched) {
+            let (drain, result) = drain(self.barriers);
+            drained.push(result);
+            tell_lane(lane, Notice::Touched(touched)).await?;
             tell_lane(lane, Notice::Drain(drain)).await?;
         }
         if self.source.is_broken() {
@@ -326,20 +349,48 @@ impl<'a> Attempt<'a> {
             replicated: true,
         };
         for result in drained {
-            tokio::pin!(result);
-            let lane = loop {
-                tokio::select! {
-                    lane = &mut result => break lane.map_err(|_| Interruption::LaneGone),
-                    Some(ended) = self.tasks.join_next() => ended_well(ended)?,
-                }
-            };
-            let lane = lane?;
-            all.keys += lane.keys;
-            all.replicated &= lane.replicated;
+            self.add(&mut all, result).await?;
         }
+        // The others have told it by now of all that it has to copy.
+        let (drain, result) = drain(0);
+        tell_lane(&self.big, Notice::Drain(drain)).await?;
+        self.add(&mut all, result).await?;
         self.look().await?;
         Ok(all)
     }
+
+    /// Waits for a lane to be drained.
+    async fn add(
+        &mut self,
+        all: &mut Drained,
+        result: oneshot::Receiver<Drained>,
+    ) -> Result<(), Interruption> {
+        tokio::pin!(result);
+        let lane = loop {
+            tokio::select! {
+                lane = &mut result => break lane.map_err(|_| Interruption::LaneGone)?,
+                Some(ended) = self.tasks.join_next() => ended_well(ended)?,
+            }
+        };
+        all.keys += lane.keys;
+        all.replicated &= lane.replicated;
+        Ok(())
+    }
+
+    /// How many keys of these slots are dirty, of common ones and of big ones.
+    async fn count(&mut self, slots: &Arc<SlotSet>) -> Result<Dirt, Interruption> {
+        let mut dirt = Dirt::default();
+        for lane in &self.lanes {
+            dirt.keys += count(lane, slots).await?;
+        }
+        dirt.big = count(&self.big, slots).await?;
+        Ok(dirt)
+    }
+}
+
+/// What the keys of a lane at the target begin with, that are Sluice's.
+pub(super) fn own_keys(name: &CopyName, lane: usize) -> String {
+    format!("{}{lane}", own_prefix(name))
 }
 
 /// What the copy's own keys begin with at the target.
@@ -355,7 +406,7 @@ pub(super) fn is_former(name: &str, plan: &Plan, prefix: &str) -> bool {
     };
     let of_copy = name.rest.starts_with(&format!("{}:", plan.name));
     let own = name.incarnation == plan.mandate.incarnation && name.rest.starts_with(prefix);
-    name.role == Role::Mover && of_copy && !own
+    name.role == fence::Role::Mover && of_copy && !own
 }
 
 /// Whether these two can be the source and the target of a copy.
@@ -374,6 +425,12 @@ fn fit(source: &Server, target: &Server) -> Result<(), Interruption> {
         return unfit("source and target are one server");
     }
     Ok(())
+}
+
+async fn count(lane: &mpsc::Sender<Notice>, slots: &Arc<SlotSet>) -> Result<usize, Interruption> {
+    let (answer, count) = oneshot::channel();
+    tell_lane(lane, Notice::Count(slots.clone(), answer)).await?;
+    count.await.map_err(|_| Interruption::LaneGone)
 }
 
 async fn tell_lane(lane: &mpsc::Sender<Notice>, notice: Notice) -> Result<(), Interruption> {

@@ -30,6 +30,16 @@ impl Dirty {
         }
     }
 
+    /// Whether a key is among them.
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.known.contains(key)
+    }
+
+    /// How many of them are of these slots.
+    pub(super) fn count_of(&self, slots: &SlotSet) -> usize {
+        self.queue.iter().filter(|key| slots.owns(key)).count()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
@@ -101,7 +111,9 @@ mod tests {
             dirty.insert(key(text));
         }
         let slots: SlotSet = [Slot::of_key(b"a")].into_iter().collect();
+        assert_eq!(dirty.count_of(&slots), 2);
         assert_eq!(dirty.take_of(&slots), [key("a"), key("{a}2")]);
+        assert!(!dirty.contains(&key("a")) && dirty.contains(&key("b")));
         assert_eq!(dirty.len(), 1);
         dirty.insert(key("a"));
         assert_eq!(dirty.take(9), [key("b"), key("a")]);

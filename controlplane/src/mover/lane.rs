@@ -4,6 +4,10 @@
 //! written last at the target is what was read last at the source. A lane copies what the pass has found
 //! and what has changed since, one batch at a time, until the attempt ends.
 //!
+//! Big keys have a lane of their own, which copies them by pieces, so that nothing else waits for them. A
+//! lane that finds one hands it over, and from then on all that it hears of it, too: it stays with that
+//! lane, whatever becomes of its value.
+//!
 //! *Draining* is its part of the cut-over: when the barrier has come, so has every change before it; then
 //! all dirty keys of the slots are copied, and nothing of them is missing at the target.
 
@@ -15,14 +19,18 @@ use std::{
 
 use proto::SLOT_COUNT;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
     time::{self, Instant},
 };
 
 use super::{
     Interruption, Throttle,
     dirty::{Dirty, Key},
-    relay::Relay,
+    pieces::Outcome,
+    relay::{LATER, Relay},
     report::Report,
     slots::SlotSet,
 };
@@ -34,9 +42,6 @@ const MANY: usize = 8192;
 /// Memory that the dirty keys of one lane may take. Beyond it the copy starts over: nobody could cut over
 /// with so many.
 const MOST_BYTES: usize = 256 << 20;
-/// How long changes are gathered before they are copied, when the pass is over: a key that changes all
-/// the time is not copied more often.
-const GATHER: Duration = Duration::from_millis(50);
 
 /// Which of so many lanes a key has.
 pub(super) fn of(key: &[u8], lanes: usize) -> usize {
@@ -50,14 +55,18 @@ pub(super) struct Found {
     pub(super) keys: Vec<Key>,
 }
 
-/// What the tracker and the attempt tell a lane.
+/// What a lane is told.
 pub(super) enum Notice {
     /// These have changed, in whatever database.
     Changed(Vec<Key>),
+    /// The consumer groups of these streams may have changed.
+    Touched(Vec<Key>),
     /// All changes before this barrier were told.
     Barrier(u64),
     /// Copy all of these slots that is dirty at a barrier.
     Drain(Drain),
+    /// How many keys of these slots are dirty?
+    Count(Arc<SlotSet>, oneshot::Sender<usize>),
 }
 
 /// See [`Notice::Drain`].
@@ -83,9 +92,37 @@ pub(super) struct Drained {
     pub(super) replicated: bool,
 }
 
+/// Which keys a lane is for.
+pub(super) enum Role {
+    /// For those of its hash; hands over big ones.
+    Common(mpsc::Sender<Notice>),
+    /// For big ones.
+    Big,
+}
+
+impl Role {
+    /// How long changes are gathered before they are copied, when the pass is over: a key that changes
+    /// all the time is not copied more often.
+    fn gathers(&self) -> Duration {
+        match self {
+            Self::Common(_) => Duration::from_millis(50),
+            Self::Big => Duration::from_millis(500),
+        }
+    }
+
+    /// How many dirty keys are copied before notices are heard again.
+    fn batch(&self) -> usize {
+        match self {
+            Self::Common(_) => BATCH,
+            Self::Big => 1,
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Lane {
     pub(super) number: usize,
+    pub(super) role: Role,
     pub(super) relay: Relay,
     pub(super) notices: mpsc::Receiver<Notice>,
     /// `None`: the pass is over.
@@ -101,6 +138,15 @@ pub(super) struct Lane {
 #[derive(Default)]
 pub(super) struct State {
     dirty: Dirty,
+    /// Keys taken out of them that are being copied.
+    under_way: Vec<Key>,
+    /// Streams of the lane for big keys whose groups alone may have changed.
+    touched: HashSet<Key>,
+    /// Keys of the lane for big keys.
+    handed: HashSet<Key>,
+    /// Those of them that it is still to be told of: that they have changed, and of their groups.
+    handing: Dirty,
+    handing_touched: Dirty,
     /// All databases of the source that have had keys.
     databases: BTreeSet<u32>,
     /// All streams that were copied.
@@ -110,6 +156,56 @@ pub(super) struct State {
     drain: Option<Drain>,
     /// Before it changes are gathered.
     next_round: Option<Instant>,
+}
+
+impl State {
+    fn take(&mut self, notice: Notice, role: &Role) {
+        match notice {
+            Notice::Changed(keys) => {
+                for key in keys {
+                    if self.handed.contains(&key) {
+                        self.handing.insert(key);
+                    } else {
+                        self.mark(key, role);
+                    }
+                }
+            }
+            Notice::Touched(keys) => {
+                for key in keys {
+                    match role {
+                        Role::Common(_) if self.handed.contains(&key) => {
+                            self.handing_touched.insert(key);
+                        }
+                        Role::Common(_) => self.mark(key, role),
+                        Role::Big => {
+                            self.touched.insert(key);
+                        }
+                    }
+                }
+            }
+            Notice::Barrier(number) => self.barrier = self.barrier.max(number),
+            Notice::Drain(drain) => self.drain = Some(drain),
+            Notice::Count(slots, answer) => {
+                let under_way = self.under_way.iter().filter(|key| slots.owns(key)).count();
+                let waiting = self.dirty.count_of(&slots) + self.handing.count_of(&slots);
+                answer.send(under_way + waiting).ok(); // nobody wants to know any more
+            }
+        }
+    }
+
+    /// A key is to be copied, again.
+    fn mark(&mut self, key: Key, role: &Role) {
+        if self.dirty.is_empty() {
+            self.next_round = Some(Instant::now() + role.gathers());
+        }
+        self.dirty.insert(key);
+    }
+
+    /// The drain whose barrier has come.
+    fn due(&self) -> Option<&Drain> {
+        let drain = self.drain.as_ref();
+        drain.filter(|drain| drain.barrier <= self.barrier)
+    }
 }
 
 impl Lane {
@@ -124,30 +220,44 @@ impl Lane {
 
     async fn turn(&mut self) -> Result<(), Interruption> {
         while let Ok(notice) = self.notices.try_recv() {
-            self.take(notice)?;
+            self.state.take(notice, &self.role);
         }
-        let due = |drain: &mut Drain| drain.barrier <= self.state.barrier;
-        if let Some(drain) = self.state.drain.take_if(due) {
+        let state = &mut self.state;
+        if state.dirty.bytes() + state.handing.bytes() > MOST_BYTES {
+            return Err(Interruption::TooManyDirty);
+        }
+        self.report.dirty(self.number, state.dirty.len());
+        if state.due().is_some()
+            && let Some(drain) = state.drain.take()
+        {
             return self.drain(drain).await;
         }
+        let handed_over = self.hand_over()?;
         let paused = self.throttle.borrow_and_update().paused;
         let dirty = self.state.dirty.len();
         let now = Instant::now();
         let gathering = self.state.next_round.filter(|round| *round > now);
         let round = self.found.is_none() && dirty > 0 && gathering.is_none();
         if !paused && (round || dirty >= MANY) {
-            return self.copy_dirty(BATCH).await;
+            let keys = self.state.dirty.take(self.role.batch());
+            self.state.under_way.clone_from(&keys);
+            self.copy_everywhere(&keys, None).await?;
+            self.state.under_way.clear();
+            return Ok(());
         }
         tokio::select! {
             biased;
             notice = self.notices.recv() => match notice {
-                Some(notice) => self.take(notice),
+                Some(notice) => {
+                    self.state.take(notice, &self.role);
+                    Ok(())
+                }
                 None => Err(Interruption::LaneGone),
             },
-            found = next(&mut self.found), if !paused => match found {
+            found = next(&mut self.found), if !paused && handed_over => match found {
                 Some(found) => {
                     self.state.databases.insert(found.database);
-                    self.copy(found.database, &found.keys).await
+                    self.copy(found.database, &found.keys, None).await
                 }
                 None => {
                     self.found = None;
@@ -158,42 +268,36 @@ impl Lane {
                 }
             },
             changed = self.throttle.changed() => changed.map_err(|_| Interruption::LaneGone),
+            () = time::sleep(self.role.gathers()), if !handed_over => Ok(()),
             () = sleep_until(gathering), if dirty > 0 => Ok(()),
         }
     }
 
-    fn take(&mut self, notice: Notice) -> Result<(), Interruption> {
-        match notice {
-            Notice::Changed(keys) => {
-                let dirty = &mut self.state.dirty;
-                if dirty.is_empty() {
-                    self.state.next_round = Some(Instant::now() + GATHER);
-                }
-                for key in keys {
-                    dirty.insert(key);
-                }
-                if dirty.bytes() > MOST_BYTES {
-                    return Err(Interruption::TooManyDirty);
-                }
-                self.report.dirty(self.number, dirty.len());
+    /// Tells the lane for big keys of those that are its. Whether it knows of all of them: it may have
+    /// too much to do.
+    fn hand_over(&mut self) -> Result<bool, Interruption> {
+        let Role::Common(big) = &self.role else {
+            return Ok(true);
+        };
+        while !self.state.handing.is_empty() {
+            match big.try_reserve() {
+                Ok(place) => place.send(Notice::Changed(self.state.handing.take(BATCH))),
+                Err(TrySendError::Full(())) => return Ok(false),
+                Err(TrySendError::Closed(())) => return Err(Interruption::LaneGone),
             }
-            Notice::Barrier(number) => self.state.barrier = self.state.barrier.max(number),
-            Notice::Drain(drain) => self.state.drain = Some(drain),
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Some of the dirty keys, in all databases: a change is told of without its database.
-    async fn copy_dirty(&mut self, most: usize) -> Result<(), Interruption> {
-        let keys = self.state.dirty.take(most);
-        self.copy_everywhere(&keys).await?;
-        self.report.dirty(self.number, self.state.dirty.len());
-        Ok(())
-    }
-
+    /// Copies keys in all databases: a change is told of without its database.
+    ///
     /// The keys must have been taken before this: a database that has none of them and no other key when
     /// it is asked, and never had one, cannot be one in which one of them was written.
-    async fn copy_everywhere(&mut self, keys: &[Key]) -> Result<(), Interruption> {
+    async fn copy_everywhere(
+        &mut self,
+        keys: &[Key],
+        drain: Option<&Drain>,
+    ) -> Result<(), Interruption> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -201,35 +305,165 @@ impl Lane {
         self.state.databases.extend(databases);
         for database in self.state.databases.clone() {
             for batch in keys.chunks(BATCH) {
-                self.copy(database, batch).await?;
+                self.copy(database, batch, drain).await?;
             }
         }
         Ok(())
     }
 
-    async fn copy(&mut self, database: u32, keys: &[Key]) -> Result<(), Interruption> {
-        let copied = self.relay.copy(database, keys).await?;
+    async fn copy(
+        &mut self,
+        database: u32,
+        keys: &[Key],
+        drain: Option<&Drain>,
+    ) -> Result<(), Interruption> {
+        let handed = &self.state.handed;
+        let (handed, own): (Vec<Key>, Vec<Key>) =
+            keys.iter().cloned().partition(|key| handed.contains(key));
+        for key in handed {
+            self.state.handing.insert(key);
+        }
+        let copied = self.relay.copy(database, &own).await?;
         self.state.streams.extend(copied.streams);
+        for key in copied.foreign {
+            self.copy_in_pieces(database, &key, 0, drain).await?;
+        }
+        for (key, size) in copied.big {
+            match self.role {
+                Role::Common(_) => {
+                    self.state.handed.insert(key.clone());
+                    self.state.handing.insert(key);
+                }
+                Role::Big => self.copy_in_pieces(database, &key, size, drain).await?,
+            }
+        }
         Ok(())
+    }
+
+    /// Copies one key by pieces. It is dirty again if that did not work out.
+    async fn copy_in_pieces(
+        &mut self,
+        database: u32,
+        key: &Key,
+        size: u64,
+        drain: Option<&Drain>,
+    ) -> Result<(), Interruption> {
+        loop {
+            let Self {
+                relay,
+                notices,
+                role,
+                state,
+                ..
+            } = self;
+            let goes_on = || {
+                while let Ok(notice) = notices.try_recv() {
+                    state.take(notice, role);
+                }
+                match drain {
+                    // Nobody changes it now.
+                    Some(drain) => !drain.done.is_closed(),
+                    None => {
+                        !state.dirty.contains(key)
+                            && state.due().is_none_or(|due| due.slots.owns(key))
+                    }
+                }
+            };
+            match relay.copy_in_pieces(database, key, size, goes_on).await? {
+                Outcome::Done { stream } => {
+                    if stream {
+                        self.state.streams.insert(key.clone());
+                    }
+                    return Ok(());
+                }
+                Outcome::Unreadable => {
+                    if !self.relay.copy_whole(database, key).await? {
+                        return Err(Interruption::Incompatible);
+                    }
+                    return Ok(());
+                }
+                Outcome::Stopped => {
+                    self.state.mark(key.clone(), &self.role);
+                    return Ok(());
+                }
+                Outcome::Changed if drain.is_some() => {}
+                Outcome::Changed => {
+                    self.state.mark(key.clone(), &self.role);
+                    return Ok(());
+                }
+                Outcome::Later(why) => {
+                    self.report.waits(Some(why));
+                    time::sleep(LATER).await;
+                    self.report.waits(None);
+                }
+            }
+        }
     }
 
     async fn drain(&mut self, drain: Drain) -> Result<(), Interruption> {
         let mut keys = self.state.dirty.take_of(&drain.slots);
         if drain.streams {
             let streams = self.state.streams.iter();
-            let held = streams.filter(|key| drain.slots.owns(key));
-            let known: HashSet<Key> = keys.iter().cloned().collect();
-            keys.extend(held.filter(|key| !known.contains(*key)).cloned());
+            let held: Vec<Key> = streams
+                .filter(|key| drain.slots.owns(key))
+                .cloned()
+                .collect();
+            match self.role {
+                Role::Common(_) => {
+                    let known: HashSet<Key> = keys.iter().cloned().collect();
+                    keys.extend(held.into_iter().filter(|key| !known.contains(key)));
+                }
+                Role::Big => self.state.touched.extend(held),
+            }
         }
-        self.copy_everywhere(&keys).await?;
-        self.report.dirty(self.number, self.state.dirty.len());
+        self.copy_everywhere(&keys, Some(&drain)).await?;
+        let mut count = keys.len();
+        count += self.regroup(&drain, &keys).await?;
+        self.tell_of_handed().await?;
         self.relay.check_marks().await?;
         let replicated = match drain.replica {
             None => true,
             Some(most) => self.relay.wait_for_replica(most).await?,
         };
-        let keys = keys.len() as u64;
+        if self.state.dirty.count_of(&drain.slots) > 0 {
+            return Ok(()); // it was given up, and nobody waits for the answer
+        }
+        let keys = count as u64;
         drain.done.send(Drained { keys, replicated }).ok(); // it came too late
+        Ok(())
+    }
+
+    /// Copies the groups of big streams that were touched, but for those that were copied as a whole.
+    async fn regroup(&mut self, drain: &Drain, copied: &[Key]) -> Result<usize, Interruption> {
+        let touched = std::mem::take(&mut self.state.touched);
+        let (held, others) = touched.into_iter().partition(|key| drain.slots.owns(key));
+        self.state.touched = others;
+        let held: HashSet<Key> = held;
+        let count = held.len();
+        for key in held.into_iter().filter(|key| !copied.contains(key)) {
+            for database in self.state.databases.clone() {
+                self.relay.enter(database).await?;
+                if self.relay.regroup(&key).await?.is_some() {
+                    self.copy(database, std::slice::from_ref(&key), Some(drain))
+                        .await?;
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// Tells the lane for big keys of all that was handed over, before it is asked to drain.
+    async fn tell_of_handed(&mut self) -> Result<(), Interruption> {
+        let Role::Common(big) = &self.role else {
+            return Ok(());
+        };
+        let state = &mut self.state;
+        let changed = state.handing.take(usize::MAX);
+        let touched = state.handing_touched.take(usize::MAX);
+        for notice in [Notice::Changed(changed), Notice::Touched(touched)] {
+            let sent = big.send(notice).await;
+            sent.map_err(|_| Interruption::LaneGone)?;
+        }
         Ok(())
     }
 }

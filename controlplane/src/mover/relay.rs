@@ -22,20 +22,28 @@ use super::{
 /// Bytes of values that a server is asked for, or given, in one piece: what it does for us at once.
 const PIECE: u64 = 256 << 10;
 /// How long is waited before a target is asked again that has said *later*.
-const LATER: Duration = Duration::from_millis(100);
+pub(super) const LATER: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Relay {
-    source: Link,
-    target: Link,
-    clock: Clock,
+    pub(super) source: Link,
+    pub(super) target: Link,
+    pub(super) clock: Clock,
     usage: Option<Usage>,
     sizes: bool,
+    pub(super) source_expires_fields: bool,
+    pub(super) target_expires_fields: bool,
+    /// Whether the target can restore what the source dumps, as far as is known.
+    restores: bool,
+    /// Whether the target takes the counters of streams.
+    pub(super) streams_count: bool,
+    /// The key under which a value grows at the target.
+    pub(super) place: String,
     /// The key of the mark, and what it says.
     mark: (String, String),
     /// The databases of the target in which the mark stands.
     marked: BTreeSet<u32>,
-    report: Arc<Report>,
+    pub(super) report: Arc<Report>,
 }
 
 /// What a call of [`Relay::copy`] did.
@@ -43,15 +51,20 @@ pub(super) struct Relay {
 pub(super) struct Copied {
     /// The keys that are streams.
     pub(super) streams: Vec<Key>,
+    /// Keys that were left alone: their values are too much in one piece. Of how many bytes, about.
+    pub(super) big: Vec<(Key, u64)>,
+    /// Keys that were left alone: the target cannot restore what the source dumps.
+    pub(super) foreign: Vec<Key>,
 }
 
 impl Relay {
-    /// From two links; `mark` is the key of the mark, and its value, which no other attempt has.
+    /// From two links. What it writes for itself at the target begins with `own`; `attempt` is what no
+    /// other attempt has.
     pub(super) async fn new(
-        mut source: Link,
-        is: &Server,
-        target: Link,
-        mark: (String, String),
+        (mut source, is): (Link, Server),
+        (target, target_is): (Link, Server),
+        own: &str,
+        attempt: &str,
         report: Arc<Report>,
     ) -> Result<Self, Interruption> {
         if is.reads_untouched() {
@@ -74,7 +87,12 @@ impl Relay {
                 Usage::Idle
             }),
             sizes: is.tells_sizes(),
-            mark,
+            source_expires_fields: is.expires_fields(),
+            target_expires_fields: target_is.expires_fields(),
+            restores: true,
+            streams_count: is.streams_count() && target_is.streams_count(),
+            place: format!("{own}:place"),
+            mark: (mark(own), attempt.to_owned()),
             marked: BTreeSet::new(),
             report,
         })
@@ -96,13 +114,41 @@ impl Relay {
         self.enter(database).await?;
         let sizes = self.sizes(keys).await?;
         let mut copied = Copied::default();
-        for piece in pieces(keys, &sizes) {
+        let (mut small, mut small_sizes) = (Vec::new(), Vec::new());
+        for (key, size) in keys.iter().zip(sizes) {
+            if size > PIECE {
+                copied.big.push((key.clone(), size));
+            } else {
+                small.push(key.clone());
+                small_sizes.push(size);
+            }
+        }
+        if !self.restores {
+            copied.foreign = small;
+            return Ok(copied);
+        }
+        for piece in pieces(&small, &small_sizes) {
             let mut left = piece.to_vec();
             while !left.is_empty() {
                 left = self.move_over(left, &mut copied).await?;
             }
         }
         Ok(copied)
+    }
+
+    /// Copies one key in one piece, however big. Whether the target can restore it.
+    pub(super) async fn copy_whole(
+        &mut self,
+        database: u32,
+        key: &Key,
+    ) -> Result<bool, Interruption> {
+        self.enter(database).await?;
+        let mut copied = Copied::default();
+        let mut left = vec![key.clone()];
+        while !left.is_empty() {
+            left = self.move_over(left, &mut copied).await?;
+        }
+        Ok(copied.foreign.is_empty())
     }
 
     /// Whether the mark stands wherever it was set: nobody has flushed since.
@@ -139,7 +185,7 @@ impl Relay {
     }
 
     /// Goes to a database at both, and sets the mark there.
-    async fn enter(&mut self, database: u32) -> Result<(), Interruption> {
+    pub(super) async fn enter(&mut self, database: u32) -> Result<(), Interruption> {
         self.source
             .select(database)
             .await
@@ -217,7 +263,11 @@ impl Relay {
                     later = Some(why);
                     again.push(key);
                 }
-                Verdict::Incompatible => return Err(Interruption::Incompatible),
+                Verdict::OtherVersion => {
+                    self.restores = false;
+                    copied.foreign.push(key);
+                }
+                Verdict::Unknown => copied.foreign.push(key),
                 Verdict::Never(answer) => {
                     return Err(Interruption::Target(self.target.refused("RESTORE", answer)));
                 }
@@ -249,13 +299,18 @@ impl Relay {
                     self.report.waits(Some(why));
                     time::sleep(LATER).await;
                 }
-                Verdict::Incompatible => return Err(Interruption::Incompatible),
+                Verdict::OtherVersion | Verdict::Unknown => return Err(Interruption::Incompatible),
                 Verdict::Never(answer) => {
                     return Err(Interruption::Target(self.target.refused("SET", answer)));
                 }
             }
         }
     }
+}
+
+/// The key of the mark, of a lane whose own keys begin with `own`.
+pub(super) fn mark(own: &str) -> String {
+    format!("{own}:mark")
 }
 
 /// Cuts keys into pieces of about [`PIECE`] bytes, in order.

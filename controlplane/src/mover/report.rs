@@ -27,6 +27,8 @@ pub struct Progress {
     pub bytes: u64,
     /// Keys that have changed and are not copied again yet.
     pub dirty: u64,
+    /// Big keys that are to be copied by pieces, for the first time or again.
+    pub big: u64,
     /// Keys copied a second, lately.
     pub keys_per_second: u64,
     /// What the target says to why nothing can be written to it now.
@@ -52,7 +54,7 @@ pub(super) struct Report {
     seen: AtomicU64,
     keys: AtomicU64,
     bytes: AtomicU64,
-    /// Of each lane.
+    /// Of each lane; of the one for big keys last.
     dirty: Vec<AtomicU64>,
     waits_for: Mutex<Option<String>>,
 }
@@ -64,7 +66,7 @@ impl Report {
             seen: AtomicU64::new(0),
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            dirty: (0..lanes).map(|_| AtomicU64::new(0)).collect(),
+            dirty: (0..=lanes).map(|_| AtomicU64::new(0)).collect(),
             waits_for: Mutex::new(None),
         }
     }
@@ -103,7 +105,9 @@ impl Report {
         progress.seen = self.seen.load(Relaxed);
         progress.keys = keys;
         progress.bytes = self.bytes.load(Relaxed);
-        progress.dirty = self.dirty.iter().map(|lane| lane.load(Relaxed)).sum();
+        let mut dirty = self.dirty.iter().map(|lane| lane.load(Relaxed));
+        progress.big = dirty.next_back().unwrap_or(0);
+        progress.dirty = dirty.sum();
         let waits_for = self.waits_for.lock();
         progress.waits_for = waits_for.unwrap_or_else(PoisonError::into_inner).clone();
     }

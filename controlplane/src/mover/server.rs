@@ -14,6 +14,8 @@ pub(super) struct Server {
     pub(super) run_id: String,
     /// The Redis version whose commands it has: of Valkey the one it came from.
     pub(super) version: (u32, u32),
+    /// The version of Valkey, if it is one.
+    pub(super) valkey: Option<(u32, u32)>,
     /// Whether it takes writes of its own.
     pub(super) primary: bool,
     /// Replicas that follow it.
@@ -35,6 +37,7 @@ impl Server {
         Ok(Self {
             run_id: need("run_id")?.to_owned(),
             version: two(version).ok_or_else(|| format!("its version is `{version}`"))?,
+            valkey: field(info, "valkey_version").and_then(two),
             primary: need("role")? == "master",
             replicas: number("connected_slaves").unwrap_or(0),
             evicted: number("evicted_keys").unwrap_or(0),
@@ -61,6 +64,19 @@ impl Server {
     /// Whether `RESTORE` takes a time of expiry and how long nobody has used the key.
     pub(super) fn restores_exactly(&self) -> bool {
         self.version >= (5, 0)
+    }
+
+    /// Whether fields of hashes can expire by themselves.
+    pub(super) fn expires_fields(&self) -> bool {
+        match self.valkey {
+            Some(version) => version >= (9, 0),
+            None => self.version >= (7, 4),
+        }
+    }
+
+    /// Whether streams count what was added to them, and groups what they have read.
+    pub(super) fn streams_count(&self) -> bool {
+        self.version >= (7, 0)
     }
 
     /// How many keys it has.
@@ -98,6 +114,7 @@ mod tests {
         let expected = Server {
             run_id: "abc".to_owned(),
             version: (7, 0),
+            valkey: None,
             primary: true,
             replicas: 1,
             evicted: 3,
@@ -107,6 +124,19 @@ mod tests {
         assert_eq!(server, expected);
         assert!(server.tells_expiry() && !server.reads_untouched());
         assert_eq!(server.keys(), 7);
+    }
+
+    #[test]
+    fn what_versions_can_do() {
+        for (versions, expires_fields) in [
+            ("redis_version:7.2.4\nvalkey_version:8.1.8", false),
+            ("redis_version:7.2.4\nvalkey_version:9.1.2", true),
+            ("redis_version:7.2.4", false),
+            ("redis_version:8.2.3", true),
+        ] {
+            let server = Server::read(&format!("{versions}\nrun_id:a\nrole:master\n")).unwrap();
+            assert_eq!(server.expires_fields(), expires_fields, "{versions}");
+        }
     }
 
     #[test]

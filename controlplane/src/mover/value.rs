@@ -66,6 +66,11 @@ pub(super) fn questions(
         None => {}
     }
     push(&[b"DUMP", key]);
+    ask_expiry(key, clock, push);
+}
+
+/// The commands that ask when a key expires, in the order in which [`read_expiry`] takes their replies.
+pub(super) fn ask_expiry(key: &[u8], clock: Clock, mut push: impl FnMut(&[&[u8]])) {
     match clock {
         Clock::Absolute => push(&[b"PEXPIRETIME", key]),
         Clock::Relative => {
@@ -76,20 +81,10 @@ pub(super) fn questions(
     }
 }
 
-/// Reads the replies to [`questions`] off the front.
-pub(super) fn read(
-    replies: &mut impl Iterator<Item = Reply>,
-    clock: Clock,
-    usage: Option<Usage>,
-) -> Asked {
+/// Reads the replies to [`ask_expiry`] off the front.
+pub(super) fn read_expiry(replies: &mut impl Iterator<Item = Reply>, clock: Clock) -> Lasting {
     let mut next = || replies.next().unwrap_or(Reply::Nil);
-    let usage = usage.and_then(|kind| match next() {
-        Reply::Integer(number) => Some((kind, u64::try_from(number).ok()?)),
-        // The key is gone, or the policy has just changed: then it is not known.
-        Reply::Nil | Reply::Error(_) | Reply::Text(_) | Reply::List(_) | Reply::Push(_) => None,
-    });
-    let payload = next();
-    let expiry = match clock {
+    match clock {
         Clock::Absolute => lasting(&next(), 0),
         Clock::Relative => {
             let (before, left, after) = (next(), next(), next());
@@ -99,7 +94,22 @@ pub(super) fn read(
                 _ => Lasting::Strange,
             }
         }
-    };
+    }
+}
+
+/// Reads the replies to [`questions`] off the front.
+pub(super) fn read(
+    replies: &mut impl Iterator<Item = Reply>,
+    clock: Clock,
+    usage: Option<Usage>,
+) -> Asked {
+    let usage = usage.and_then(|kind| match replies.next() {
+        Some(Reply::Integer(number)) => Some((kind, u64::try_from(number).ok()?)),
+        // The key is gone, or the policy has just changed: then it is not known.
+        _ => None,
+    });
+    let payload = replies.next().unwrap_or(Reply::Nil);
+    let expiry = read_expiry(replies, clock);
     match (payload, expiry) {
         (Reply::Nil, _) | (_, Lasting::Gone) => Asked::Gone,
         (Reply::Error(error), _) => Asked::Refused(error),
@@ -116,10 +126,16 @@ pub(super) fn read(
     }
 }
 
-enum Lasting {
+/// What a source says of when a key expires.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lasting {
+    /// Then, or never.
     Known(Expiry),
+    /// There is no such key.
     Gone,
+    /// The clock moved on between the two looks.
     Unclear,
+    /// It does not answer as it should.
     Strange,
 }
 
@@ -139,7 +155,7 @@ fn lasting(reply: &Reply, since: u64) -> Lasting {
 }
 
 /// The milliseconds of a reply to `TIME`.
-fn millis(reply: &Reply) -> Option<u64> {
+pub(super) fn millis(reply: &Reply) -> Option<u64> {
     let Reply::List(parts) = reply else {
         return None;
     };
@@ -181,8 +197,10 @@ pub(super) enum Verdict {
     Done,
     /// It was not executed, and may be later: the target is full, busy or has too few replicas.
     Later(String),
-    /// It does not understand the payload: another version's.
-    Incompatible,
+    /// It does not understand the payload, nor any other of this source: it is of another version.
+    OtherVersion,
+    /// It does not understand the payload.
+    Unknown,
     /// It was not executed, and will not be.
     Never(String),
 }
@@ -195,9 +213,8 @@ pub(super) fn verdict(reply: Reply) -> Verdict {
     let code = error.split(' ').next().unwrap_or_default();
     match code {
         "OOM" | "BUSY" | "NOREPLICAS" | "MISCONF" | "TRYAGAIN" => Verdict::Later(error),
-        _ if error.contains("payload version") || error.contains("Bad data format") => {
-            Verdict::Incompatible
-        }
+        _ if error.contains("payload version") => Verdict::OtherVersion,
+        _ if error.contains("Bad data format") => Verdict::Unknown,
         _ => Verdict::Never(error),
     }
 }
@@ -312,8 +329,8 @@ mod tests {
         let oom = "OOM command not allowed when used memory > 'maxmemory'.";
         assert_eq!(error(oom), Verdict::Later(oom.to_owned()));
         let version = "ERR DUMP payload version or checksum are wrong";
-        assert_eq!(error(version), Verdict::Incompatible);
-        assert_eq!(error("ERR Bad data format"), Verdict::Incompatible);
+        assert_eq!(error(version), Verdict::OtherVersion);
+        assert_eq!(error("ERR Bad data format"), Verdict::Unknown);
         let no = "NOPERM no";
         assert_eq!(error(no), Verdict::Never(no.to_owned()));
     }

@@ -241,7 +241,7 @@ async fn content(link: &mut MultiplexedConnection, key: &[u8]) -> (String, Vec<V
                 .arg(0)
                 .to_owned();
             let info: Value = command.query_async(link).await.unwrap();
-            vec![entries, without_encoding(info)]
+            vec![entries, essence(info)]
         }
         other => panic!("a key of type {other}"),
     };
@@ -263,10 +263,32 @@ fn sorted(values: Vec<Value>, together: usize) -> Vec<Value> {
     groups.concat()
 }
 
-/// `XINFO STREAM` without what says how the stream lies in memory.
-fn without_encoding(info: Value) -> Value {
-    let mut fields = list(info);
-    assert_eq!(fields[2], Value::BulkString(b"radix-tree-keys".to_vec()));
-    fields.drain(2..6);
-    Value::Array(fields)
+/// What `XINFO STREAM … FULL` says, without how the stream lies in memory, and when a consumer was last
+/// heard of; without what not all versions say.
+fn essence(info: Value) -> Value {
+    const LEFT_OUT: [&str; 9] = [
+        "radix-tree-keys",
+        "radix-tree-nodes",
+        "seen-time",
+        "active-time",
+        "entries-added",
+        "max-deleted-entry-id",
+        "recorded-first-entry-id",
+        "entries-read",
+        "lag",
+    ];
+    let Value::Array(items) = info else {
+        return info;
+    };
+    let is_name = |item: &Value| matches!(item, Value::BulkString(text) if LEFT_OUT.iter().any(|name| name.as_bytes() == text));
+    let mut kept = Vec::new();
+    let mut items = items.into_iter();
+    while let Some(item) = items.next() {
+        if is_name(&item) {
+            items.next();
+        } else {
+            kept.push(essence(item));
+        }
+    }
+    Value::Array(kept)
 }

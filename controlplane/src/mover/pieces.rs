@@ -1,0 +1,265 @@
+//! Copies one value by pieces, with commands: a big one, or one that the target cannot restore.
+//!
+//! It grows at the target under a name of Sluice's own, with each page being written while the next one is
+//! read, and takes the place of what the target had only when it is as long as the value at the source:
+//! a target that is short of memory may have thrown the name out half-way, and the next page would have
+//! begun it anew. Neither server is kept busy for long by any one command; but for strings of many MiB,
+//! whose memory a server takes, and clears, at once.
+//!
+//! A value that changes meanwhile becomes some mixture. Whoever asks for the copy is told of each change,
+//! and asks again.
+
+use super::{
+    Interruption,
+    pages::{Kind, Page, Position},
+    relay::Relay,
+    reply::Reply,
+    value::{self, Expiry, Lasting, Verdict},
+};
+
+/// Bytes of a page, about.
+const PAGE: u64 = 64 << 10;
+/// Elements of a page, at most: adding one costs more than its bytes.
+const MOST: u64 = 512;
+
+/// What came of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    /// The target has it.
+    Done {
+        /// Whether it is a stream.
+        stream: bool,
+    },
+    /// Whoever asked wants no more of it.
+    Stopped,
+    /// It is not as long as it should be: it has changed, or the target has thrown it out half-way.
+    Changed,
+    /// The target takes no writes now.
+    Later(String),
+    /// No command but `DUMP` can read it.
+    Unreadable,
+}
+
+/// How far it is.
+enum Step {
+    Next(Position),
+    Whole,
+    End(Outcome),
+}
+
+impl Relay {
+    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each page whether to go on.
+    pub(super) async fn copy_in_pieces(
+        &mut self,
+        database: u32,
+        key: &[u8],
+        size: u64,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<Outcome, Interruption> {
+        self.enter(database).await?;
+        let name = match self.read(&[b"TYPE", key]).await? {
+            Reply::Text(name) => name,
+            other => return Err(Interruption::Source(self.source.unexpected("TYPE", &other))),
+        };
+        if name == b"none" {
+            self.target.push(&[b"UNLINK", key]);
+            return self.finish(0, false).await;
+        }
+        let Some(kind) = Kind::read(&name) else {
+            return Ok(Outcome::Unreadable);
+        };
+        let length = self.length(kind, key, true).await?;
+        let count = match kind {
+            Kind::String => PAGE,
+            _ if size == 0 => MOST,
+            _ => (PAGE * length / size).clamp(1, MOST),
+        };
+        let place = self.place.clone();
+        let place = place.as_bytes();
+        self.target.push(&[b"UNLINK", place]);
+        if kind == Kind::Stream {
+            // Also an empty one is one.
+            self.target
+                .push(&[b"XGROUP", b"CREATE", place, b"g", b"$", b"MKSTREAM"]);
+            self.target.push(&[b"XGROUP", b"DESTROY", place, b"g"]);
+        }
+        if kind == Kind::String && length > PAGE {
+            // Its last byte first: growing with each page, it would be moved about as a whole, again and
+            // again.
+            let last = (length - 1).to_string();
+            self.target
+                .push(&[b"SETRANGE", place, last.as_bytes(), b"\0"]);
+        }
+        let mut position = kind.beginning();
+        loop {
+            if !goes_on() {
+                return Ok(Outcome::Stopped);
+            }
+            match self.page(kind, key, position, count).await? {
+                Step::Next(next) => position = next,
+                Step::Whole => break,
+                Step::End(outcome) => return Ok(outcome),
+            }
+        }
+        let written = self.target.exchange().await.map_err(Interruption::Target)?;
+        if let Some(outcome) = self.judge(written)? {
+            return Ok(outcome);
+        }
+        if kind == Kind::Stream
+            && let Some(outcome) = self.dress_stream(key, place).await?
+        {
+            return Ok(outcome);
+        }
+        self.take_place(kind, key).await
+    }
+
+    /// Reads the page at a position while the one before is written, and queues what writes it.
+    async fn page(
+        &mut self,
+        kind: Kind,
+        key: &[u8],
+        position: Position,
+        count: u64,
+    ) -> Result<Step, Interruption> {
+        kind.ask(key, &position, count, |words| self.source.push(words));
+        let (read, written) = tokio::join!(self.source.exchange(), self.target.exchange());
+        let reply = read.map_err(Interruption::Source)?.pop();
+        if let Some(outcome) = self.judge(written.map_err(Interruption::Target)?)? {
+            return Ok(Step::End(outcome));
+        }
+        let read = kind.page(position, reply.unwrap_or(Reply::Nil));
+        // Of another type now: it has changed.
+        let Ok((page, next)) = read else {
+            return Ok(Step::End(Outcome::Changed));
+        };
+        page.write(self.place.as_bytes(), |words| self.target.push(words));
+        if kind == Kind::Hash {
+            self.expire_fields(key, &page).await?;
+        }
+        Ok(match next {
+            Some(next) => Step::Next(next),
+            None => Step::Whole,
+        })
+    }
+
+    /// Fields of hashes expire by themselves at newer servers.
+    async fn expire_fields(&mut self, key: &[u8], page: &Page) -> Result<(), Interruption> {
+        let fields = page.fields();
+        if !self.source_expires_fields || fields.is_empty() {
+            return Ok(());
+        }
+        let count = fields.len().to_string();
+        let mut words: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
+        words.extend(&fields);
+        let Reply::List(times) = self.read(&words).await? else {
+            return Ok(()); // it is no hash any more: it has changed
+        };
+        for (field, time) in fields.iter().zip(times) {
+            if let Reply::Integer(time @ 0..) = time {
+                if !self.target_expires_fields {
+                    let why = "a hash has fields that expire, and the target knows no such thing";
+                    return Err(Interruption::Unfit(why.to_owned()));
+                }
+                let time = time.to_string();
+                let place = self.place.as_bytes();
+                let words: [&[u8]; 6] = [
+                    b"HPEXPIREAT",
+                    place,
+                    time.as_bytes(),
+                    b"FIELDS",
+                    b"1",
+                    field,
+                ];
+                self.target.push(&words);
+            }
+        }
+        Ok(())
+    }
+
+    /// If all of it is there, it takes the place of what the target had.
+    async fn take_place(&mut self, kind: Kind, key: &[u8]) -> Result<Outcome, Interruption> {
+        let length = self.length(kind, key, true).await?;
+        let place = self.place.clone();
+        if length != self.length(kind, place.as_bytes(), false).await? {
+            return Ok(Outcome::Changed);
+        }
+        let expiry = loop {
+            value::ask_expiry(key, self.clock, |words| self.source.push(words));
+            let replies = self.source.exchange().await.map_err(Interruption::Source)?;
+            match value::read_expiry(&mut replies.into_iter(), self.clock) {
+                Lasting::Known(expiry) => break expiry,
+                Lasting::Unclear => {}
+                Lasting::Gone | Lasting::Strange => return Ok(Outcome::Changed),
+            }
+        };
+        // Unlinked first: a `RENAME` over a big value frees it at once, before it answers.
+        self.target.push(&[b"UNLINK", key]);
+        if let Expiry::At(time) = expiry {
+            let time = time.to_string();
+            self.target
+                .push(&[b"PEXPIREAT", place.as_bytes(), time.as_bytes()]);
+        }
+        self.target.push(&[b"RENAME", place.as_bytes(), key]);
+        self.finish(length, kind == Kind::Stream).await
+    }
+
+    /// How many elements a value has, at the source or at the target; 0: it is not there.
+    async fn length(
+        &mut self,
+        kind: Kind,
+        key: &[u8],
+        at_source: bool,
+    ) -> Result<u64, Interruption> {
+        let name = kind.length();
+        let words = [name.as_bytes(), key];
+        let reply = if at_source {
+            self.read(&words).await?
+        } else {
+            self.target
+                .ask(&words)
+                .await
+                .map_err(Interruption::Target)?
+        };
+        match reply {
+            Reply::Integer(length) => Ok(u64::try_from(length).unwrap_or(0)),
+            // Of another type now.
+            _ => Ok(0),
+        }
+    }
+
+    /// Sends what is queued for the target; what came of a value with so many elements.
+    async fn finish(&mut self, elements: u64, stream: bool) -> Result<Outcome, Interruption> {
+        let written = self.target.exchange().await.map_err(Interruption::Target)?;
+        let outcome = self.judge(written)?;
+        if outcome.is_none() {
+            self.report
+                .copied(usize::try_from(elements).unwrap_or(usize::MAX));
+        }
+        Ok(outcome.unwrap_or(Outcome::Done { stream }))
+    }
+
+    /// What replies to writes say, if not that all is well.
+    pub(super) fn judge(&self, replies: Vec<Reply>) -> Result<Option<Outcome>, Interruption> {
+        for reply in replies {
+            match value::verdict(reply) {
+                Verdict::Done => {}
+                Verdict::Later(why) => return Ok(Some(Outcome::Later(why))),
+                // A mixture of what was and what is: of two types, or with an id too small.
+                Verdict::Never(answer)
+                    if answer.starts_with("ERR ") || answer.starts_with("WRONGTYPE ") =>
+                {
+                    return Ok(Some(Outcome::Changed));
+                }
+                Verdict::OtherVersion | Verdict::Unknown => return Err(Interruption::Incompatible),
+                Verdict::Never(answer) => {
+                    return Err(Interruption::Target(self.target.refused("a write", answer)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) async fn read(&mut self, words: &[&[u8]]) -> Result<Reply, Interruption> {
+        self.source.ask(words).await.map_err(Interruption::Source)
+    }
+}

@@ -1,0 +1,184 @@
+//! Values too big for one piece.
+
+use std::time::Duration;
+
+use controlplane::mover::{Dirt, Streams};
+use redis::{aio::MultiplexedConnection, cmd, pipe};
+use std::sync::Arc;
+use tokio::time;
+
+use super::{
+    probe::Probe,
+    run,
+    stand::{Stand, all, reaches, settle, settle_streams},
+};
+
+/// A key of each type, each more than a piece, in all databases that are asked for.
+async fn fill(link: &mut MultiplexedConnection, thousands: usize) {
+    let elements = thousands * 1000;
+    let mut pipe = pipe();
+    pipe.cmd("SET")
+        .arg("string")
+        .arg(vec![b'x'; elements * 50])
+        .ignore();
+    for n in 0..elements {
+        let value = format!("value-{n}-{}", "v".repeat(n % 50));
+        pipe.cmd("RPUSH").arg("list").arg(&value).ignore();
+        pipe.cmd("SADD").arg("set").arg(&value).ignore();
+        pipe.cmd("HSET").arg("hash").arg(n).arg(&value).ignore();
+        pipe.cmd("ZADD")
+            .arg("zset")
+            .arg(n as f64 / 3.0)
+            .arg(&value)
+            .ignore();
+        pipe.cmd("XADD")
+            .arg("stream")
+            .arg(format!("{}-1", n + 1))
+            .arg("f")
+            .arg(&value)
+            .ignore();
+        if n % 1000 == 999 {
+            let _: () = pipe.query_async(link).await.unwrap();
+            pipe.clear();
+        }
+    }
+    for words in [
+        "PEXPIREAT hash 33333333333333",
+        "ZADD zset inf infinite -inf least 3.3333333333333335 precise",
+        "XDEL stream 5-1 7-1",
+        "XGROUP CREATE stream g 0",
+        "XREADGROUP GROUP g c COUNT 300 STREAMS stream >",
+        "XREADGROUP GROUP g d COUNT 3 STREAMS stream >",
+        "XACK stream g 1-1 2-1",
+        "XGROUP CREATE stream h $",
+        "XGROUP CREATECONSUMER stream h idle",
+    ] {
+        run(link, words).await;
+    }
+}
+
+/// Returns once no big key is left to copy.
+async fn big_ones_are_copied(copy: &mut controlplane::mover::Copy) {
+    let slots = Arc::new(all());
+    reaches(copy, |progress| progress.big == 0).await;
+    while copy.dirt(slots.clone()).await != Ok(Dirt::default()) {
+        time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_arrives_by_pieces() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    fill(&mut source, 20).await;
+    run(&mut source, "SELECT 5").await;
+    fill(&mut source, 9).await;
+    // Once big, always the same lane's, whatever becomes of it.
+    run(&mut source, "SELECT 3").await;
+    run(&mut source, "SET list small").await;
+    let probe = Probe::start(&stand.target).await;
+    let mut copy = stand.copied(all()).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 13);
+    let (_, _, command) = probe.end().await;
+    assert!(!command.contains("RESTORE"), "{command}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_value_that_changes_is_copied_again() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    fill(&mut source, 20).await;
+    let mut copy = stand.copied(all()).await;
+    for n in 0..100 {
+        run(&mut source, &format!("ZADD zset {n} new-{n}")).await;
+        run(&mut source, &format!("RPUSH list new-{n}")).await;
+        time::sleep(Duration::from_millis(2)).await;
+    }
+    run(&mut source, "DEL set").await;
+    run(&mut source, "DEL string").await;
+    run(&mut source, "SET string small").await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_a_big_stream_are_settled_without_its_entries() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    fill(&mut source, 20).await;
+    let mut copy = stand.copied(all()).await;
+    big_ones_are_copied(&mut copy).await;
+    let mut target = stand.target.connect().await;
+    let added = async |target: &mut MultiplexedConnection| {
+        let stats: String = cmd("INFO")
+            .arg("commandstats")
+            .query_async(target)
+            .await
+            .unwrap();
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_xadd:"));
+        line.unwrap().to_owned()
+    };
+    let before = added(&mut target).await;
+    for words in [
+        "XREADGROUP GROUP g e COUNT 250 STREAMS stream >",
+        "XACK stream g 3-1 10-1",
+        "XGROUP SETID stream h 9-1",
+        "XGROUP CREATE stream new 0",
+        "XCLAIM stream g f 0 20-1 RETRYCOUNT 7",
+        "XGROUP DELCONSUMER stream g d",
+    ] {
+        run(&mut source, words).await;
+    }
+    let touched = Streams::Touched(vec![b"stream".to_vec()]);
+    settle_streams(&mut copy, all(), touched).await.unwrap();
+    stand.must_be_equal(&all()).await;
+    run(&mut source, "XGROUP DESTROY stream new").await;
+    run(&mut source, "XACK stream g 21-1").await;
+    settle_streams(&mut copy, all(), Streams::All)
+        .await
+        .unwrap();
+    stand.must_be_equal(&all()).await;
+    assert_eq!(added(&mut target).await, before);
+}
+
+/// Copies what a script makes, and tells the longest that one command kept the source and the target busy.
+async fn longest(script: &str, key: &str) -> [Duration; 2] {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    let mut fill = cmd("EVAL");
+    fill.arg(script).arg(1).arg(key);
+    fill.query_async::<()>(&mut source).await.unwrap();
+    let source_probe = Probe::start(&stand.source).await;
+    let target_probe = Probe::start(&stand.target).await;
+    let begun = time::Instant::now();
+    let mut copy = stand.copied(all()).await;
+    big_ones_are_copied(&mut copy).await;
+    let took = begun.elapsed();
+    let ends = [source_probe.end().await, target_probe.end().await];
+    let evidence = settle(&mut copy, all()).await.unwrap();
+    assert_eq!(evidence.keys, 0);
+    assert_eq!(stand.must_be_equal(&all()).await, 1);
+    eprintln!("{key} copied in {took:?}; longest stall, longest command: {ends:?}");
+    ends.map(|(_, busy, _)| busy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_kept_waiting_for_a_zset_of_500_000() {
+    let script = "for n = 1, 500000 do redis.call('ZADD', KEYS[1], n, 'member-' .. n) end";
+    // In one piece, dumping it takes 73 ms and restoring it 300 ms. Here other tests run beside.
+    let busy = longest(script, "zset").await;
+    assert!(
+        busy.iter().all(|busy| *busy < Duration::from_millis(40)),
+        "{busy:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_kept_waiting_for_a_string_of_64_mib() {
+    let script = "redis.call('SETRANGE', KEYS[1], 67108863, 'x')";
+    let [source, target] = longest(script, "string").await;
+    assert!(source < Duration::from_millis(40), "{source:?}");
+    // Its memory has to be taken, as for any client that sets such a string.
+    assert!(target < Duration::from_millis(500), "{target:?}");
+}
