@@ -33,8 +33,9 @@
 //! At any time each key of the slots either is at the target as it is at the source, or the pass has yet
 //! to find it, or it is dirty (told of, or about to be told of).
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
+use proto::{MigrationId, SlotSet, settled::Streams};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time,
@@ -45,7 +46,6 @@ use self::link::Opener;
 pub use self::{
     link::{Endpoint, LinkError, Mandate},
     report::{Progress, Stage},
-    slots::SlotSet,
 };
 
 mod attempt;
@@ -61,16 +61,15 @@ mod reply;
 mod report;
 mod scan;
 mod server;
-mod slots;
 mod tracker;
 mod value;
 
 /// What to copy. The leader's term must stand in the fence records of both servers before.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Tells this copy from others that run at the same time, and is the same when another controller
-    /// carries on with it.
-    pub name: CopyName,
+    /// Of which migration: it tells this copy from others that run at the same time, and is the same when
+    /// another controller carries on with it.
+    pub name: MigrationId,
     /// In whose name.
     pub mandate: Arc<Mandate>,
     /// Who has the keys.
@@ -78,30 +77,11 @@ pub struct Plan {
     /// Who gets them.
     pub target: Endpoint,
     /// Keys of which slots.
-    pub slots: Arc<SlotSet>,
+    pub slots: SlotSet,
     /// How many keys' way is gone at a time: each lane has a connection to both servers.
     pub lanes: NonZeroUsize,
     /// How long a server may take to answer.
     pub patience: Duration,
-}
-
-/// A name of a copy: 1 to 64 of `a-z`, `0-9` and `-`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct CopyName(String);
-
-impl CopyName {
-    /// The name, if it is one.
-    pub fn new(text: &str) -> Option<Self> {
-        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let fits = (1..=64).contains(&text.len()) && text.bytes().all(good);
-        fits.then(|| Self(text.to_owned()))
-    }
-}
-
-impl fmt::Display for CopyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 /// How fast a copy may go.
@@ -114,21 +94,12 @@ pub struct Throttle {
 /// What to settle.
 #[derive(Clone, Debug)]
 pub struct Settle {
-    /// Slots of the plan to which nobody writes from now on, and every write to which was answered.
-    pub slots: Arc<SlotSet>,
+    /// Slots of the copy to which nobody writes from now on, and every write to which was answered.
+    pub slots: SlotSet,
     /// Streams whose consumer groups may have changed.
     pub streams: Streams,
     /// How long it may take.
     pub budget: Duration,
-}
-
-/// Streams whose consumer groups may have changed since they were copied.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Streams {
-    /// These keys, in whatever database.
-    Touched(Vec<Vec<u8>>),
-    /// Nobody knows: all of the slots.
-    All,
 }
 
 /// What was seen when the slots were settled. It holds as long as nobody writes to them at the source.
@@ -206,6 +177,9 @@ pub enum Interruption {
     /// These two cannot be source and target.
     #[error("{0}")]
     Unfit(String),
+    /// Slots were moved while the attempt was beginning.
+    #[error("slots have moved meanwhile")]
+    SlotsMoved,
     /// A part of the attempt has ended, for a reason that another part tells.
     #[error("a lane has ended")]
     LaneGone,
@@ -214,15 +188,34 @@ pub enum Interruption {
 /// What is asked of a running copy.
 enum Request {
     Settle(Settle, oneshot::Sender<Result<Evidence, Unsettled>>),
-    Count(Arc<SlotSet>, oneshot::Sender<Result<Dirt, Unsettled>>),
+    Count(SlotSet, oneshot::Sender<Result<Dirt, Unsettled>>),
+    Reopen(SlotSet),
+    Moved(SlotSet),
 }
 
-impl Request {
-    fn refuse(self, why: Unsettled) {
-        match self {
+/// What a copy is of, through all its attempts.
+struct Slots {
+    /// What is to be copied: of what has moved, nothing is any more.
+    planned: SlotSet,
+    /// What is settled: as long as nobody says whether it has moved, the target may own it, and no attempt
+    /// may begin.
+    shut: SlotSet,
+}
+
+impl Slots {
+    fn move_away(&mut self, slots: &SlotSet) {
+        self.planned = self.planned.without(slots);
+        self.shut = self.shut.without(slots);
+    }
+
+    /// What is asked while there is no attempt to ask.
+    fn answer(&mut self, request: Request) {
+        match request {
             // Whoever asked may not want to know any more.
-            Self::Settle(_, done) => drop(done.send(Err(why))),
-            Self::Count(_, done) => drop(done.send(Err(why))),
+            Request::Settle(_, done) => drop(done.send(Err(Unsettled::NotCopied))),
+            Request::Count(_, done) => drop(done.send(Err(Unsettled::NotCopied))),
+            Request::Reopen(slots) => self.shut = self.shut.without(&slots),
+            Request::Moved(slots) => self.move_away(&slots),
         }
     }
 }
@@ -266,6 +259,9 @@ impl Copy {
     }
 
     /// Makes the target equal to the source for slots that nobody writes to.
+    ///
+    /// With the evidence, nothing of these slots is written any more: [`Copy::moved`] or [`Copy::reopen`]
+    /// must follow. Until then the copy does not start over, whatever happens.
     pub async fn settle(&mut self, settle: Settle) -> Result<Evidence, Unsettled> {
         let (done, result) = oneshot::channel();
         let request = Request::Settle(settle, done);
@@ -275,11 +271,22 @@ impl Copy {
     }
 
     /// How much there is to copy yet of some slots.
-    pub async fn dirt(&mut self, slots: Arc<SlotSet>) -> Result<Dirt, Unsettled> {
+    pub async fn dirt(&mut self, slots: SlotSet) -> Result<Dirt, Unsettled> {
         let (done, result) = oneshot::channel();
         let sent = self.requests.send(Request::Count(slots, done)).await;
         sent.map_err(|_| Unsettled::Interrupted)?;
         result.await.unwrap_or(Err(Unsettled::Interrupted))
+    }
+
+    /// Slots that were settled are the target's now: the copy has no more to do with them.
+    pub async fn moved(&mut self, slots: SlotSet) {
+        // Without a task nothing is written either.
+        self.requests.send(Request::Moved(slots)).await.ok();
+    }
+
+    /// Slots that were settled stay the source's for now: what changes is copied again.
+    pub async fn reopen(&mut self, slots: SlotSet) {
+        self.requests.send(Request::Reopen(slots)).await.ok(); // without a task there is no copy
     }
 
     /// Stops, keeps what was copied, and removes its own marks from the target.
@@ -325,6 +332,10 @@ async fn run(
     mut requests: mpsc::Receiver<Request>,
 ) {
     let [mut pause, longest] = PAUSES;
+    let mut slots = Slots {
+        planned: plan.slots,
+        shut: SlotSet::EMPTY,
+    };
     for number in 1.. {
         progress.send_modify(|progress| {
             let interruption = progress.interruption.take();
@@ -334,7 +345,15 @@ async fn run(
                 ..Progress::default()
             };
         });
-        let why = attempt::run(&plan, number, &throttle, &progress, &mut requests).await;
+        let why = attempt::run(
+            &plan,
+            number,
+            &throttle,
+            &progress,
+            &mut requests,
+            &mut slots,
+        )
+        .await;
         let copied = progress.borrow().stage == Stage::Following;
         tracing::warn!(copy = %plan.name, attempt = number, %why, "the copy starts over");
         progress.send_modify(|progress| {
@@ -349,7 +368,13 @@ async fn run(
         loop {
             tokio::select! {
                 () = &mut waited => break,
-                Some(request) = requests.recv() => request.refuse(Unsettled::NotCopied),
+                Some(request) = requests.recv() => slots.answer(request),
+            }
+        }
+        while !slots.shut.is_empty() {
+            match requests.recv().await {
+                Some(request) => slots.answer(request),
+                None => return,
             }
         }
         pause = (pause * 2).min(longest);

@@ -9,12 +9,12 @@ use std::{
 };
 
 use controlplane::mover::{Copy, Throttle, Unsettled};
-use proto::Slot;
+use proto::{Slot, settled::Streams};
 use redis::{aio::MultiplexedConnection, cmd, pipe};
 use tokio::time;
 
 use self::stand::{
-    Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams,
+    Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams, touched,
 };
 
 mod big;
@@ -266,13 +266,16 @@ async fn slots_are_settled_in_batches_while_others_are_written() {
     let mut link = stand.source.connect().await;
     fill(&mut link, 5000).await;
     let mut copy = stand.copied(all()).await;
-    let batch: controlplane::mover::SlotSet = [Slot::of_key(b"k1")].into_iter().collect();
+    let batch: proto::SlotSet = [Slot::of_key(b"k1")].into_iter().collect();
     copy.throttle(Throttle { paused: true });
     run(&mut link, "SET k1 new").await;
     run(&mut link, "SET k2 new").await;
-    let evidence = settle(&mut copy, batch.clone()).await.unwrap();
+    let evidence = settle(&mut copy, batch).await.unwrap();
     assert_eq!(evidence.keys, 1);
     stand.must_be_equal(&batch).await;
+    // The batch was not moved after all: its clients write at the source again.
+    run(&mut link, "SET k1 newer").await;
+    copy.reopen(batch).await;
     copy.throttle(Throttle { paused: false });
     settle(&mut copy, all()).await.unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 5000);
@@ -283,8 +286,46 @@ async fn slots_are_settled_in_batches_while_others_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_has_moved_is_left_alone() {
+    let stand = Stand::start().await;
+    let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
+    fill(&mut source, 5000).await;
+    let mut copy = stand.copied(all()).await;
+    settle(&mut copy, half()).await.unwrap();
+    // From now on they may be the target's: whatever happens at the source, nothing is written there.
+    let moved = "k0";
+    assert!(half().owns(moved.as_bytes()));
+    let must_be = async |target: &mut MultiplexedConnection, expected: &str| {
+        time::sleep(Duration::from_millis(300)).await;
+        let value: String = cmd("GET").arg(moved).query_async(target).await.unwrap();
+        assert_eq!(value, expected);
+    };
+    run(&mut target, &format!("SET {moved} new")).await;
+    run(&mut source, &format!("DEL {moved}")).await;
+    must_be(&mut target, "new").await;
+    // Not even if the copy has to start over, before it is said and after.
+    let kill = ["KILL", "TYPE", "pubsub"];
+    cmd("CLIENT")
+        .arg(&kill)
+        .query_async::<()>(&mut source)
+        .await
+        .unwrap();
+    reaches(&copy, |progress| progress.interruption.is_some()).await;
+    must_be(&mut target, "new").await;
+    assert_eq!(copy.progress().borrow().attempt, 1);
+    copy.moved(half()).await;
+    reaches(&copy, |progress| progress.attempt == 2).await;
+    follows(&copy).await;
+    run(&mut source, &format!("SET {moved} old")).await;
+    must_be(&mut target, "new").await;
+    assert_eq!(settle(&mut copy, half()).await, Err(Unsettled::NotPlanned));
+    let others = all().without(&half());
+    settle(&mut copy, others).await.unwrap();
+    stand.must_be_equal(&others).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn consumer_groups_are_copied_once_more() {
-    use controlplane::mover::Streams;
     let stand = Stand::start().await;
     let mut link = stand.source.connect().await;
     for stream in ["s1", "s2"] {
@@ -311,12 +352,13 @@ async fn consumer_groups_are_copied_once_more() {
         }
     };
     change(&mut link, 1).await;
-    let touched = ["s1", "s2"].map(|key| key.as_bytes().to_vec()).to_vec();
-    let streams = Streams::Touched(touched);
-    settle_streams(&mut copy, all(), streams).await.unwrap();
+    settle_streams(&mut copy, all(), touched(&["s1", "s2"]))
+        .await
+        .unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 2);
+    copy.reopen(all()).await;
     change(&mut link, 2).await;
-    settle_streams(&mut copy, all(), Streams::All)
+    settle_streams(&mut copy, all(), Streams::Any)
         .await
         .unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 2);

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::fence::{self, Name};
+use proto::{
+    MigrationId, SlotSet,
+    fence::{self, Name},
+    settled::Streams,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -17,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    CopyName, Dirt, Evidence, Interruption, Plan, Progress, Request, Settle, SlotSet, Stage,
-    Streams, Throttle, Unsettled, clean,
+    Dirt, Evidence, Interruption, Plan, Progress, Request, Settle, Slots, Stage, Throttle,
+    Unsettled, clean,
     dirty::Key,
     lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
@@ -72,10 +76,13 @@ pub(super) async fn run(
     throttle: &watch::Receiver<Throttle>,
     progress: &watch::Sender<Progress>,
     requests: &mut mpsc::Receiver<Request>,
+    slots: &mut Slots,
 ) -> Interruption {
+    let planned = slots.planned;
     let begun = async {
         let mut passes = Vec::new();
-        let attempt = Attempt::begin(plan, number, throttle, progress, &mut passes).await?;
+        let attempt =
+            Attempt::begin(plan, planned, number, throttle, progress, &mut passes).await?;
         Ok((attempt, passes))
     };
     tokio::pin!(begun);
@@ -85,10 +92,13 @@ pub(super) async fn run(
                 Ok(begun) => break begun,
                 Err(why) => return why,
             },
-            Some(request) = requests.recv() => request.refuse(Unsettled::NotCopied),
+            Some(request) = requests.recv() => slots.answer(request),
+        }
+        if slots.planned != planned {
+            return Interruption::SlotsMoved;
         }
     };
-    match attempt.serve(passes, requests).await {
+    match attempt.serve(passes, requests, slots).await {
         Err(why) => why,
         Ok(never) => match never {},
     }
@@ -97,6 +107,7 @@ pub(super) async fn run(
 impl<'a> Attempt<'a> {
     async fn begin(
         plan: &'a Plan,
+        slots: SlotSet,
         number: u32,
         throttle: &watch::Receiver<Throttle>,
         progress: &'a watch::Sender<Progress>,
@@ -121,7 +132,7 @@ impl<'a> Attempt<'a> {
         clean::close_former(&mut target, is_former)
             .await
             .map_err(Interruption::Target)?;
-        clean::clean(&mut target, &plan.slots, &own_prefix(&plan.name))
+        clean::clean(&mut target, &slots, &own_prefix(&plan.name))
             .await
             .map_err(Interruption::Target)?;
 
@@ -138,7 +149,7 @@ impl<'a> Attempt<'a> {
             &opener,
             &plan.source,
             next(),
-            plan.slots.clone(),
+            slots,
             notices.clone(),
             barrier.clone(),
         );
@@ -189,13 +200,7 @@ impl<'a> Attempt<'a> {
             progress.total = is.keys();
         });
         let databases = is.keyspace.into_keys().collect();
-        tasks.spawn(scan::pass(
-            link,
-            databases,
-            plan.slots.clone(),
-            found,
-            report.clone(),
-        ));
+        tasks.spawn(scan::pass(link, databases, slots, found, report.clone()));
         Ok(Self {
             plan,
             opener,
@@ -218,6 +223,7 @@ impl<'a> Attempt<'a> {
         &mut self,
         passes: Vec<oneshot::Receiver<()>>,
         requests: &mut mpsc::Receiver<Request>,
+        slots: &mut Slots,
     ) -> Result<std::convert::Infallible, Interruption> {
         let mut tick = time::interval(TELL);
         let mut look = time::interval(LOOK);
@@ -229,16 +235,28 @@ impl<'a> Attempt<'a> {
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
                 Some(request) = requests.recv() => match request {
                     Request::Settle(settle, done) => {
-                        let result = match pass {
-                            Some(_) => Err(Unsettled::NotCopied),
-                            None => self.settle(settle).await?,
+                        let (held, result) = match pass {
+                            Some(_) => (SlotSet::EMPTY, Err(Unsettled::NotCopied)),
+                            None => (settle.slots, self.settle(settle, slots).await?),
                         };
-                        done.send(result).ok(); // nobody wants to know any more
+                        let settled = result.is_ok();
+                        if settled {
+                            // As soon as the caller is told, they may be the target's.
+                            slots.shut = slots.shut.with(&held);
+                        }
+                        if done.send(result).is_err() || !settled {
+                            self.reopen(held, slots).await?;
+                        }
                     }
-                    Request::Count(slots, done) => {
+                    Request::Reopen(again) => self.reopen(again, slots).await?,
+                    Request::Moved(moved) => {
+                        slots.move_away(&moved);
+                        self.tell_all(|| Notice::Moved(moved)).await?;
+                    }
+                    Request::Count(some, done) => {
                         let result = match pass {
                             Some(_) => Err(Unsettled::NotCopied),
-                            None => Ok(self.count(&slots).await?),
+                            None => Ok(self.count(some).await?),
                         };
                         done.send(result).ok(); // nobody wants to know any more
                     }
@@ -283,8 +301,9 @@ impl<'a> Attempt<'a> {
     async fn settle(
         &mut self,
         settle: Settle,
+        slots: &Slots,
     ) -> Result<Result<Evidence, Unsettled>, Interruption> {
-        if !self.plan.slots.includes(&settle.slots) {
+        if !slots.planned.includes(&settle.slots) {
             return Ok(Err(Unsettled::NotPlanned));
         }
         let begun = Instant::now();
@@ -308,17 +327,20 @@ impl<'a> Attempt<'a> {
         let is = self.look().await?;
         let replica = (is.replicas > 0).then_some(settle.budget);
         self.barriers += 1;
-        let (all_streams, streams) = match &settle.streams {
-            Streams::Touched(keys) => (false, keys.as_slice()),
-            Streams::All => (true, &[][..]),
-        };
         let mut touched: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
-        for key in streams.iter().filter(|key| settle.slots.owns(key)) {
-            touched[lane::of(key, self.lanes.len())].push(Key::from(key.as_slice()));
-        }
+        let all_streams = match &settle.streams {
+            Streams::Any => true,
+            Streams::These(streams) => {
+                let keys = streams.iter().map(|stream| stream.key.as_slice());
+                for key in keys.filter(|key| settle.slots.owns(key)) {
+                    touched[lane::of(key, self.lanes.len())].push(Key::from(key));
+                }
+                false
+            }
+        };
         let drain = |barrier| {
             let (done, result) = oneshot::channel();
-            let slots = settle.slots.clone();
+            let slots = settle.slots;
             let drain = Drain {
                 barrier,
                 slots,
@@ -377,8 +399,21 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
+    /// Goes on with slots that were settled, or nearly.
+    async fn reopen(&mut self, again: SlotSet, slots: &mut Slots) -> Result<(), Interruption> {
+        slots.shut = slots.shut.without(&again);
+        self.tell_all(|| Notice::Reopen(again)).await
+    }
+
+    async fn tell_all(&mut self, notice: impl Fn() -> Notice) -> Result<(), Interruption> {
+        for lane in self.lanes.iter().chain([&self.big]) {
+            tell_lane(lane, notice()).await?;
+        }
+        Ok(())
+    }
+
     /// How many keys of these slots are dirty, of common ones and of big ones.
-    async fn count(&mut self, slots: &Arc<SlotSet>) -> Result<Dirt, Interruption> {
+    async fn count(&mut self, slots: SlotSet) -> Result<Dirt, Interruption> {
         let mut dirt = Dirt::default();
         for lane in &self.lanes {
             dirt.keys += count(lane, slots).await?;
@@ -389,12 +424,12 @@ impl<'a> Attempt<'a> {
 }
 
 /// What the keys of a lane at the target begin with, that are Sluice's.
-pub(super) fn own_keys(name: &CopyName, lane: usize) -> String {
+pub(super) fn own_keys(name: &MigrationId, lane: usize) -> String {
     format!("{}{lane}", own_prefix(name))
 }
 
 /// What the copy's own keys begin with at the target.
-pub(super) fn own_prefix(name: &CopyName) -> String {
+pub(super) fn own_prefix(name: &MigrationId) -> String {
     format!("{{sluice}}:tmp:{name}:")
 }
 
@@ -427,9 +462,9 @@ fn fit(source: &Server, target: &Server) -> Result<(), Interruption> {
     Ok(())
 }
 
-async fn count(lane: &mpsc::Sender<Notice>, slots: &Arc<SlotSet>) -> Result<usize, Interruption> {
+async fn count(lane: &mpsc::Sender<Notice>, slots: SlotSet) -> Result<usize, Interruption> {
     let (answer, count) = oneshot::channel();
-    tell_lane(lane, Notice::Count(slots.clone(), answer)).await?;
+    tell_lane(lane, Notice::Count(slots, answer)).await?;
     count.await.map_err(|_| Interruption::LaneGone)
 }
 

@@ -3,11 +3,12 @@
 //! The target before a copy, and what is left of a copy that was given up: a key staged earlier and
 //! deleted at the source since would come back. Sluice's own keys stay, but for the marks of the copy.
 
+use proto::SlotSet;
+
 use super::{
     link::{Link, LinkError},
     reply::Reply,
     scan::Walk,
-    slots::SlotSet,
 };
 
 /// Keys deleted by one command, at most.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::slots::SlotSet;
+use proto::SlotSet;
 
 /// A key, as a server has it. Shared, never copied.
 pub(super) type Key = Arc<[u8]>;

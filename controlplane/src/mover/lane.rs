@@ -9,7 +9,9 @@
 //! lane, whatever becomes of its value.
 //!
 //! *Draining* is its part of the cut-over: when the barrier has come, so has every change before it; then
-//! all dirty keys of the slots are copied, and nothing of them is missing at the target.
+//! all dirty keys of the slots are copied, and nothing of them is missing at the target. From then on the
+//! slots are *shut*: they may be the target's at any moment, and what this lane wrote then would be lost
+//! writes of clients. So nothing of them is written until the slots are reopened, and never if they move.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -17,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use proto::SLOT_COUNT;
+use proto::{SLOT_COUNT, SlotSet};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -32,7 +34,6 @@ use super::{
     pieces::Outcome,
     relay::{LATER, Relay},
     report::Report,
-    slots::SlotSet,
 };
 
 /// Keys that are copied in one round trip, at most.
@@ -65,15 +66,19 @@ pub(super) enum Notice {
     Barrier(u64),
     /// Copy all of these slots that is dirty at a barrier.
     Drain(Drain),
+    /// These slots were drained, or are to be, and are served by the source again.
+    Reopen(SlotSet),
+    /// These slots are the target's now.
+    Moved(SlotSet),
     /// How many keys of these slots are dirty?
-    Count(Arc<SlotSet>, oneshot::Sender<usize>),
+    Count(SlotSet, oneshot::Sender<usize>),
 }
 
 /// See [`Notice::Drain`].
 pub(super) struct Drain {
     /// At which barrier.
     pub(super) barrier: u64,
-    pub(super) slots: Arc<SlotSet>,
+    pub(super) slots: SlotSet,
     /// Also all streams, dirty or not: somebody may have changed their consumer groups, which no server
     /// tells of.
     pub(super) streams: bool,
@@ -138,6 +143,12 @@ pub(super) struct Lane {
 #[derive(Default)]
 pub(super) struct State {
     dirty: Dirty,
+    /// Slots that were drained and not reopened: nothing of them is written.
+    shut: SlotSet,
+    /// What is dirty of them since.
+    kept: Dirty,
+    /// Slots that are the target's now: nothing of them concerns this copy any more.
+    moved: SlotSet,
     /// Keys taken out of them that are being copied.
     under_way: Vec<Key>,
     /// Streams of the lane for big keys whose groups alone may have changed.
@@ -185,6 +196,19 @@ impl State {
             }
             Notice::Barrier(number) => self.barrier = self.barrier.max(number),
             Notice::Drain(drain) => self.drain = Some(drain),
+            Notice::Reopen(slots) => {
+                self.drain.take_if(|drain| slots.includes(&drain.slots));
+                self.reopen(&slots);
+            }
+            Notice::Moved(slots) => {
+                self.moved = self.moved.with(&slots);
+                self.shut = self.shut.without(&slots);
+                for keys in [&mut self.dirty, &mut self.kept, &mut self.handing] {
+                    keys.take_of(&slots);
+                }
+                self.streams.retain(|key| !slots.owns(key));
+                self.touched.retain(|key| !slots.owns(key));
+            }
             Notice::Count(slots, answer) => {
                 let under_way = self.under_way.iter().filter(|key| slots.owns(key)).count();
                 let waiting = self.dirty.count_of(&slots) + self.handing.count_of(&slots);
@@ -195,10 +219,25 @@ impl State {
 
     /// A key is to be copied, again.
     fn mark(&mut self, key: Key, role: &Role) {
+        if self.moved.owns(&key) {
+            return;
+        }
+        if self.shut.owns(&key) {
+            self.kept.insert(key);
+            return;
+        }
         if self.dirty.is_empty() {
             self.next_round = Some(Instant::now() + role.gathers());
         }
         self.dirty.insert(key);
+    }
+
+    /// Goes on with slots that were drained.
+    fn reopen(&mut self, slots: &SlotSet) {
+        self.shut = self.shut.without(slots);
+        for key in self.kept.take_of(slots) {
+            self.dirty.insert(key);
+        }
     }
 
     /// The drain whose barrier has come.
@@ -223,7 +262,7 @@ impl Lane {
             self.state.take(notice, &self.role);
         }
         let state = &mut self.state;
-        if state.dirty.bytes() + state.handing.bytes() > MOST_BYTES {
+        if state.dirty.bytes() + state.kept.bytes() + state.handing.bytes() > MOST_BYTES {
             return Err(Interruption::TooManyDirty);
         }
         self.report.dirty(self.number, state.dirty.len());
@@ -400,8 +439,12 @@ impl Lane {
         }
     }
 
+    /// Copies what is dirty of the slots, and writes nothing of them from then on.
     async fn drain(&mut self, drain: Drain) -> Result<(), Interruption> {
-        let mut keys = self.state.dirty.take_of(&drain.slots);
+        let state = &mut self.state;
+        state.shut = state.shut.with(&drain.slots);
+        let mut keys = state.dirty.take_of(&drain.slots);
+        keys.extend(state.kept.take_of(&drain.slots));
         if drain.streams {
             let streams = self.state.streams.iter();
             let held: Vec<Key> = streams
@@ -425,11 +468,11 @@ impl Lane {
             None => true,
             Some(most) => self.relay.wait_for_replica(most).await?,
         };
-        if self.state.dirty.count_of(&drain.slots) > 0 {
-            return Ok(()); // it was given up, and nobody waits for the answer
-        }
         let keys = count as u64;
-        drain.done.send(Drained { keys, replicated }).ok(); // it came too late
+        // A drain that was given up half-way ends here, too: nobody is there to be told.
+        if drain.done.send(Drained { keys, replicated }).is_err() {
+            self.state.reopen(&drain.slots);
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use proto::SlotSet;
 use tokio::sync::mpsc;
 
 use super::{
@@ -14,7 +15,6 @@ use super::{
     link::{Link, LinkError},
     reply::Reply,
     report::Report,
-    slots::SlotSet,
 };
 
 /// Keys that the server looks at for one call, about: a quarter of a millisecond of its time.
@@ -62,7 +62,7 @@ impl Walk {
 pub(super) async fn pass(
     mut link: Link,
     databases: BTreeSet<u32>,
-    slots: Arc<SlotSet>,
+    slots: SlotSet,
     lanes: Vec<mpsc::Sender<Found>>,
     report: Arc<Report>,
 ) -> Result<(), Interruption> {

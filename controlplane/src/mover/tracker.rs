@@ -8,8 +8,7 @@
 //! subscriber, and closes it when too much waits for it (32 MiB by default), instead of throwing out
 //! users' keys to make room. A lost tracking connection is an interruption of the copy.
 
-use std::sync::Arc;
-
+use proto::SlotSet;
 use tokio::sync::mpsc;
 
 use super::{
@@ -18,7 +17,6 @@ use super::{
     lane::{self, Notice},
     link::{Endpoint, Link, LinkError, Opener},
     reply::Reply,
-    slots::SlotSet,
 };
 
 /// What the key of a barrier begins with: the attempt's own, so that no other copy from this source is
@@ -30,7 +28,7 @@ pub(super) fn barrier_prefix(name: &str) -> String {
 /// See the module.
 pub(super) struct Tracker {
     link: Link,
-    slots: Arc<SlotSet>,
+    slots: SlotSet,
     lanes: Vec<mpsc::Sender<Notice>>,
     barrier: Vec<u8>,
 }
@@ -41,7 +39,7 @@ impl Tracker {
         opener: &Opener,
         source: &Endpoint,
         number: usize,
-        slots: Arc<SlotSet>,
+        slots: SlotSet,
         lanes: Vec<mpsc::Sender<Notice>>,
         barrier: String,
     ) -> Result<Self, LinkError> {

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use controlplane::mover::{Dirt, Streams};
+use controlplane::mover::Dirt;
+use proto::settled::Streams;
 use redis::{aio::MultiplexedConnection, cmd, pipe};
-use std::sync::Arc;
 use tokio::time;
 
 use super::{
     probe::Probe,
     run,
-    stand::{Stand, all, reaches, settle, settle_streams},
+    stand::{Stand, all, reaches, settle, settle_streams, touched},
 };
 
 /// A key of each type, each more than a piece, in all databases that are asked for.
@@ -59,9 +59,9 @@ async fn fill(link: &mut MultiplexedConnection, thousands: usize) {
 
 /// Returns once no big key is left to copy.
 async fn big_ones_are_copied(copy: &mut controlplane::mover::Copy) {
-    let slots = Arc::new(all());
+    let slots = all();
     reaches(copy, |progress| progress.big == 0).await;
-    while copy.dirt(slots.clone()).await != Ok(Dirt::default()) {
+    while copy.dirt(slots).await != Ok(Dirt::default()) {
         time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -130,12 +130,14 @@ async fn groups_of_a_big_stream_are_settled_without_its_entries() {
     ] {
         run(&mut source, words).await;
     }
-    let touched = Streams::Touched(vec![b"stream".to_vec()]);
-    settle_streams(&mut copy, all(), touched).await.unwrap();
+    settle_streams(&mut copy, all(), touched(&["stream"]))
+        .await
+        .unwrap();
     stand.must_be_equal(&all()).await;
+    copy.reopen(all()).await;
     run(&mut source, "XGROUP DESTROY stream new").await;
     run(&mut source, "XACK stream g 21-1").await;
-    settle_streams(&mut copy, all(), Streams::All)
+    settle_streams(&mut copy, all(), Streams::Any)
         .await
         .unwrap();
     stand.must_be_equal(&all()).await;

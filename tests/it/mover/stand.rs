@@ -3,10 +3,12 @@
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use controlplane::mover::{
-    Copy, CopyName, Endpoint, Evidence, Mandate, Plan, Progress, Settle, SlotSet, Stage, Streams,
-    Unsettled,
+    Copy, Endpoint, Evidence, Mandate, Plan, Progress, Settle, Stage, Unsettled,
 };
-use proto::{ClusterId, ServerAddr, Slot};
+use proto::{
+    ClusterId, MigrationId, ServerAddr, Slot, SlotSet,
+    settled::{StreamKey, Streams},
+};
 use redis::{RedisResult, Value, aio::MultiplexedConnection, cmd};
 use tempfile::TempDir;
 use tests::{SOON, Server, eventually, other_server};
@@ -70,7 +72,7 @@ impl Stand {
             login: None,
         };
         Plan {
-            name: CopyName::new("m1").unwrap(),
+            name: MigrationId::new("m1").unwrap(),
             mandate: Arc::new(Mandate {
                 cluster: ClusterId::new("test").unwrap(),
                 term: 1,
@@ -78,7 +80,7 @@ impl Stand {
             }),
             source: endpoint(&self.source),
             target: endpoint(&self.target),
-            slots: Arc::new(slots),
+            slots,
             lanes: NonZeroUsize::new(4).unwrap(),
             patience: SOON,
         }
@@ -168,7 +170,7 @@ pub(super) async fn reaches(copy: &Copy, test: impl FnMut(&Progress) -> bool) ->
 
 /// Settles these slots.
 pub(super) async fn settle(copy: &mut Copy, slots: SlotSet) -> Result<Evidence, Unsettled> {
-    settle_streams(copy, slots, Streams::Touched(Vec::new())).await
+    settle_streams(copy, slots, touched(&[])).await
 }
 
 /// Settles these slots, with some streams.
@@ -177,7 +179,7 @@ pub(super) async fn settle_streams(
     slots: SlotSet,
     streams: Streams,
 ) -> Result<Evidence, Unsettled> {
-    let (slots, budget) = (Arc::new(slots), BUDGET);
+    let budget = BUDGET;
     copy.settle(Settle {
         slots,
         streams,
@@ -186,11 +188,20 @@ pub(super) async fn settle_streams(
     .await
 }
 
+/// These streams, and no others.
+pub(super) fn touched(keys: &[&str]) -> Streams {
+    let stream = |key: &&str| StreamKey {
+        database: 0,
+        key: key.as_bytes().to_vec(),
+    };
+    Streams::These(keys.iter().map(stream).collect())
+}
+
 /// Settles these slots, however often the copy has to start over.
 pub(super) async fn settle_at_last(copy: &mut Copy, slots: &SlotSet) -> Evidence {
     let deadline = Instant::now() + 3 * SOON;
     loop {
-        match settle(copy, slots.clone()).await {
+        match settle(copy, *slots).await {
             Ok(evidence) => return evidence,
             Err(why) => assert!(Instant::now() < deadline, "{why}"),
         }
