@@ -133,6 +133,9 @@ pub enum Unsettled {
     /// The copy has no such slots.
     #[error("these slots are not part of the copy")]
     NotPlanned,
+    /// They were not settled, or were reopened since.
+    #[error("these slots are not settled")]
+    NotSettled,
     /// It would have taken longer.
     #[error("it takes longer than {0:?}")]
     OverBudget(Duration),
@@ -177,9 +180,6 @@ pub enum Interruption {
     /// These two cannot be source and target.
     #[error("{0}")]
     Unfit(String),
-    /// Slots were moved while the attempt was beginning.
-    #[error("slots have moved meanwhile")]
-    SlotsMoved,
     /// A part of the attempt has ended, for a reason that another part tells.
     #[error("a lane has ended")]
     LaneGone,
@@ -190,22 +190,26 @@ enum Request {
     Settle(Settle, oneshot::Sender<Result<Evidence, Unsettled>>),
     Count(SlotSet, oneshot::Sender<Result<Dirt, Unsettled>>),
     Reopen(SlotSet),
-    Moved(SlotSet),
+    Release(SlotSet, oneshot::Sender<Result<(), Unsettled>>),
 }
 
 /// What a copy is of, through all its attempts.
 struct Slots {
-    /// What is to be copied: of what has moved, nothing is any more.
+    /// What is to be copied: all but what was released.
     planned: SlotSet,
-    /// What is settled: as long as nobody says whether it has moved, the target may own it, and no attempt
-    /// may begin.
+    /// What is settled and was not released nor reopened: the target may own it, and no attempt may begin.
     shut: SlotSet,
 }
 
 impl Slots {
-    fn move_away(&mut self, slots: &SlotSet) {
+    /// What was not settled cannot be let go of: some of it may be missing at the target.
+    fn release(&mut self, slots: &SlotSet) -> Result<(), Unsettled> {
+        if !self.shut.includes(slots) {
+            return Err(Unsettled::NotSettled);
+        }
         self.planned = self.planned.without(slots);
         self.shut = self.shut.without(slots);
+        Ok(())
     }
 
     /// What is asked while there is no attempt to ask.
@@ -215,7 +219,7 @@ impl Slots {
             Request::Settle(_, done) => drop(done.send(Err(Unsettled::NotCopied))),
             Request::Count(_, done) => drop(done.send(Err(Unsettled::NotCopied))),
             Request::Reopen(slots) => self.shut = self.shut.without(&slots),
-            Request::Moved(slots) => self.move_away(&slots),
+            Request::Release(slots, done) => drop(done.send(self.release(&slots))),
         }
     }
 }
@@ -260,7 +264,7 @@ impl Copy {
 
     /// Makes the target equal to the source for slots that nobody writes to.
     ///
-    /// With the evidence, nothing of these slots is written any more: [`Copy::moved`] or [`Copy::reopen`]
+    /// With the evidence, nothing of these slots is written any more: [`Copy::release`] or [`Copy::reopen`]
     /// must follow. Until then the copy does not start over, whatever happens.
     pub async fn settle(&mut self, settle: Settle) -> Result<Evidence, Unsettled> {
         let (done, result) = oneshot::channel();
@@ -278,10 +282,13 @@ impl Copy {
         result.await.unwrap_or(Err(Unsettled::Interrupted))
     }
 
-    /// Slots that were settled are the target's now: the copy has no more to do with them.
-    pub async fn moved(&mut self, slots: SlotSet) {
-        // Without a task nothing is written either.
-        self.requests.send(Request::Moved(slots)).await.ok();
+    /// Lets go of slots that were settled, for ever: they are the target's, or are about to be. When it
+    /// returns, no attempt copies, deletes or cleans anything of them any more.
+    pub async fn release(&mut self, slots: SlotSet) -> Result<(), Unsettled> {
+        let (done, result) = oneshot::channel();
+        let sent = self.requests.send(Request::Release(slots, done)).await;
+        sent.map_err(|_| Unsettled::Interrupted)?;
+        result.await.unwrap_or(Err(Unsettled::Interrupted))
     }
 
     /// Slots that were settled stay the source's for now: what changes is copied again.

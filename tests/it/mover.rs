@@ -285,43 +285,65 @@ async fn slots_are_settled_in_batches_while_others_are_written() {
     assert_eq!(settle(&mut copy, all()).await, Err(Unsettled::NotPlanned));
 }
 
+/// That the target has of these two keys what its clients have written.
+async fn must_be_left_alone(target: &mut MultiplexedConnection) {
+    time::sleep(Duration::from_millis(300)).await;
+    let values: Vec<Option<String>> = cmd("MGET")
+        .arg("k0")
+        .arg("{k0}expires")
+        .query_async(target)
+        .await
+        .unwrap();
+    assert_eq!(values, [Some("new".to_owned()), Some("value".to_owned())]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_moved_is_left_alone() {
     let stand = Stand::start().await;
     let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
     fill(&mut source, 5000).await;
+    assert!(half().owns(b"k0"));
+    run(&mut source, "SET {k0}expires value PX 2000").await;
     let mut copy = stand.copied(all()).await;
+    assert_eq!(copy.release(half()).await, Err(Unsettled::NotSettled));
     settle(&mut copy, half()).await.unwrap();
     // From now on they may be the target's: whatever happens at the source, nothing is written there.
-    let moved = "k0";
-    assert!(half().owns(moved.as_bytes()));
-    let must_be = async |target: &mut MultiplexedConnection, expected: &str| {
-        time::sleep(Duration::from_millis(300)).await;
-        let value: String = cmd("GET").arg(moved).query_async(target).await.unwrap();
-        assert_eq!(value, expected);
+    run(&mut target, "SET k0 new").await;
+    run(&mut target, "PERSIST {k0}expires").await;
+    run(&mut source, "DEL k0").await;
+    time::sleep(Duration::from_millis(2000)).await;
+    must_be_left_alone(&mut target).await;
+    // Not even by an attempt that starts over: none does, before it is said what becomes of them.
+    let lose_tracking = async |source: &mut MultiplexedConnection| {
+        let kill = ["KILL", "TYPE", "pubsub"];
+        cmd("CLIENT")
+            .arg(&kill)
+            .query_async::<()>(source)
+            .await
+            .unwrap();
     };
-    run(&mut target, &format!("SET {moved} new")).await;
-    run(&mut source, &format!("DEL {moved}")).await;
-    must_be(&mut target, "new").await;
-    // Not even if the copy has to start over, before it is said and after.
-    let kill = ["KILL", "TYPE", "pubsub"];
-    cmd("CLIENT")
-        .arg(&kill)
-        .query_async::<()>(&mut source)
-        .await
-        .unwrap();
+    lose_tracking(&mut source).await;
     reaches(&copy, |progress| progress.interruption.is_some()).await;
-    must_be(&mut target, "new").await;
+    must_be_left_alone(&mut target).await;
     assert_eq!(copy.progress().borrow().attempt, 1);
-    copy.moved(half()).await;
+    copy.release(half()).await.unwrap();
     reaches(&copy, |progress| progress.attempt == 2).await;
     follows(&copy).await;
-    run(&mut source, &format!("SET {moved} old")).await;
-    must_be(&mut target, "new").await;
+    must_be_left_alone(&mut target).await;
+    run(&mut source, "SET k0 old").await;
+    must_be_left_alone(&mut target).await;
     assert_eq!(settle(&mut copy, half()).await, Err(Unsettled::NotPlanned));
+
+    // The next batch, released while the attempt goes on.
     let others = all().without(&half());
     settle(&mut copy, others).await.unwrap();
     stand.must_be_equal(&others).await;
+    copy.release(others).await.unwrap();
+    lose_tracking(&mut source).await;
+    reaches(&copy, |progress| progress.attempt == 3).await;
+    follows(&copy).await;
+    stand.must_be_equal(&others).await;
+    must_be_left_alone(&mut target).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

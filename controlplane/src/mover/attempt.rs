@@ -78,6 +78,7 @@ pub(super) async fn run(
     requests: &mut mpsc::Receiver<Request>,
     slots: &mut Slots,
 ) -> Interruption {
+    // Nothing is settled now, so that nothing is released while it begins.
     let planned = slots.planned;
     let begun = async {
         let mut passes = Vec::new();
@@ -93,9 +94,6 @@ pub(super) async fn run(
                 Err(why) => return why,
             },
             Some(request) = requests.recv() => slots.answer(request),
-        }
-        if slots.planned != planned {
-            return Interruption::SlotsMoved;
         }
     };
     match attempt.serve(passes, requests, slots).await {
@@ -249,9 +247,12 @@ impl<'a> Attempt<'a> {
                         }
                     }
                     Request::Reopen(again) => self.reopen(again, slots).await?,
-                    Request::Moved(moved) => {
-                        slots.move_away(&moved);
-                        self.tell_all(|| Notice::Moved(moved)).await?;
+                    Request::Release(some, done) => {
+                        let released = slots.release(&some);
+                        if released.is_ok() {
+                            self.tell_all(|| Notice::Release(some)).await?;
+                        }
+                        done.send(released).ok(); // nobody wants to know any more
                     }
                     Request::Count(some, done) => {
                         let result = match pass {

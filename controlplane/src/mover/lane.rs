@@ -11,7 +11,8 @@
 //! *Draining* is its part of the cut-over: when the barrier has come, so has every change before it; then
 //! all dirty keys of the slots are copied, and nothing of them is missing at the target. From then on the
 //! slots are *shut*: they may be the target's at any moment, and what this lane wrote then would be lost
-//! writes of clients. So nothing of them is written until the slots are reopened, and never if they move.
+//! writes of clients. So nothing of them is written until the slots are reopened, and never if they are
+//! released.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -68,8 +69,8 @@ pub(super) enum Notice {
     Drain(Drain),
     /// These slots were drained, or are to be, and are served by the source again.
     Reopen(SlotSet),
-    /// These slots are the target's now.
-    Moved(SlotSet),
+    /// These slots, which are shut, will never be opened again.
+    Release(SlotSet),
     /// How many keys of these slots are dirty?
     Count(SlotSet, oneshot::Sender<usize>),
 }
@@ -147,8 +148,8 @@ pub(super) struct State {
     shut: SlotSet,
     /// What is dirty of them since.
     kept: Dirty,
-    /// Slots that are the target's now: nothing of them concerns this copy any more.
-    moved: SlotSet,
+    /// Slots that are none of this copy's any more.
+    released: SlotSet,
     /// Keys taken out of them that are being copied.
     under_way: Vec<Key>,
     /// Streams of the lane for big keys whose groups alone may have changed.
@@ -200,8 +201,8 @@ impl State {
                 self.drain.take_if(|drain| slots.includes(&drain.slots));
                 self.reopen(&slots);
             }
-            Notice::Moved(slots) => {
-                self.moved = self.moved.with(&slots);
+            Notice::Release(slots) => {
+                self.released = self.released.with(&slots);
                 self.shut = self.shut.without(&slots);
                 for keys in [&mut self.dirty, &mut self.kept, &mut self.handing] {
                     keys.take_of(&slots);
@@ -219,7 +220,7 @@ impl State {
 
     /// A key is to be copied, again.
     fn mark(&mut self, key: Key, role: &Role) {
-        if self.moved.owns(&key) {
+        if self.released.owns(&key) {
             return;
         }
         if self.shut.owns(&key) {
