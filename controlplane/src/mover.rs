@@ -44,18 +44,22 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Opener;
 pub use self::{
+    examine::{Fit, Unfit},
     link::{Endpoint, LinkError, Mandate},
+    reap::{Reaped, Unreaped},
     report::{Progress, Stage},
 };
 
 mod attempt;
 mod clean;
 mod dirty;
+mod examine;
 mod groups;
 mod lane;
 mod link;
 mod pages;
 mod pieces;
+mod reap;
 mod relay;
 mod reply;
 mod report;
@@ -322,14 +326,49 @@ pub async fn clean_up(plan: &Plan) -> Result<u64, LinkError> {
     clean::clean(&mut link, &plan.slots, &attempt::own_prefix(&plan.name)).await
 }
 
+/// Deletes what the source of a plan still has of slots that have moved. `still_ours` is asked before each
+/// page that has any of them; what it says must be of that moment.
+pub async fn reap(
+    plan: &Plan,
+    slots: SlotSet,
+    still_ours: impl Fn() -> bool,
+    progress: &watch::Sender<Reaped>,
+) -> Result<(), Unreaped> {
+    let mut link = open_alone(&plan.source, plan, "reap").await?;
+    let name = format!("{}:reap:", plan.name);
+    let is_former = |other: &str| attempt::is_former(other, plan, &name);
+    clean::close_former(&mut link, is_former).await?;
+    reap::reap(&mut link, &slots, still_ours, progress).await
+}
+
+/// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions.
+/// `owned`: how many slots the source owns.
+pub async fn examine(plan: &Plan, owned: usize) -> Result<Fit, Unfit> {
+    let opener = opener(plan, "examine");
+    let (mut source, source_is) = opener.open(&plan.source, 0).await?;
+    let (mut target, target_is) = opener.open(&plan.target, 1).await?;
+    let slots = plan.slots.len();
+    let probe = format!("{}probe", attempt::own_prefix(&plan.name));
+    examine::examine(
+        (&mut source, &source_is),
+        (&mut target, &target_is),
+        examine::Share { slots, owned },
+        &probe,
+    )
+    .await
+}
+
 async fn open_alone(to: &Endpoint, plan: &Plan, purpose: &str) -> Result<link::Link, LinkError> {
-    let opener = Opener {
+    let (link, _) = opener(plan, purpose).open(to, 0).await?;
+    Ok(link)
+}
+
+fn opener(plan: &Plan, purpose: &str) -> Opener {
+    Opener {
         mandate: plan.mandate.clone(),
         prefix: format!("{}:{purpose}:", plan.name),
         patience: plan.patience,
-    };
-    let (link, _) = opener.open(to, 0).await?;
-    Ok(link)
+    }
 }
 
 async fn run(

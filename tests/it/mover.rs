@@ -17,6 +17,7 @@ use self::stand::{
     Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams, touched,
 };
 
+mod around;
 mod big;
 mod probe;
 mod stand;

@@ -24,6 +24,7 @@ use super::{
     Dirt, Evidence, Interruption, Plan, Progress, Request, Settle, Slots, Stage, Throttle,
     Unsettled, clean,
     dirty::Key,
+    examine,
     lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
     relay::Relay,
@@ -123,7 +124,7 @@ impl<'a> Attempt<'a> {
         let (mut target, target_is) = open_target.map_err(Interruption::Target)?;
         let open_source = opener.open(&plan.source, next()).await;
         let (source, source_is) = open_source.map_err(Interruption::Source)?;
-        fit(&source_is, &target_is)?;
+        examine::fit(&source_is, &target_is).map_err(Interruption::Unfit)?;
         tell(progress, |progress| progress.stage = Stage::Cleaning);
 
         let is_former = |name: &str| is_former(name, plan, &prefix);
@@ -443,24 +444,6 @@ pub(super) fn is_former(name: &str, plan: &Plan, prefix: &str) -> bool {
     let of_copy = name.rest.starts_with(&format!("{}:", plan.name));
     let own = name.incarnation == plan.mandate.incarnation && name.rest.starts_with(prefix);
     name.role == fence::Role::Mover && of_copy && !own
-}
-
-/// Whether these two can be the source and the target of a copy.
-fn fit(source: &Server, target: &Server) -> Result<(), Interruption> {
-    let unfit = |why: &str| Err(Interruption::Unfit(why.to_owned()));
-    if !source.primary {
-        return unfit("the source is a replica");
-    }
-    if !target.primary {
-        return unfit("the target is a replica");
-    }
-    if !target.restores_exactly() {
-        return unfit("the target is older than Redis 5");
-    }
-    if source.run_id == target.run_id {
-        return unfit("source and target are one server");
-    }
-    Ok(())
 }
 
 async fn count(lane: &mpsc::Sender<Notice>, slots: SlotSet) -> Result<usize, Interruption> {

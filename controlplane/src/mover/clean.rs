@@ -6,6 +6,7 @@
 use proto::SlotSet;
 
 use super::{
+    dirty::Key,
     link::{Link, LinkError},
     reply::Reply,
     scan::Walk,
@@ -22,17 +23,20 @@ pub(super) async fn clean(link: &mut Link, slots: &SlotSet, own: &str) -> Result
         link.select(database).await?;
         let mut walk = Walk::new();
         while let Some(keys) = walk.next(link).await? {
-            let (doomed, ours): (Vec<_>, Vec<_>) = keys
-                .iter()
-                .map(|key| &key[..])
-                .filter(|key| slots.owns(key) || key.starts_with(own.as_bytes()))
-                .partition(|key| slots.owns(key));
-            deleted += unlink(link, &doomed).await?;
+            deleted += unlink(link, &of_slots(&keys, slots)).await?;
+            let keys = keys.iter().map(|key| &key[..]);
+            let ours: Vec<_> = keys.filter(|key| key.starts_with(own.as_bytes())).collect();
             unlink(link, &ours).await?;
         }
     }
     link.select(0).await?;
     Ok(deleted)
+}
+
+/// Those keys that are users' and of these slots.
+pub(super) fn of_slots<'a>(keys: &'a [Key], slots: &SlotSet) -> Vec<&'a [u8]> {
+    let keys = keys.iter().map(|key| &key[..]);
+    keys.filter(|key| slots.owns(key)).collect()
 }
 
 /// Deletes keys; how many were there.

@@ -81,7 +81,7 @@ impl Relay {
             } else {
                 Clock::Relative
             },
-            usage: Some(if is.frequency {
+            usage: Some(if is.counts_usage() {
                 Usage::Frequency
             } else {
                 Usage::Idle

@@ -22,8 +22,14 @@ pub(super) struct Server {
     pub(super) replicas: u64,
     /// Keys thrown out for want of memory, since it started.
     pub(super) evicted: u64,
-    /// By what it would choose which to throw out.
-    pub(super) frequency: bool,
+    /// How it chooses what to throw out when its memory is full: `noeviction`, `allkeys-lru` and so on.
+    pub(super) policy: String,
+    /// Bytes of memory it uses.
+    pub(super) memory: u64,
+    /// Bytes of memory it may use; none: as many as there are.
+    pub(super) most_memory: Option<u64>,
+    /// Whether it is a node of a Redis Cluster.
+    pub(super) cluster_mode: bool,
     /// Of each database that has keys, how many.
     pub(super) keyspace: BTreeMap<u32, u64>,
 }
@@ -41,9 +47,29 @@ impl Server {
             primary: need("role")? == "master",
             replicas: number("connected_slaves").unwrap_or(0),
             evicted: number("evicted_keys").unwrap_or(0),
-            frequency: field(info, "maxmemory_policy").is_some_and(|name| name.ends_with("-lfu")),
+            policy: field(info, "maxmemory_policy")
+                .unwrap_or_default()
+                .to_owned(),
+            memory: number("used_memory").unwrap_or(0),
+            most_memory: number("maxmemory").filter(|most| *most > 0),
+            cluster_mode: field(info, "cluster_enabled") == Some("1"),
             keyspace: keyspace(info),
         })
+    }
+
+    /// Whether it throws out what is used least often, and so knows how often.
+    pub(super) fn counts_usage(&self) -> bool {
+        self.policy.ends_with("-lfu")
+    }
+
+    /// Whether it throws keys out when its memory is full.
+    pub(super) fn evicts(&self) -> bool {
+        self.most_memory.is_some() && self.policy != "noeviction"
+    }
+
+    /// Whether it has functions.
+    pub(super) fn has_functions(&self) -> bool {
+        self.version >= (7, 0)
     }
 
     /// Whether it has `MEMORY USAGE`.
@@ -104,7 +130,8 @@ fn two(version: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nmaxmemory_policy:allkeys-lfu\r\n\
+    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n\
+        used_memory:1000\r\nmaxmemory:5000\r\nmaxmemory_policy:allkeys-lfu\r\n\
         evicted_keys:3\r\nrole:master\r\nconnected_slaves:1\r\n# Keyspace\r\n\
         db0:keys=5,expires=0,avg_ttl=0\r\ndb11:keys=2,expires=0,avg_ttl=0\r\n";
 
@@ -118,11 +145,15 @@ mod tests {
             primary: true,
             replicas: 1,
             evicted: 3,
-            frequency: true,
+            policy: "allkeys-lfu".to_owned(),
+            memory: 1000,
+            most_memory: Some(5000),
+            cluster_mode: false,
             keyspace: [(0, 5), (11, 2)].into(),
         };
         assert_eq!(server, expected);
         assert!(server.tells_expiry() && !server.reads_untouched());
+        assert!(server.counts_usage() && server.evicts());
         assert_eq!(server.keys(), 7);
     }
 

@@ -1,0 +1,248 @@
+//! Looks whether one server's slots can be copied to another, before that is begun.
+//!
+//! What it finds holds for the moment; a copy finds out by itself when it does not any more. So this is
+//! there to refuse early, and to say why.
+
+use std::time::Duration;
+
+use super::{
+    link::{Link, LinkError},
+    reply::Reply,
+    server::Server,
+    value::{self, Verdict, millis},
+};
+
+/// How far the clocks of two servers may differ: keys expire by so much earlier or later.
+const CLOCKS: Duration = Duration::from_secs(1);
+
+/// How two servers fit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fit {
+    /// Whether the target restores what the source dumps. Otherwise each value is made anew with commands,
+    /// which takes longer.
+    pub restores: bool,
+}
+
+/// Why slots cannot be copied from one server to another.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// One does not work.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// They do not fit.
+    #[error("{0}")]
+    Reason(String),
+}
+
+/// What there is to move, of all that the source has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Share {
+    /// Slots that are to be copied.
+    pub(super) slots: usize,
+    /// Slots that the source owns.
+    pub(super) owned: usize,
+}
+
+/// Whether these two can be the source and the target of a copy at all.
+pub(super) fn fit(source: &Server, target: &Server) -> Result<(), String> {
+    for (server, role) in [(source, "source"), (target, "target")] {
+        if !server.primary {
+            return Err(format!("the {role} is a replica"));
+        }
+        if server.cluster_mode {
+            return Err(format!("the {role} is a node of a Redis Cluster"));
+        }
+    }
+    if !target.restores_exactly() {
+        return Err("the target is older than Redis 5".to_owned());
+    }
+    if source.run_id == target.run_id {
+        return Err("source and target are one server".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the target has room for it, and will keep it.
+fn room(source: &Server, target: &Server, share: Share) -> Result<(), String> {
+    if target.evicts() && !source.evicts() {
+        let policy = &target.policy;
+        return Err(format!(
+            "the target throws keys out when its memory is full ({policy}), and the source does not"
+        ));
+    }
+    let share = share.slots.min(share.owned) as f64 / share.owned.max(1) as f64;
+    let needed = (source.memory as f64 * share) as u64;
+    match target.most_memory {
+        Some(most) if target.memory + needed > most && !target.evicts() => Err(format!(
+            "the target has not enough memory: about {needed} bytes more are needed, of which it may \
+             have {}",
+            most.saturating_sub(target.memory)
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Looks at both. `probe` is a key that it may write at the target for a moment.
+pub(super) async fn examine(
+    (source, source_is): (&mut Link, &Server),
+    (target, target_is): (&mut Link, &Server),
+    share: Share,
+    probe: &str,
+) -> Result<Fit, Unfit> {
+    fit(source_is, target_is).map_err(Unfit::Reason)?;
+    room(source_is, target_is, share).map_err(Unfit::Reason)?;
+    clocks(source, target).await?;
+    databases(source_is, target).await?;
+    functions((source, source_is), (target, target_is)).await?;
+    let restores = restores(source, target, probe).await?;
+    Ok(Fit { restores })
+}
+
+async fn clocks(source: &mut Link, target: &mut Link) -> Result<(), Unfit> {
+    let before = time(target).await?;
+    let there = time(source).await?;
+    let after = time(target).await?;
+    let apart = before
+        .saturating_sub(there)
+        .max(there.saturating_sub(after));
+    if apart > CLOCKS.as_millis() as u64 {
+        return Err(Unfit::Reason(format!(
+            "the clocks of source and target are {apart} ms apart: keys would expire at other times"
+        )));
+    }
+    Ok(())
+}
+
+async fn time(link: &mut Link) -> Result<u64, LinkError> {
+    let reply = link.demand("TIME", &[b"TIME"]).await?;
+    millis(&reply).ok_or_else(|| link.unexpected("TIME", &reply))
+}
+
+/// The target must have every database that the source uses.
+async fn databases(source: &Server, target: &mut Link) -> Result<(), Unfit> {
+    let Some(highest) = source.keyspace.keys().next_back() else {
+        return Ok(());
+    };
+    match target.select(*highest).await {
+        Ok(()) => Ok(target.select(0).await?),
+        Err(LinkError::Refused { answer, .. }) => Err(Unfit::Reason(format!(
+            "the source has keys in database {highest}, and the target has none: {answer}"
+        ))),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Clients may call functions wherever their keys are.
+async fn functions(
+    (source, source_is): (&mut Link, &Server),
+    (target, target_is): (&mut Link, &Server),
+) -> Result<(), Unfit> {
+    const WORDS: [&[u8]; 3] = [b"FUNCTION", b"LIST", b"WITHCODE"];
+    if !source_is.has_functions() {
+        return Ok(());
+    }
+    let here = libraries(source.demand("FUNCTION LIST", &WORDS).await?);
+    let there = if target_is.has_functions() {
+        libraries(target.demand("FUNCTION LIST", &WORDS).await?)
+    } else {
+        Vec::new()
+    };
+    match here.iter().find(|library| !there.contains(library)) {
+        None => Ok(()),
+        Some((name, _)) => Err(Unfit::Reason(format!(
+            "the target has no functions, or others, in library {}",
+            String::from_utf8_lossy(name)
+        ))),
+    }
+}
+
+/// The name and code of each library.
+fn libraries(reply: Reply) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let Reply::List(libraries) = reply else {
+        return Vec::new();
+    };
+    let read = |library| {
+        let Reply::List(fields) = library else {
+            return None;
+        };
+        let find = |name: &str| {
+            let mut pairs = fields.chunks(2);
+            pairs.find_map(|pair| match pair {
+                [Reply::Text(key), Reply::Text(value)] if key == name.as_bytes() => {
+                    Some(value.clone())
+                }
+                _ => None,
+            })
+        };
+        Some((find("library_name")?, find("library_code")?))
+    };
+    libraries.into_iter().filter_map(read).collect()
+}
+
+/// Whether the target restores what the source dumps: tried with the fence record, which both have.
+async fn restores(source: &mut Link, target: &mut Link, probe: &str) -> Result<bool, Unfit> {
+    let words: [&[u8]; 2] = [b"DUMP", proto::fence::KEY.as_bytes()];
+    let payload = match source.demand("DUMP", &words).await? {
+        Reply::Text(payload) => payload,
+        other => return Err(source.unexpected("DUMP", &other).into()),
+    };
+    let words: [&[u8]; 5] = [b"RESTORE", probe.as_bytes(), b"0", &payload, b"REPLACE"];
+    let restored = value::verdict(target.ask(&words).await?);
+    target.ask(&[b"UNLINK", probe.as_bytes()]).await?;
+    match restored {
+        Verdict::Done => Ok(true),
+        Verdict::OtherVersion | Verdict::Unknown => Ok(false),
+        Verdict::Later(answer) | Verdict::Never(answer) => {
+            Err(target.refused("RESTORE", answer).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(run_id: &str, more: &str) -> Server {
+        let info = format!("redis_version:7.0.15\nrun_id:{run_id}\nused_memory:1000\n{more}");
+        Server::read(&info).unwrap()
+    }
+
+    const PRIMARY: &str = "role:master\nmaxmemory_policy:noeviction\n";
+
+    #[test]
+    fn who_fits() {
+        let source = server("a", PRIMARY);
+        let check = |target: Server, expected: &str| {
+            let got = fit(&source, &target).err().unwrap_or_default();
+            assert_eq!(got, expected);
+        };
+        check(server("b", PRIMARY), "");
+        check(server("a", PRIMARY), "source and target are one server");
+        check(server("b", "role:slave"), "the target is a replica");
+        let cluster = format!("{PRIMARY}cluster_enabled:1\n");
+        check(
+            server("b", &cluster),
+            "the target is a node of a Redis Cluster",
+        );
+        let mut old = server("b", PRIMARY);
+        old.version = (4, 0);
+        check(old, "the target is older than Redis 5");
+    }
+
+    #[test]
+    fn who_has_room() {
+        let source = server("a", PRIMARY);
+        let share = |slots| Share { slots, owned: 512 };
+        let check = |most: u64, policy: &str, slots, expected: bool| {
+            let more = format!("role:master\nmaxmemory:{most}\nmaxmemory_policy:{policy}\n");
+            let got = room(&source, &server("b", &more), share(slots));
+            assert_eq!(got.is_ok(), expected, "{most} {policy} {slots}: {got:?}");
+        };
+        check(0, "noeviction", 512, true);
+        check(0, "allkeys-lru", 512, true);
+        check(2000, "noeviction", 512, true);
+        check(1999, "noeviction", 512, false);
+        check(1999, "noeviction", 256, true);
+        check(9000, "allkeys-lru", 1, false);
+    }
+}

@@ -1,0 +1,109 @@
+//! What comes before a copy, and after it.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use controlplane::mover::{Reaped, Unreaped, examine, reap};
+use redis::cmd;
+use tokio::sync::watch;
+
+use super::{
+    fill, run,
+    stand::{Stand, all, half, program},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_moved_is_reaped() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    fill(&mut source, 5000).await;
+    run(&mut source, "SELECT 9").await;
+    fill(&mut source, 1000).await;
+    let plan = stand.plan(all());
+    let (progress, told) = watch::channel(Reaped::default());
+    // Asked before each page that has any.
+    let asked = AtomicUsize::new(0);
+    let twice = || asked.fetch_add(1, Relaxed) < 2;
+    let stopped = reap(&plan, half(), twice, &progress).await;
+    assert!(matches!(stopped, Err(Unreaped::NotOurs)), "{stopped:?}");
+    assert_eq!(asked.load(Relaxed), 3);
+    let some = told.borrow().deleted;
+    assert!((1..3000).contains(&some), "{some}");
+
+    reap(&plan, half(), || true, &progress).await.unwrap();
+    let told = told.borrow().deleted;
+    let mut left = 0;
+    for database in [0, 9] {
+        run(&mut source, &format!("SELECT {database}")).await;
+        let keys: Vec<Vec<u8>> = cmd("KEYS").arg("*").query_async(&mut source).await.unwrap();
+        assert!(keys.iter().all(|key| !half().owns(key)));
+        left += keys.len() as u64;
+    }
+    // The fence record stays.
+    assert_eq!(told + left, 6001);
+}
+
+/// That a plan is refused for a reason, after some commands at the target.
+async fn refused(commands: &[&str], why: &str) {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    run(&mut source, "SELECT 15").await;
+    run(&mut source, "SET k v").await;
+    let mut target = stand.target.connect().await;
+    for words in commands {
+        run(&mut target, words).await;
+    }
+    let got = examine(&stand.plan(all()), 1024).await;
+    let got = got
+        .map(|fit| format!("{fit:?}"))
+        .unwrap_or_else(|why| why.to_string());
+    assert!(got.contains(why), "{got}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_copied_is_refused() {
+    refused(&[], "Fit { restores: true }").await;
+    refused(&["CONFIG SET maxmemory 1000000"], "has not enough memory").await;
+    let evicts = [
+        "CONFIG SET maxmemory 1gb",
+        "CONFIG SET maxmemory-policy allkeys-lru",
+    ];
+    refused(&evicts, "throws keys out").await;
+    refused(
+        &["HSET {sluice}:fence term 2"],
+        "a leader of term 2 has been there",
+    )
+    .await;
+    refused(&["REPLICAOF 127.0.0.1 1"], "the target is a replica").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_must_be_there() {
+    let stand = Stand::start().await;
+    let library = "#!lua name=mine\nredis.register_function('f', function() return 1 end)";
+    let mut source = stand.source.connect().await;
+    let load = async |link: &mut redis::aio::MultiplexedConnection| {
+        let words = ["LOAD", "REPLACE", library];
+        cmd("FUNCTION")
+            .arg(&words)
+            .query_async::<()>(link)
+            .await
+            .unwrap();
+    };
+    load(&mut source).await;
+    let why = examine(&stand.plan(all()), 1024).await.unwrap_err();
+    assert!(why.to_string().contains("library mine"), "{why}");
+    load(&mut stand.target.connect().await).await;
+    examine(&stand.plan(all()), 1024).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_target_cannot_restore() {
+    let (Some(old), Some(new)) = (program("redis-6.2"), program("redis-7.0")) else {
+        return;
+    };
+    for (source, target, restores) in [(&old, &new, true), (&new, &old, false)] {
+        let stand = Stand::of(source.clone(), target.clone(), &[]).await;
+        let fit = examine(&stand.plan(all()), 1024).await.unwrap();
+        assert_eq!(fit.restores, restores);
+    }
+}
