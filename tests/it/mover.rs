@@ -19,8 +19,10 @@ use self::stand::{
 
 mod around;
 mod big;
+mod facts;
 mod probe;
 mod stand;
+mod versions;
 
 /// Runs a command given as words.
 async fn run(link: &mut MultiplexedConnection, words: &str) {

@@ -257,7 +257,28 @@ async fn content(link: &mut MultiplexedConnection, key: &[u8]) -> (String, Vec<V
         other => panic!("a key of type {other}"),
     };
     let expiry: RedisResult<i64> = cmd("PEXPIRETIME").arg(key).query_async(link).await;
-    (kind, elements, expiry.unwrap_or(0))
+    let expiry = match expiry {
+        Ok(expiry) => expiry,
+        Err(_) => expiry_by_clock(link, key).await,
+    };
+    (kind, elements, expiry)
+}
+
+/// When a key expires, at a server that only tells what is left.
+async fn expiry_by_clock(link: &mut MultiplexedConnection, key: &[u8]) -> i64 {
+    loop {
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME").cmd("PTTL").arg(key).cmd("TIME");
+        let replies: ((i64, i64), i64, (i64, i64)) = pipe.query_async(link).await.unwrap();
+        let millis = |(seconds, micros): (i64, i64)| seconds * 1000 + micros / 1000;
+        match replies {
+            (_, left @ ..0, _) => return left,
+            (before, left, after) if millis(before) == millis(after) => {
+                return millis(before) + left;
+            }
+            _ => {}
+        }
+    }
 }
 
 fn list(value: Value) -> Vec<Value> {

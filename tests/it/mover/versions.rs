@@ -1,0 +1,112 @@
+//! Copies between servers of different versions and families.
+
+use redis::{Value, aio::MultiplexedConnection, cmd};
+
+use super::{
+    EVERY_TYPE, fill, run,
+    stand::{Stand, all, program, settle},
+};
+
+/// That all types arrive; `restores`: whether as they were dumped.
+async fn check(source: &str, target: &str, restores: bool) {
+    let (Some(from), Some(to)) = (program(source), program(target)) else {
+        return;
+    };
+    let stand = Stand::of(from, to, &[]).await;
+    let mut link = stand.source.connect().await;
+    for database in [0, 9] {
+        run(&mut link, &format!("SELECT {database}")).await;
+        for words in EVERY_TYPE.iter().filter(|words| !words.contains("PXAT")) {
+            run(&mut link, words).await;
+        }
+        fill(&mut link, 500).await;
+    }
+    // Larger than any that is kept as a list in one piece.
+    for n in 0..3000 {
+        run(&mut link, &format!("ZADD many {n}.5 member-{n}")).await;
+        run(&mut link, &format!("HSET fields f{n} {n}")).await;
+    }
+    run(&mut link, "XADD groups 1-1 f v").await;
+    run(&mut link, "XADD groups 2-1 f v").await;
+    run(&mut link, "XGROUP CREATE groups g 0").await;
+    run(&mut link, "XREADGROUP GROUP g c COUNT 1 STREAMS groups >").await;
+    run(&mut link, "XADD empty 1-1 f v").await;
+    run(&mut link, "XDEL empty 1-1").await;
+    let mut copy = stand.copied(all()).await;
+    settle(&mut copy, all()).await.unwrap();
+    let keys = stand.must_be_equal(&all()).await;
+    assert!(keys > 1000, "{keys}");
+    let mut link = stand.target.connect().await;
+    let stats: String = cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut link)
+        .await
+        .unwrap();
+    let is_restored = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_restore:"))
+        .is_some_and(|stats| !stats.contains("failed_calls=") || stats.ends_with("failed_calls=0"));
+    assert_eq!(is_restored, restores, "{source} to {target}: {stats}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_a_newer_one() {
+    check("redis-6.2", "redis-7.0", true).await;
+    check("redis-7.0", "redis-8.2", true).await;
+    check("valkey-8.1", "valkey-9.1", true).await;
+    check("redis-7.0", "valkey-8.1", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_an_older_one_or_another_family() {
+    check("redis-7.0", "redis-6.2", false).await;
+    check("redis-8.2", "redis-7.0", false).await;
+    check("redis-8.2", "valkey-9.1", false).await;
+    check("valkey-9.1", "valkey-8.1", false).await;
+    check("valkey-9.1", "redis-8.2", false).await;
+}
+
+/// When the fields of a hash expire.
+async fn expiries(link: &mut MultiplexedConnection) -> Value {
+    let mut ask = cmd("HPEXPIRETIME");
+    ask.arg("hash").arg(&["FIELDS", "3", "a", "b", "c"]);
+    ask.query_async(link).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_expire() {
+    for (source, target) in [
+        ("redis-8.2", "redis-8.2"),
+        ("valkey-9.1", "valkey-9.1"),
+        ("redis-8.2", "valkey-9.1"),
+        ("valkey-9.1", "redis-8.2"),
+    ] {
+        let (Some(from), Some(to)) = (program(source), program(target)) else {
+            continue;
+        };
+        let stand = Stand::of(from, to, &[]).await;
+        let mut link = stand.source.connect().await;
+        run(&mut link, "HSET hash a 1 b 2 c 3").await;
+        run(&mut link, "HPEXPIREAT hash 33333333333333 FIELDS 2 a c").await;
+        let mut copy = stand.copied(all()).await;
+        settle(&mut copy, all()).await.unwrap();
+        assert_eq!(stand.must_be_equal(&all()).await, 1);
+        let there = expiries(&mut stand.target.connect().await).await;
+        assert_eq!(expiries(&mut link).await, there, "{source} to {target}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_expire_are_not_copied_where_they_would_not() {
+    let (Some(from), Some(to)) = (program("redis-8.2"), program("redis-7.0")) else {
+        return;
+    };
+    let stand = Stand::of(from, to, &[]).await;
+    let mut link = stand.source.connect().await;
+    run(&mut link, "HSET hash a 1").await;
+    run(&mut link, "HPEXPIRE hash 1000000 FIELDS 1 a").await;
+    let copy = controlplane::mover::Copy::begin(stand.plan(all()));
+    let progress = super::reaches(&copy, |progress| progress.interruption.is_some()).await;
+    let why = progress.interruption.unwrap();
+    assert!(why.contains("fields that expire"), "{why}");
+}
