@@ -33,7 +33,11 @@
 //! At any time each key of the slots either is at the target as it is at the source, or the pass has yet
 //! to find it, or it is dirty (told of, or about to be told of).
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    time::Duration,
+};
 
 use proto::{MigrationId, SlotSet, settled::Streams};
 use tokio::{
@@ -57,6 +61,7 @@ mod examine;
 mod groups;
 mod lane;
 mod link;
+mod pace;
 mod pages;
 mod pieces;
 mod reap;
@@ -93,6 +98,9 @@ pub struct Plan {
 pub struct Throttle {
     /// Nothing is copied; changes are still written down.
     pub paused: bool,
+    /// Keys a second, at most; each 4 KiB of a value count as one more. What is copied while slots are
+    /// held does not count.
+    pub rate: Option<NonZeroU32>,
 }
 
 /// What to settle.

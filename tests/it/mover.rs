@@ -1,6 +1,7 @@
 //! Keys are copied from one server to another while clients write to the first one.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -270,7 +271,10 @@ async fn slots_are_settled_in_batches_while_others_are_written() {
     fill(&mut link, 5000).await;
     let mut copy = stand.copied(all()).await;
     let batch: proto::SlotSet = [Slot::of_key(b"k1")].into_iter().collect();
-    copy.throttle(Throttle { paused: true });
+    copy.throttle(Throttle {
+        paused: true,
+        ..Throttle::default()
+    });
     run(&mut link, "SET k1 new").await;
     run(&mut link, "SET k2 new").await;
     let evidence = settle(&mut copy, batch).await.unwrap();
@@ -279,7 +283,7 @@ async fn slots_are_settled_in_batches_while_others_are_written() {
     // The batch was not moved after all: its clients write at the source again.
     run(&mut link, "SET k1 newer").await;
     copy.reopen(batch).await;
-    copy.throttle(Throttle { paused: false });
+    copy.throttle(Throttle::default());
     settle(&mut copy, all()).await.unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 5000);
     // What the copy does not have cannot be settled.
@@ -347,6 +351,30 @@ async fn what_has_moved_is_left_alone() {
     follows(&copy).await;
     stand.must_be_equal(&others).await;
     must_be_left_alone(&mut target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_is_kept_but_for_what_is_held() {
+    let stand = Stand::start().await;
+    let mut link = stand.source.connect().await;
+    fill(&mut link, 3000).await;
+    let mut copy = Copy::begin(stand.plan(all()));
+    copy.throttle(Throttle {
+        rate: NonZeroU32::new(1000),
+        ..Throttle::default()
+    });
+    let begun = time::Instant::now();
+    follows(&copy).await;
+    // The first batch of each lane is free of it.
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(2300), "{took:?}");
+    copy.throttle(Throttle {
+        rate: NonZeroU32::new(1),
+        ..Throttle::default()
+    });
+    fill(&mut link, 500).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 3000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,7 @@ use super::{
     examine,
     lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
+    pace::{self, Pace},
     relay::Relay,
     report::Report,
     scan,
@@ -43,6 +44,9 @@ const FOUND: usize = 4;
 const TELL: Duration = Duration::from_millis(200);
 /// How often the target is asked whether it is still what it was.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long is waited for why a part has ended.
+const REASON: Duration = Duration::from_secs(1);
 
 /// What a barrier is written with. `DEL` goes first, so that it is also taken by a server that is full.
 const BARRIER: &[u8] =
@@ -64,6 +68,7 @@ pub(super) struct Attempt<'a> {
     big: mpsc::Sender<Notice>,
     tasks: JoinSet<Result<(), Interruption>>,
     report: Arc<Report>,
+    pace: Arc<Pace>,
     /// What the keys of barriers begin with.
     barrier: String,
     /// The newest barrier that was written.
@@ -98,6 +103,7 @@ pub(super) async fn run(
         }
     };
     match attempt.serve(passes, requests, slots).await {
+        Err(Interruption::LaneGone) => attempt.reason().await,
         Err(why) => why,
         Ok(never) => match never {},
     }
@@ -123,7 +129,7 @@ impl<'a> Attempt<'a> {
         let open_target = opener.open(&plan.target, next()).await;
         let (mut target, target_is) = open_target.map_err(Interruption::Target)?;
         let open_source = opener.open(&plan.source, next()).await;
-        let (source, source_is) = open_source.map_err(Interruption::Source)?;
+        let (mut source, source_is) = open_source.map_err(Interruption::Source)?;
         examine::fit(&source_is, &target_is).map_err(Interruption::Unfit)?;
         tell(progress, |progress| progress.stage = Stage::Cleaning);
 
@@ -135,6 +141,9 @@ impl<'a> Attempt<'a> {
             .await
             .map_err(Interruption::Target)?;
 
+        let usual = pace::usual(&mut source).await;
+        let usual = usual.map_err(Interruption::Source)?;
+        let pace = Arc::new(Pace::new(throttle.clone(), usual));
         let report = Arc::new(Report::new(plan.lanes.get()));
         let mut tasks = JoinSet::new();
         let (notices, heard): (Vec<_>, Vec<_>) = (0..plan.lanes.get())
@@ -169,7 +178,8 @@ impl<'a> Attempt<'a> {
             let target = target.map_err(Interruption::Target)?;
             let own = own_keys(&plan.name, number_of_lane);
             let attempt = format!("{}:{number}", plan.mandate.incarnation);
-            let relay = Relay::new(source, target, &own, &attempt, report.clone()).await?;
+            let relay =
+                Relay::new(source, target, &own, &attempt, report.clone(), pace.clone()).await?;
             let mut lane = Lane {
                 number: number_of_lane,
                 role: Role::Big,
@@ -200,6 +210,10 @@ impl<'a> Attempt<'a> {
         });
         let databases = is.keyspace.into_keys().collect();
         tasks.spawn(scan::pass(link, databases, slots, found, report.clone()));
+        let link = opener.open(&plan.source, next()).await;
+        let (link, _) = link.map_err(Interruption::Source)?;
+        let watched = pace.clone();
+        tasks.spawn(async move { Err(Interruption::Source(pace::watch(link, watched).await)) });
         Ok(Self {
             plan,
             opener,
@@ -213,9 +227,25 @@ impl<'a> Attempt<'a> {
             big,
             tasks,
             report,
+            pace,
             barrier,
             barriers: 0,
         })
+    }
+
+    /// Why a part of it has ended, when others have noticed before it was said.
+    async fn reason(&mut self) -> Interruption {
+        let said = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                match ended_well(ended) {
+                    Ok(()) | Err(Interruption::LaneGone) => {}
+                    Err(why) => return why,
+                }
+            }
+            Interruption::LaneGone
+        };
+        let said = time::timeout(REASON, said).await;
+        said.unwrap_or(Interruption::LaneGone)
     }
 
     async fn serve(
@@ -272,7 +302,10 @@ impl<'a> Attempt<'a> {
                 _ = tick.tick() => {
                     let since = told.elapsed();
                     told = Instant::now();
-                    tell(self.progress, |progress| self.report.tell(progress, since));
+                    tell(self.progress, |progress| {
+                        self.report.tell(progress, since);
+                        progress.share_percent = self.pace.percent();
+                    });
                 }
                 _ = look.tick() => {
                     self.look().await?;

@@ -32,7 +32,7 @@ use tokio::{
 use super::{
     Interruption, Throttle,
     dirty::{Dirty, Key},
-    pieces::Outcome,
+    pieces::{Go, Outcome},
     relay::{LATER, Relay},
     report::Report,
 };
@@ -273,9 +273,10 @@ impl Lane {
             return self.drain(drain).await;
         }
         let handed_over = self.hand_over()?;
-        let paused = self.throttle.borrow_and_update().paused;
-        let dirty = self.state.dirty.len();
         let now = Instant::now();
+        let early = Some(self.relay.not_before).filter(|then| *then > now);
+        let paused = self.throttle.borrow_and_update().paused || early.is_some();
+        let dirty = self.state.dirty.len();
         let gathering = self.state.next_round.filter(|round| *round > now);
         let round = self.found.is_none() && dirty > 0 && gathering.is_none();
         if !paused && (round || dirty >= MANY) {
@@ -310,6 +311,7 @@ impl Lane {
             changed = self.throttle.changed() => changed.map_err(|_| Interruption::LaneGone),
             () = time::sleep(self.role.gathers()), if !handed_over => Ok(()),
             () = sleep_until(gathering), if dirty > 0 => Ok(()),
+            () = sleep_until(early) => Ok(()),
         }
     }
 
@@ -394,19 +396,24 @@ impl Lane {
                 notices,
                 role,
                 state,
+                throttle,
                 ..
             } = self;
-            let goes_on = || {
+            let goes_on = |not_before| {
                 while let Ok(notice) = notices.try_recv() {
                     state.take(notice, role);
                 }
-                match drain {
-                    // Nobody changes it now.
-                    Some(drain) => !drain.done.is_closed(),
-                    None => {
-                        !state.dirty.contains(key)
-                            && state.due().is_none_or(|due| due.slots.owns(key))
+                match (drain, state.due()) {
+                    // Nobody changes it now, and everybody waits.
+                    (Some(drain), _) if drain.done.is_closed() => Go::Stop,
+                    (Some(_), _) => Go::On,
+                    (None, _) if state.dirty.contains(key) => Go::Stop,
+                    (None, Some(due)) if due.slots.owns(key) => Go::On,
+                    (None, Some(_)) => Go::Stop,
+                    (None, None) if throttle.borrow().paused || Instant::now() < not_before => {
+                        Go::Wait
                     }
+                    (None, None) => Go::On,
                 }
             };
             match relay.copy_in_pieces(database, key, size, goes_on).await? {
@@ -520,6 +527,7 @@ async fn next(found: &mut Option<mpsc::Receiver<Found>>) -> Option<Found> {
     }
 }
 
+/// Until then; for ever, if it is never.
 async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => time::sleep_until(time).await,

@@ -9,6 +9,10 @@
 //! A value that changes meanwhile becomes some mixture. Whoever asks for the copy is told of each change,
 //! and asks again.
 
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+
 use super::{
     Interruption,
     pages::{Kind, Page, Position},
@@ -21,6 +25,20 @@ use super::{
 const PAGE: u64 = 64 << 10;
 /// Elements of a page, at most: adding one costs more than its bytes.
 const MOST: u64 = 512;
+
+/// How often it is asked again whether to go on.
+const WAIT: Duration = Duration::from_millis(10);
+
+/// Whether to go on with a value that is copied in part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Go {
+    /// Now.
+    On,
+    /// Later.
+    Wait,
+    /// No more.
+    Stop,
+}
 
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,13 +66,14 @@ enum Step {
 }
 
 impl Relay {
-    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each page whether to go on.
+    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each page whether to go on; it
+    /// says when the pace allows it.
     pub(super) async fn copy_in_pieces(
         &mut self,
         database: u32,
         key: &[u8],
         size: u64,
-        mut goes_on: impl FnMut() -> bool,
+        mut goes_on: impl FnMut(Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
         let name = match self.read(&[b"TYPE", key]).await? {
@@ -92,10 +111,18 @@ impl Relay {
         }
         let mut position = kind.beginning();
         loop {
-            if !goes_on() {
-                return Ok(Outcome::Stopped);
+            loop {
+                match goes_on(self.not_before) {
+                    Go::On => break,
+                    Go::Wait => time::sleep(WAIT).await,
+                    Go::Stop => return Ok(Outcome::Stopped),
+                }
             }
-            match self.page(kind, key, position, count).await? {
+            let bytes = if size == 0 { 0 } else { PAGE.min(size) };
+            let begun = Instant::now();
+            let step = self.page(kind, key, position, count).await?;
+            self.book(0, bytes, begun);
+            match step {
                 Step::Next(next) => position = next,
                 Step::Whole => break,
                 Step::End(outcome) => return Ok(outcome),

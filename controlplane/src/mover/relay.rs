@@ -7,12 +7,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use super::{
     Interruption,
     dirty::Key,
     link::Link,
+    pace::Pace,
     reply::Reply,
     report::Report,
     server::{Server, keyspace},
@@ -44,6 +45,9 @@ pub(super) struct Relay {
     /// The databases of the target in which the mark stands.
     marked: BTreeSet<u32>,
     pub(super) report: Arc<Report>,
+    pace: Arc<Pace>,
+    /// When the next may be copied, if no slots are held for it.
+    pub(super) not_before: Instant,
 }
 
 /// What a call of [`Relay::copy`] did.
@@ -66,6 +70,7 @@ impl Relay {
         own: &str,
         attempt: &str,
         report: Arc<Report>,
+        pace: Arc<Pace>,
     ) -> Result<Self, Interruption> {
         if is.reads_untouched() {
             source
@@ -95,6 +100,8 @@ impl Relay {
             mark: (mark(own), attempt.to_owned()),
             marked: BTreeSet::new(),
             report,
+            pace,
+            not_before: Instant::now(),
         })
     }
 
@@ -127,13 +134,20 @@ impl Relay {
             copied.foreign = small;
             return Ok(copied);
         }
-        for piece in pieces(&small, &small_sizes) {
+        for (piece, bytes) in pieces(&small, &small_sizes) {
+            let begun = Instant::now();
             let mut left = piece.to_vec();
             while !left.is_empty() {
                 left = self.move_over(left, &mut copied).await?;
             }
+            self.book(piece.len(), bytes, begun);
         }
         Ok(copied)
+    }
+
+    /// After so many keys of so many bytes, which were begun then: says when the next may be.
+    pub(super) fn book(&mut self, keys: usize, bytes: u64, begun: Instant) {
+        self.not_before = self.pace.next(keys, bytes, begun.elapsed());
     }
 
     /// Copies one key in one piece, however big. Whether the target can restore it.
@@ -313,19 +327,19 @@ pub(super) fn mark(own: &str) -> String {
     format!("{own}:mark")
 }
 
-/// Cuts keys into pieces of about [`PIECE`] bytes, in order.
-fn pieces<'a>(keys: &'a [Key], sizes: &[u64]) -> Vec<&'a [Key]> {
+/// Cuts keys into pieces of about [`PIECE`] bytes, in order; how many bytes each is.
+fn pieces<'a>(keys: &'a [Key], sizes: &[u64]) -> Vec<(&'a [Key], u64)> {
     let mut pieces = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (at, size) in sizes.iter().enumerate() {
         if bytes + size > PIECE && start < at {
-            pieces.push(&keys[start..at]);
+            pieces.push((&keys[start..at], bytes));
             (start, bytes) = (at, 0);
         }
         bytes += size;
     }
     if start < keys.len() {
-        pieces.push(&keys[start..]);
+        pieces.push((&keys[start..], bytes));
     }
     pieces
 }
@@ -339,7 +353,9 @@ mod tests {
         let keys: Vec<Key> = (0..5u8).map(|n| Key::from([n])).collect();
         let check = |sizes: &[u64], lengths: &[usize]| {
             let pieces = pieces(&keys[..sizes.len()], sizes);
-            let got: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+            let got: Vec<usize> = pieces.iter().map(|(piece, _)| piece.len()).collect();
+            let bytes: u64 = pieces.iter().map(|(_, bytes)| bytes).sum();
+            assert_eq!(bytes, sizes.iter().sum::<u64>());
             assert_eq!(got, lengths, "{sizes:?}");
         };
         check(&[], &[]);

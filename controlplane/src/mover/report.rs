@@ -31,6 +31,9 @@ pub struct Progress {
     pub big: u64,
     /// Keys copied a second, lately.
     pub keys_per_second: u64,
+    /// How much of its time the copy uses the source, in percent: less than 100 when that answers more
+    /// slowly than before.
+    pub share_percent: u8,
     /// What the target says to why nothing can be written to it now.
     pub waits_for: Option<String>,
 }
