@@ -14,21 +14,14 @@
 //!
 //! Invariant: whatever a client holds and has not been told of, it is told of when it changes.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    rc::Rc,
-    sync::atomic::Ordering::Relaxed,
-    time::Duration,
-};
+use std::{collections::HashMap, rc::Rc, sync::atomic::Ordering::Relaxed};
 
 use proto::{ServerAddr, Slot, Topology};
-use tokio::time::Instant;
 
 use crate::{
-    backend::{Hearing, Lane, Way},
+    backend::{Hearing, Way},
     command::{self, Command, Kind, flag},
-    crew::Untold,
-    resp::{Protocol, Request, put_simple},
+    resp::{Protocol, Request},
     session::{Clients, Dispatched, Session},
     worker::Worker,
 };
@@ -36,21 +29,17 @@ use crate::{
 mod message;
 mod options;
 mod prefixes;
+mod redirect;
+mod switch;
 mod table;
 
 use message::Stale;
-use options::{Asked, NO_SUCH_TARGET};
 pub(crate) use options::{Mode, Options, caching, put_info, put_redirect};
 use prefixes::Strata;
+use redirect::{Redirected, Targets};
+use switch::Settling;
 pub(crate) use table::Tracker;
 use table::{Entry, Table};
-
-/// How long `CLIENT TRACKING` may wait for servers to agree, or for other workers to answer. Servers that
-/// are silent for longer agree later; what was missed by then is told.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Keys that wait to be told to the client that is redirected to, at most; beyond, it is told that all
-/// are stale.
-const REDIRECTED_MAX: usize = 4096;
 
 /// Of a session that tracks, or is about to.
 #[derive(Debug)]
@@ -69,51 +58,10 @@ pub(crate) struct Tracking {
     /// The worker of the client that is redirected to.
     home: usize,
     settling: Option<Settling>,
-    /// What the client redirected to is to be told, once what has this number of the outbox has left.
-    redirected: VecDeque<(u32, Owned)>,
-    /// Keys in there.
-    redirected_keys: usize,
+    /// What the client redirected to is to be told.
+    redirected: Redirected,
     /// Keys that are read on a lease, of which no server will tell.
     unheard: Vec<Box<[u8]>>,
-}
-
-/// A `CLIENT TRACKING` whose reply has to wait; so does all that its session asks for behind it.
-#[derive(Debug)]
-enum Settling {
-    /// It is asked which worker has the client to redirect to.
-    Target,
-    /// Not all servers have agreed to tell of its prefixes.
-    Prefixes { number: u32, until: Instant },
-}
-
-/// [`Stale`], kept.
-#[derive(Clone, Debug)]
-enum Owned {
-    All,
-    Keys(Vec<Box<[u8]>>),
-}
-
-impl Owned {
-    fn of(stale: &Stale<'_>) -> Self {
-        match stale {
-            Stale::All => Self::All,
-            Stale::Keys(keys) => Self::Keys(keys.iter().map(|&key| key.into()).collect()),
-        }
-    }
-
-    fn borrow(&self) -> Stale<'_> {
-        match self {
-            Self::All => Stale::All,
-            Self::Keys(keys) => Stale::Keys(keys.iter().map(AsRef::as_ref).collect()),
-        }
-    }
-
-    fn keys(&self) -> usize {
-        match self {
-            Self::All => 0,
-            Self::Keys(keys) => keys.len(),
-        }
-    }
 }
 
 impl Tracking {
@@ -127,8 +75,7 @@ impl Tracking {
             fresh: true,
             home: 0,
             settling: None,
-            redirected: VecDeque::new(),
-            redirected_keys: 0,
+            redirected: Redirected::default(),
             unheard: Vec::new(),
         }
     }
@@ -190,7 +137,7 @@ impl Tracking {
             }
             Some(Mode::All | Mode::OptIn | Mode::OptOut) | None => 0,
         };
-        size_of::<Self>() + prefixes + self.redirected_keys * 64
+        size_of::<Self>() + prefixes + self.redirected.memory()
     }
 }
 
@@ -207,8 +154,7 @@ pub(crate) struct Trackers {
     agreed: Vec<(Hearing, bool)>,
     /// Sessions with messages for the client they redirect to.
     redirecting: Vec<u32>,
-    /// Where clients that others redirect to are; looked at again each time.
-    targets: HashMap<u64, u32>,
+    targets: Targets,
     /// Registrations at most.
     most: usize,
     /// Messages told, since they were last counted.
@@ -216,9 +162,6 @@ pub(crate) struct Trackers {
     /// Bytes it was last counted with.
     counted: usize,
 }
-
-/// Targets that are remembered at most.
-const TARGETS: usize = 1024;
 
 impl Trackers {
     /// `most` registrations are remembered.
@@ -231,7 +174,7 @@ impl Trackers {
             settling: Vec::new(),
             agreed: Vec::new(),
             redirecting: Vec::new(),
-            targets: HashMap::new(),
+            targets: Targets::default(),
             most,
             told: 0,
             counted: 0,
@@ -431,45 +374,6 @@ impl Trackers {
         }
     }
 
-    fn redirect(&mut self, clients: &mut Clients, id: u32, stale: &Stale<'_>) {
-        let number = clients.mark(id);
-        let Some(tracking) = &mut clients.session(id).client.tracking else {
-            return;
-        };
-        if tracking.redirected.is_empty() {
-            self.redirecting.push(id);
-        }
-        let mut stale = Owned::of(stale);
-        if tracking.redirected_keys + stale.keys() > REDIRECTED_MAX {
-            stale = Owned::All;
-        }
-        if let Owned::All = stale {
-            tracking.redirected.clear(); // it says as much
-            tracking.redirected_keys = 0;
-        }
-        tracking.redirected_keys += stale.keys();
-        tracking.redirected.push_back((number, stale));
-    }
-
-    /// The session of a client that others redirect to, or that redirects.
-    fn target(&mut self, clients: &Clients, client: u64) -> Option<u32> {
-        let known = self.targets.get(&client).copied();
-        let is = |&id: &u32| {
-            clients
-                .find(id)
-                .is_some_and(|session| session.client.id == client)
-        };
-        if let Some(id) = known.filter(is) {
-            return Some(id);
-        }
-        if self.targets.len() >= TARGETS {
-            self.targets.clear();
-        }
-        let found = clients.of_client(client)?;
-        self.targets.insert(client, found);
-        Some(found)
-    }
-
     /// Tells how much memory it holds.
     fn count(&mut self, clients: &mut Clients) {
         let now = self.table.memory() + self.strata.memory();
@@ -583,218 +487,6 @@ impl Worker {
         }
     }
 
-    /// `CLIENT TRACKING`.
-    pub(crate) fn client_tracking(&mut self, id: u32, request: &Request<'_>) -> Dispatched {
-        let session = self.clients.session(id);
-        // What follows takes another pipe, which could overtake what is under way on this one.
-        if session.outbox.in_flight() > 0 {
-            return Dispatched::Waits;
-        }
-        let (target, asked) = Asked::parse(request);
-        let Some(target) = target else {
-            let number = self.clients.session(id).outbox.reserve();
-            self.track(id, number, asked, 0);
-            self.stats.requests_local.add(1);
-            self.taken(id);
-            return Dispatched::Done;
-        };
-        let target = u64::try_from(target).unwrap_or(0); // no client has that
-        let home = move |worker: &mut Self| {
-            let here = worker.clients.of_client(target);
-            here.map(|_| worker.crew.own())
-        };
-        let done = self.ask_all_then(id, home, move |worker, number, homes| {
-            if let Some(tracking) = &mut worker.clients.session(id).client.tracking {
-                tracking.settling = None;
-            }
-            match homes.map(|homes| homes.into_iter().flatten().next()) {
-                Ok(Some(home)) => worker.track(id, number, asked, home),
-                Ok(None) => worker.refuse_tracking(id, number, NO_SUCH_TARGET),
-                Err(text) => worker.refuse_tracking(id, number, text),
-            }
-        });
-        if done == Dispatched::Done && self.clients.session(id).outbox.in_flight() > 0 {
-            // Where there is no other worker to ask, the prefixes may be settled already.
-            let settling = &mut self.tracking_of(id).settling;
-            settling.get_or_insert(Settling::Target);
-        }
-        done
-    }
-
-    /// A session's state, new if it has none.
-    fn tracking_of(&mut self, id: u32) -> &mut Tracking {
-        let tracking = &mut self.clients.session(id).client.tracking;
-        tracking.get_or_insert_with(|| Box::new(Tracking::new(self.trackers.enlist(id))))
-    }
-
-    fn refuse_tracking(&mut self, id: u32, number: u32, text: &str) {
-        let tracking = &self.clients.session(id).client.tracking;
-        if tracking
-            .as_ref()
-            .is_some_and(|tracking| tracking.options.is_none())
-        {
-            self.stop_tracking(id);
-        }
-        self.clients.reply_error(id, number, text);
-    }
-
-    /// Does what `CLIENT TRACKING` asks for; `home` is the worker of the client to redirect to.
-    fn track(&mut self, id: u32, number: u32, asked: Result<Asked, String>, home: usize) {
-        let session = self.clients.session(id);
-        if session.is_closed() {
-            return self.clients.reply(id, number, |_| {});
-        }
-        let tracking = session.client.tracking.as_ref();
-        let before = tracking.and_then(|tracking| tracking.options.as_ref());
-        let options = match asked {
-            Ok(Asked::Off) => None,
-            Ok(Asked::On(asking)) => match asking.apply(before) {
-                Ok(options) => Some(options),
-                Err(text) => return self.refuse_tracking(id, number, &text),
-            },
-            Err(text) => return self.refuse_tracking(id, number, &text),
-        };
-        let Some(options) = options else {
-            self.stop_tracking(id);
-            return self.clients.reply(id, number, |out| put_simple(out, "OK"));
-        };
-        let own = before.is_some_and(|before| before.no_loop);
-        let moves = before.is_some_and(|before| before.no_loop != options.no_loop);
-        let tracking = self.tracking_of(id);
-        let tracker = tracking.tracker;
-        (tracking.broken, tracking.home) = (false, home);
-        tracking.options = Some(options.clone());
-        if own {
-            // Its pipes are opened anew, with the new options; what they would have said is lost.
-            self.backends.retire_hearing(Hearing::Own(tracker));
-        }
-        if let Mode::Broadcast(prefixes) = &options.mode {
-            if options.no_loop {
-                self.trackers.strata.leave(tracker, prefixes.iter());
-            } else {
-                for prefix in prefixes {
-                    self.trackers.strata.place(prefix, tracker);
-                }
-            }
-            let until = Instant::now() + PATIENCE;
-            self.tracking_of(id).settling = Some(Settling::Prefixes { number, until });
-            self.trackers.settling.push(id);
-            self.hear_everywhere();
-            if let Some(way) = self.clients.session(id).broadcast_way() {
-                self.backends.hear_everywhere(way, &[], self.clock.micros());
-            }
-            self.settle_tracking();
-        } else {
-            self.tracking_of(id).fresh = false;
-            self.clients.reply(id, number, |out| put_simple(out, "OK"));
-        }
-        // What other pipes have heard meanwhile is lost.
-        if moves || own {
-            let Self {
-                clients, trackers, ..
-            } = self;
-            trackers.tell(clients, tracker, None, &Stale::All);
-        }
-        self.retire_unheard();
-        self.trackers.count(&mut self.clients);
-        self.clients.recount(id);
-    }
-
-    /// A session tracks no longer: it was told to, or ends.
-    pub(crate) fn stop_tracking(&mut self, id: u32) {
-        let Some(tracking) = self.clients.session(id).client.tracking.take() else {
-            return;
-        };
-        let Tracking {
-            tracker, options, ..
-        } = *tracking;
-        self.trackers.sessions.remove(&tracker);
-        self.trackers.redirecting.retain(|&other| other != id);
-        self.trackers.settling.retain(|&other| other != id);
-        if let Some(options) = options {
-            if options.no_loop {
-                self.backends.retire_hearing(Hearing::Own(tracker));
-            } else if let Mode::Broadcast(prefixes) = &options.mode {
-                self.trackers.strata.leave(tracker, prefixes.iter());
-            }
-        }
-        if let Some(Settling::Prefixes { number, .. }) = tracking.settling {
-            self.clients.reply(id, number, |_| {}); // nobody is there to read it
-        }
-        self.retire_unheard();
-        self.trackers.count(&mut self.clients);
-    }
-
-    /// Pipes that nobody listens to any more end.
-    fn retire_unheard(&mut self) {
-        if self.trackers.sessions.is_empty() {
-            self.trackers.table.clear();
-            self.backends.retire_hearing(Hearing::Shared);
-        }
-        let needed = self.trackers.strata();
-        self.backends.retire_strata(&needed);
-    }
-
-    /// Opens the pipes that have to be there before anybody asks for anything, and has those that are
-    /// there told of the prefixes that have come.
-    fn hear_everywhere(&mut self) {
-        for stratum in self.trackers.strata() {
-            let lane = Lane::Hearing(Hearing::Broadcast(stratum));
-            let prefixes = self.trackers.prefixes(stratum);
-            self.backends.hear_everywhere(
-                Way {
-                    lane,
-                    ..Way::HEARING
-                },
-                prefixes,
-                self.clock.micros(),
-            );
-        }
-    }
-
-    /// Answers those whose `CLIENT TRACKING` has waited long enough, or for what is there now.
-    fn settle_tracking(&mut self) {
-        let mut settling = std::mem::take(&mut self.trackers.settling);
-        settling.retain(|&id| !self.settle(id));
-        self.trackers.settling = settling;
-    }
-
-    fn settle(&mut self, id: u32) -> bool {
-        let session = self.clients.session(id);
-        let own = session.broadcast_way();
-        let Some(tracking) = &mut session.client.tracking else {
-            return true;
-        };
-        let Some(Settling::Prefixes { number, until }) = tracking.settling else {
-            return true;
-        };
-        let agreed = match (own, tracking.options.as_ref().map(|options| &options.mode)) {
-            (Some(way), _) => self.backends.all_hear(way, 0),
-            (None, Some(Mode::Broadcast(prefixes))) => {
-                let strata = &self.trackers.strata;
-                let of = |prefix: &[u8]| strata.of(tracking.tracker, prefix);
-                let mut needed: Vec<u32> =
-                    prefixes.iter().filter_map(|prefix| of(prefix)).collect();
-                needed.dedup();
-                needed.into_iter().all(|stratum| {
-                    let lane = Lane::Hearing(Hearing::Broadcast(stratum));
-                    let way = Way {
-                        lane,
-                        ..Way::HEARING
-                    };
-                    self.backends.all_hear(way, strata.prefixes(stratum).len())
-                })
-            }
-            (None, Some(Mode::All | Mode::OptIn | Mode::OptOut) | None) => true,
-        };
-        if !agreed && Instant::now() < until {
-            return false;
-        }
-        (tracking.settling, tracking.fresh) = (None, false);
-        self.clients.reply(id, number, |out| put_simple(out, "OK"));
-        true
-    }
-
     /// A new topology is routed by: `before` was until now.
     pub(crate) fn move_tracked(&mut self, before: Option<&Topology>) {
         let (Some(before), Some(now)) = (before, &self.topology) else {
@@ -887,106 +579,6 @@ impl Worker {
         if trackers.table.keys() > 0 {
             trackers.forget_all(clients);
             trackers.count(clients);
-        }
-    }
-
-    /// Whether nothing is left to be sent.
-    fn send_redirected(&mut self, id: u32) -> bool {
-        let session = self.clients.session(id);
-        let Some(tracking) = &mut session.client.tracking else {
-            return true;
-        };
-        let left = |(number, _): &(u32, Owned)| !session.outbox.awaits(*number);
-        let count = tracking
-            .redirected
-            .iter()
-            .take_while(|one| left(one))
-            .count();
-        let target = tracking
-            .options
-            .as_ref()
-            .and_then(|options| options.redirect);
-        let Some(target) = target else {
-            tracking.redirected.clear(); // it redirects no longer
-            tracking.redirected_keys = 0;
-            return true;
-        };
-        if count > 0 {
-            let (own, client) = (self.crew.own(), session.client.id);
-            let messages: Vec<Owned> = tracking
-                .redirected
-                .iter()
-                .take(count)
-                .map(|(_, stale)| stale.clone())
-                .collect();
-            let home = tracking.home;
-            let sent = self.crew.tell(home, move |worker| {
-                worker.take_redirected(target, &messages, own, client);
-            });
-            match sent {
-                Err(Untold::Busy) => return false, // the next turn, or tick, tries again
-                Ok(()) | Err(Untold::Gone) => {}
-            }
-            let tracking = self.tracking_of(id);
-            let keys = tracking
-                .redirected
-                .drain(..count)
-                .map(|(_, stale)| stale.keys());
-            tracking.redirected_keys -= keys.sum::<usize>();
-            if sent == Err(Untold::Gone) {
-                self.redirect_broken(client, target);
-            }
-        }
-        self.tracking_of(id).redirected.is_empty()
-    }
-
-    /// Brings messages for a client of this worker, from the client of another one.
-    fn take_redirected(&mut self, target: u64, messages: &[Owned], from: usize, client: u64) {
-        let Some(id) = self.trackers.target(&self.clients, target) else {
-            // Should this be lost, the next message says it again.
-            let _ = self
-                .crew
-                .tell(from, move |worker| worker.redirect_broken(client, target));
-            return;
-        };
-        for stale in messages {
-            let session = self.clients.session(id);
-            let mut message = Vec::new();
-            match session.client.protocol {
-                Protocol::Resp3 => message::put_push(&stale.borrow(), &mut message),
-                Protocol::Resp2 if session.client.subscriptions.is_some() => {
-                    message::put_published(&stale.borrow(), &mut message);
-                }
-                Protocol::Resp2 => continue,
-            }
-            self.trackers.told += 1;
-            self.clients.push(id, &message);
-        }
-    }
-
-    /// The client that one of this worker redirects to is gone.
-    fn redirect_broken(&mut self, client: u64, target: u64) {
-        let Some(id) = self.trackers.target(&self.clients, client) else {
-            return;
-        };
-        let session = self.clients.session(id);
-        let protocol = session.client.protocol;
-        let Some(tracking) = &mut session.client.tracking else {
-            return;
-        };
-        if tracking
-            .options
-            .as_ref()
-            .and_then(|options| options.redirect)
-            != Some(target)
-        {
-            return; // it redirects to another by now
-        }
-        tracking.broken = true;
-        if protocol == Protocol::Resp3 {
-            let mut push = Vec::new();
-            message::put_broken(target, &mut push);
-            self.clients.push(id, &push);
         }
     }
 }
