@@ -5,10 +5,16 @@
 
 use std::time::Duration;
 
-use crate::resp::{Request, parse_int};
+use crate::resp::Request;
 
+mod class;
 pub mod details;
+mod keys;
 mod table;
+
+pub use class::{Across, Asked, Bound, Class, Local, Merge, PubSub, Split, Topic};
+pub use keys::Keys;
+use keys::stream_read;
 
 /// What `COMMAND` says of a command: the bits of [`Command::flags`].
 pub mod flag {
@@ -96,82 +102,6 @@ pub mod category {
     ];
 }
 
-/// Where a command's keys are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Keys {
-    /// It has none.
-    None,
-    /// It has none, but shard channels, up to `last`, of which `COMMAND` tells as of keys.
-    Channels { last: i8 },
-    /// From `first` to `last`, every `step`-th argument; a negative `last` counts from the end.
-    Range { first: i8, last: i8, step: u8 },
-    /// As many as argument `at` says, behind it, every `step`-th.
-    Counted { at: u8, step: u8 },
-    /// The destination, a count, and as many sources (`ZUNIONSTORE`).
-    StoredCounted,
-    /// The first half of what stands behind `STREAMS`.
-    Streams,
-    /// The first argument, and the one behind the last `STORE`.
-    Sort,
-    /// The first argument, the one behind the last `STORE`, and the one behind the last `STOREDIST`: one of
-    /// them is the destination, and Redis Cluster asks for both.
-    GeoRadius,
-}
-
-/// Who answers a command.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Class {
-    /// The group that owns the one slot of all its keys.
-    Forward,
-    /// As [`Class::Forward`], if the keys that it makes of patterns are certain to lie in that slot, too.
-    Sort,
-    /// Each group that owns some of its keys answers for these; the replies are merged.
-    Split(Split),
-    /// Each group that owns slots gets the whole of it; the replies are merged.
-    Everywhere(Merge),
-    /// As many groups as it takes, and the proxy: their replies alone are not all there is to know.
-    Across(Across),
-    /// The proxy.
-    Local(Local),
-    /// All workers of the proxy, each for its sessions.
-    Crew(Asked),
-    /// The proxy and the homes of channels, together.
-    PubSub(PubSub),
-    /// The proxy, which has the servers tell of changes.
-    Tracking,
-    /// The proxy, until all that stands between `MULTI` and `EXEC` goes to its group.
-    Transaction(Bound),
-    /// All groups that own slots, each on a connection of the session's own; the reply is the least.
-    Replicas,
-    /// Its subcommands have rows of their own, which decide. Alone it is answered by the proxy, if at
-    /// all: the arity of all but `COMMAND` asks for a subcommand.
-    Container(Option<Local>),
-    /// Nobody, whatever the proxy learns: it is nothing to be passed on to servers that others use. Says
-    /// why.
-    Denied(&'static str),
-}
-
-/// What all workers of the proxy are asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asked {
-    ClientKill,
-    ClientList,
-    ClientPause,
-    ClientUnblock,
-    ClientUnpause,
-    Monitor,
-}
-
-/// Where a transaction begins or ends, or what it depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bound {
-    Multi,
-    Exec,
-    Discard,
-    Watch,
-    Unwatch,
-}
-
 /// Where a blocking request says how long it may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
@@ -194,208 +124,6 @@ impl Patience {
             .ok()
             .filter(|time| !time.is_zero())
     }
-}
-
-/// How a command over many slots is split and merged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Split {
-    /// Keys; the merged reply has one value for each, in their order.
-    Mget,
-    /// Keys with values; done when all parts are.
-    Mset,
-    /// Keys; the reply is the sum of the parts' numbers.
-    Sum,
-}
-
-impl Split {
-    /// How the parts' replies become one.
-    pub fn merge(self) -> Merge {
-        match self {
-            Self::Mget => Merge::Values,
-            Self::Mset => Merge::Same,
-            Self::Sum => Merge::Sum,
-        }
-    }
-}
-
-/// How the replies of several groups become one. If a group fails, the whole does, with its error; but
-/// for [`Merge::Any`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Merge {
-    /// One value for each key, in their order.
-    Values,
-    /// They all say the same, so that one is enough.
-    Same,
-    /// Their numbers are added.
-    Sum,
-    /// Of each place in their arrays of numbers, the least: 1 only where all say so.
-    Least,
-    /// One success is enough: only one of them has what it is about.
-    Any,
-    /// All that their arrays have, each once.
-    Union,
-    /// The largest of their numbers.
-    Most,
-    /// Of each event the newest sample, and the highest.
-    Events,
-    /// Their samples, in the order of time.
-    Samples,
-    /// Calls by command and duration, added.
-    Histograms,
-    /// Bytes and counts, added; the highest of shares.
-    Figures,
-    /// What one of them is executing; else what they all say.
-    Running,
-}
-
-/// What is asked of groups in a way of its own, and answered with the proxy's help.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Across {
-    /// One group after another, page by page; of each, the keys it owns.
-    Scan,
-    /// All groups; of each, the keys it owns.
-    AllKeys,
-    /// All groups; a key of one that has some.
-    RandomKey,
-    /// All groups; their figures in one, and the proxy's. A group that fails is left out.
-    Info,
-    /// All groups; the newest entries of their logs.
-    Newest,
-    /// All groups; a text of each.
-    Report,
-    /// One group's settings, and the proxy's own.
-    Settings,
-    /// All groups, like [`Class::Everywhere`] with [`Merge::Same`], if the proxy was started with
-    /// `--allow-config-set`.
-    Configure,
-}
-
-/// What the proxy answers itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Local {
-    AclCat,
-    AclGenPass,
-    AclHelp,
-    AclWhoAmI,
-    Auth,
-    ClientCaching,
-    ClientCapa,
-    ClientGetName,
-    ClientGetRedir,
-    ClientHelp,
-    ClientId,
-    ClientInfo,
-    ClientNoEvict,
-    ClientNoTouch,
-    ClientReply,
-    ClientSetInfo,
-    ClientSetName,
-    ClientTrackingInfo,
-    ClusterHelp,
-    ClusterInfo,
-    ClusterKeySlot,
-    ClusterKeysInSlot,
-    ClusterLinks,
-    ClusterMode,
-    ClusterMyId,
-    ClusterNodes,
-    ClusterReplicas,
-    ClusterShards,
-    ClusterSlots,
-    CommandAll,
-    CommandCount,
-    CommandGetKeys,
-    CommandGetKeysAndFlags,
-    CommandHelp,
-    CommandInfo,
-    CommandList,
-    Echo,
-    Hello,
-    Ping,
-    Quit,
-    Reset,
-    Role,
-    Select,
-    Time,
-}
-
-impl Local {
-    /// Whether requests behind it may need another connection to the servers than those before it, or
-    /// are answered otherwise.
-    pub fn changes_pipe(self) -> bool {
-        match self {
-            Self::ClientReply | Self::Hello | Self::Reset | Self::Select => true,
-            Self::AclCat
-            | Self::AclGenPass
-            | Self::AclHelp
-            | Self::AclWhoAmI
-            | Self::Auth
-            | Self::ClientCaching
-            | Self::ClientCapa
-            | Self::ClientGetName
-            | Self::ClientGetRedir
-            | Self::ClientHelp
-            | Self::ClientId
-            | Self::ClientInfo
-            | Self::ClientNoEvict
-            | Self::ClientNoTouch
-            | Self::ClientSetInfo
-            | Self::ClientSetName
-            | Self::ClusterHelp
-            | Self::ClusterInfo
-            | Self::ClusterKeySlot
-            | Self::ClusterKeysInSlot
-            | Self::ClusterLinks
-            | Self::ClusterMode
-            | Self::ClusterMyId
-            | Self::ClusterNodes
-            | Self::ClusterReplicas
-            | Self::ClusterShards
-            | Self::ClientTrackingInfo
-            | Self::ClusterSlots
-            | Self::CommandAll
-            | Self::CommandCount
-            | Self::CommandGetKeys
-            | Self::CommandGetKeysAndFlags
-            | Self::CommandHelp
-            | Self::CommandInfo
-            | Self::CommandList
-            | Self::Echo
-            | Self::Ping
-            | Self::Quit
-            | Self::Role
-            | Self::Time => false,
-        }
-    }
-}
-
-/// What one may subscribe to.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Topic {
-    /// A channel.
-    Channel,
-    /// All channels that match a pattern.
-    Pattern,
-    /// A channel of `SSUBSCRIBE`, which no pattern matches.
-    Shard,
-}
-
-impl Topic {
-    /// How many kinds there are.
-    pub const COUNT: usize = 3;
-}
-
-/// A command of publish and subscribe that the proxy has a part in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PubSub {
-    /// Begins subscriptions.
-    Subscribe(Topic),
-    /// Ends subscriptions.
-    Unsubscribe(Topic),
-    /// Publishes a message at the home of its channel.
-    Publish(Topic),
-    /// Asks how many are subscribed to channels.
-    Count(Topic),
 }
 
 /// How requests are told apart where they are counted.
@@ -575,48 +303,8 @@ impl Command {
     /// Calls `visit` with the index of each key of a request. Where the request is malformed (a count
     /// that is none) there are no keys: the server will say what is wrong.
     #[inline]
-    pub fn visit_keys(&self, request: &Request<'_>, mut visit: impl FnMut(usize)) {
-        let argc = request.argc();
-        match self.keys {
-            Keys::None | Keys::Channels { .. } => {}
-            Keys::Range { first, last, step } => {
-                let end = if last < 0 {
-                    argc as isize + isize::from(last)
-                } else {
-                    last.into()
-                };
-                (isize::from(first)..=end)
-                    .step_by(usize::from(step))
-                    .filter(|&index| index < argc as isize)
-                    .for_each(|index| visit(index as usize));
-            }
-            Keys::Counted { at, step } => {
-                let keys = counted(request, at.into(), step.into());
-                keys.step_by(step.into()).for_each(visit);
-            }
-            Keys::StoredCounted => {
-                let sources = counted(request, 2, 1);
-                if !sources.is_empty() {
-                    visit(1);
-                }
-                sources.for_each(visit);
-            }
-            Keys::Streams => stream_read(request).keys.for_each(visit),
-            Keys::Sort => {
-                let options: &[(&[u8], usize)] = &[(b"LIMIT", 2), (b"BY", 1), (b"GET", 1)];
-                visit(1);
-                last_behind(request, 2, b"STORE", options).map(visit);
-            }
-            Keys::GeoRadius => {
-                visit(1);
-                let others: [(&[u8], &[u8]); 2] =
-                    [(b"STORE", b"STOREDIST"), (b"STOREDIST", b"STORE")];
-                for (name, other) in others {
-                    let options = [(&b"COUNT"[..], 1), (other, 1)];
-                    last_behind(request, 5, name, &options).map(&mut visit);
-                }
-            }
-        }
+    pub fn visit_keys(&self, request: &Request<'_>, visit: impl FnMut(usize)) {
+        self.keys.visit(request, visit);
     }
 
     /// Whether this request would make its connection wait at the server.
@@ -640,82 +328,6 @@ impl Command {
         };
         Some(Patience { at, in_millis })
     }
-}
-
-/// What stands behind argument `at`, up to the last of as many keys as that says, a `step` apart.
-fn counted(request: &Request<'_>, at: usize, step: usize) -> std::ops::Range<usize> {
-    let count = (at < request.argc())
-        .then(|| parse_int(request.arg(at)))
-        .flatten()
-        .and_then(|count| usize::try_from(count).ok())
-        .filter(|&count| count <= (request.argc() - at - 1).div_ceil(step))
-        .unwrap_or(0);
-    let len = (count * step).saturating_sub(step - 1);
-    at + 1..at + 1 + len
-}
-
-/// What XREAD and XREADGROUP ask for, read as Redis reads it: names given by the client (of a group, a
-/// consumer, a stream) are no options, whatever they are.
-struct StreamRead {
-    /// The argument behind BLOCK.
-    block: Option<usize>,
-    /// Where the keys are; empty where the request is malformed.
-    keys: std::ops::Range<usize>,
-}
-
-fn stream_read(request: &Request<'_>) -> StreamRead {
-    let mut read = StreamRead {
-        block: None,
-        keys: 0..0,
-    };
-    let mut at = 1;
-    while at < request.argc() {
-        let option = request.arg(at);
-        if option.eq_ignore_ascii_case(b"STREAMS") {
-            let rest = request.argc() - at - 1;
-            if rest.is_multiple_of(2) {
-                read.keys = at + 1..at + 1 + rest / 2;
-            }
-            break;
-        }
-        if option.eq_ignore_ascii_case(b"BLOCK") {
-            read.block = Some((at + 1).min(request.argc() - 1)); // the last one counts, as in Redis
-        }
-        at += if option.eq_ignore_ascii_case(b"GROUP") {
-            3
-        } else if option.eq_ignore_ascii_case(b"NOACK") {
-            1
-        } else {
-            2 // COUNT and BLOCK, and what the server will refuse
-        };
-    }
-    read
-}
-
-/// What stands behind the last option of this name: Redis takes no account of those before it. Other
-/// options that have arguments of their own are passed over with these.
-fn last_behind(
-    request: &Request<'_>,
-    from: usize,
-    name: &[u8],
-    options: &[(&[u8], usize)],
-) -> Option<usize> {
-    let mut last = None;
-    let mut at = from;
-    while at < request.argc() {
-        let arg = request.arg(at);
-        let option = options
-            .iter()
-            .find(|(name, _)| arg.eq_ignore_ascii_case(name));
-        if let Some((_, arguments)) = option {
-            at += arguments;
-        } else if arg.eq_ignore_ascii_case(name) {
-            at += 1;
-            last = Some(at);
-        }
-        at += 1;
-    }
-    last.filter(|&at| at < request.argc())
 }
 
 fn names(names: &[&'static str], bits: u32) -> Vec<&'static str> {
@@ -843,26 +455,6 @@ const fn hash(name: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::{Limits, Progress, put_bulk, put_header};
-
-    /// The indices of the keys of a request, given as words.
-    fn keys(words: &str) -> Vec<usize> {
-        let words: Vec<&str> = words.split(' ').collect();
-        let mut raw = Vec::new();
-        put_header(&mut raw, b'*', words.len());
-        words
-            .iter()
-            .for_each(|word| put_bulk(&mut raw, word.as_bytes()));
-        let (mut args, limits) = (Vec::new(), Limits::UNAUTHENTICATED);
-        Progress::default()
-            .scan(&raw, &mut args, &Limits { args: 99, ..limits }, true)
-            .unwrap();
-        let request = Request::new(&raw, &args);
-        let mut keys = Vec::new();
-        let command = find(&request).unwrap();
-        command.visit_keys(&request, |index| keys.push(index));
-        keys
-    }
 
     #[test]
     fn what_is_served_is_found_in_any_case_and_nothing_else() {
@@ -899,48 +491,6 @@ mod tests {
             let is_container = matches!(container.class, Class::Container(_));
             assert!(is_container || !row.is_served(), "{}", row.name);
             assert!(is_container || !container.is_served(), "{}", row.name);
-        }
-    }
-
-    #[test]
-    fn keys_are_where_redis_says() {
-        for (words, expected) in [
-            ("get k", &[1][..]),
-            ("mget a b c", &[1, 2, 3]),
-            ("mset a 1 b 2", &[1, 3]),
-            ("bitop and d a b", &[2, 3, 4]),
-            ("rename a b", &[1, 2]),
-            ("eval s 2 a b x", &[3, 4]),
-            ("eval s 0 x", &[]),
-            ("eval s 9 a", &[]),
-            ("eval s -1 a", &[]),
-            ("eval s x a", &[]),
-            ("zunionstore d 2 a b weights 1 2", &[1, 3, 4]),
-            ("zunion 2 a b", &[2, 3]),
-            ("xread count 1 streams a b 0 0", &[4, 5]),
-            ("xread streams a b 0", &[]),
-            ("xreadgroup group g c streams s >", &[5]),
-            ("xreadgroup group g streams block 0 noack streams s >", &[8]),
-            ("xreadgroup group block streams count 1 streams s >", &[7]),
-            ("xgroup create s g $", &[2]),
-            ("xgroup help", &[]),
-            ("memory usage k", &[2]),
-            ("msetex 2 a 1 b 2 ex 9", &[2, 4]),
-            ("msetex 2 a 1 b", &[2, 4]),
-            ("msetex 3 a 1 b", &[]),
-            ("sort k by x store d", &[1, 5]),
-            ("sort k store a store b get store store c", &[1, 9]),
-            ("sort k limit 0 store store d", &[1, 6]),
-            ("sort k store", &[1]),
-            ("georadius k 1 2 3 m store d storedist e", &[1, 7, 9]),
-            (
-                "georadius k 1 2 3 m storedist d store e store f",
-                &[1, 11, 7],
-            ),
-            ("georadiusbymember k m 3 m store d", &[1, 6]),
-            ("lcs a b len", &[1, 2]),
-        ] {
-            assert_eq!(keys(words), expected, "{words}");
         }
     }
 }
