@@ -52,6 +52,7 @@ pub use self::{
     link::{Endpoint, LinkError, Mandate},
     reap::{Reaped, Unreaped},
     report::{Progress, Stage},
+    verify::{Difference, Verified, What, Which},
 };
 
 mod attempt;
@@ -72,6 +73,7 @@ mod scan;
 mod server;
 mod tracker;
 mod value;
+mod verify;
 
 /// What to copy. The leader's term must stand in the fence records of both servers before.
 #[derive(Clone, Debug)]
@@ -347,6 +349,20 @@ pub async fn reap(
     let is_former = |other: &str| attempt::is_former(other, plan, &name);
     clean::close_former(&mut link, is_former).await?;
     reap::reap(&mut link, &slots, still_ours, progress).await
+}
+
+/// Compares what the source and the target of a plan have of some slots, and changes nothing. What differs
+/// is told as it is found.
+pub async fn verify(
+    plan: &Plan,
+    slots: SlotSet,
+    which: Which,
+    progress: &watch::Sender<Verified>,
+) -> Result<(), LinkError> {
+    let opener = opener(plan, "verify");
+    let source = verify::Side::new(opener.open(&plan.source, 0).await?);
+    let target = verify::Side::new(opener.open(&plan.target, 1).await?);
+    verify::verify(source, target, &slots, which, progress).await
 }
 
 /// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions.

@@ -1,14 +1,17 @@
 //! What comes before a copy, and after it.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
-use controlplane::mover::{Reaped, Unreaped, examine, reap};
+use controlplane::mover::{Reaped, Unreaped, Verified, What, Which, examine, reap, verify};
 use redis::cmd;
 use tokio::sync::watch;
 
 use super::{
-    fill, run,
-    stand::{Stand, all, half, program},
+    EVERY_TYPE, fill, run,
+    stand::{Stand, all, half, program, settle},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,4 +109,63 @@ async fn an_older_target_cannot_restore() {
         let fit = examine(&stand.plan(all()), 1024).await.unwrap();
         assert_eq!(fit.restores, restores);
     }
+}
+
+/// What differs between the two of a stand.
+async fn verified(stand: &Stand, which: Which) -> Verified {
+    let (progress, told) = watch::channel(Verified::default());
+    verify(&stand.plan(half()), half(), which, &progress)
+        .await
+        .unwrap();
+    told.borrow().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_is_found() {
+    let stand = Stand::start().await;
+    let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
+    fill(&mut source, 2000).await;
+    for words in EVERY_TYPE {
+        run(&mut source, words).await;
+    }
+    let mut add = cmd("EVAL");
+    let script = "for n = 1, 20000 do redis.call('ZADD', KEYS[1], n, 'm' .. n) \
+        redis.call('SADD', KEYS[2], 'm' .. n) end";
+    add.arg(script).arg(2).arg(&["{k0}zset", "{k0}set"]);
+    add.query_async::<()>(&mut source).await.unwrap();
+    let mut copy = stand.copied(half()).await;
+    settle(&mut copy, half()).await.unwrap();
+    let same = verified(&stand, Which::All).await;
+    assert!(same.compared > 900 && same.different == 0, "{same:?}");
+    let some = verified(&stand, Which::OneIn(NonZeroU32::new(10).unwrap()))
+        .await
+        .compared;
+    assert!((20..500).contains(&some), "{some}");
+
+    // Half of these keys are of the slots.
+    for words in [
+        "SET k0 other",
+        "DEL {k0}set",
+        "ZADD {k0}zset 1.5 m1",
+        "PEXPIREAT k2 33333333333333",
+        "SET {k0}extra x",
+        "SET {a}extra x",
+    ] {
+        run(&mut target, words).await;
+    }
+    let found = verified(&stand, Which::All).await;
+    let named = found.named.iter();
+    let mut named: Vec<_> = named
+        .map(|found| (String::from_utf8_lossy(&found.key).into_owned(), found.what))
+        .collect();
+    named.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [
+        ("k0", What::Value),
+        ("k2", What::Expiry),
+        ("{k0}extra", What::Extra),
+        ("{k0}set", What::Missing),
+        ("{k0}zset", What::Value),
+    ];
+    assert_eq!(named, expected.map(|(key, what)| (key.to_owned(), what)));
+    assert_eq!(found.different, 5);
 }

@@ -1,0 +1,434 @@
+//! Compares what two servers have of some slots, key by key, and changes nothing.
+//!
+//! Most values are equal as they are dumped. Where they are not (another version, another order of a hash),
+//! and where they are big, their elements are compared, by a digest of each side that is taken page by
+//! page: in order where there is one. When the fields of a hash expire is not compared. Meant for slots that
+//! nobody writes to; of others it tells what
+//! differed at the moment it looked.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher as _},
+    num::NonZeroU32,
+};
+
+use proto::SlotSet;
+use tokio::sync::watch;
+
+use super::{
+    clean::of_slots,
+    link::{Link, LinkError},
+    pages::{Kind, Page},
+    reply::Reply,
+    scan::Walk,
+    server::Server,
+    value::{self, Asked, Clock, Expiry, Lasting},
+};
+
+/// Keys that are compared in one round trip.
+const BATCH: usize = 64;
+/// A value above so many bytes is never asked for in one piece.
+const PIECE: u64 = 256 << 10;
+/// Elements of a page; bytes of one of a string.
+const PAGE: u64 = 512;
+const STRING_PAGE: u64 = 64 << 10;
+/// Differences that are named. All are counted.
+const NAMED: usize = 100;
+
+/// Of which keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// All.
+    All,
+    /// One of so many, by chance.
+    OneIn(NonZeroU32),
+}
+
+/// What came of it so far.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Verified {
+    /// Keys that were looked at, of whatever slot.
+    pub seen: u64,
+    /// Keys that both servers had when it began.
+    pub total: u64,
+    /// Keys that were compared.
+    pub compared: u64,
+    /// Keys that differ.
+    pub different: u64,
+    /// The first of them.
+    pub named: Vec<Difference>,
+}
+
+/// A key that is not the same at both.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Difference {
+    /// The database.
+    pub database: u32,
+    /// The key.
+    pub key: Vec<u8>,
+    /// In what.
+    pub what: What,
+}
+
+/// In what two keys differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// The target does not have it.
+    Missing,
+    /// Only the target has it.
+    Extra,
+    /// The type, or the elements.
+    Value,
+    /// When it expires.
+    Expiry,
+}
+
+/// One of the two, and how it is asked.
+pub(super) struct Side {
+    link: Link,
+    clock: Clock,
+    sizes: bool,
+    keyspace: Vec<u32>,
+    keys: u64,
+}
+
+/// What one has of a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Content {
+    digest: u64,
+    expiry: Expiry,
+}
+
+impl Side {
+    pub(super) fn new((link, is): (Link, Server)) -> Self {
+        Self {
+            link,
+            clock: if is.tells_expiry() {
+                Clock::Absolute
+            } else {
+                Clock::Relative
+            },
+            sizes: is.tells_sizes(),
+            keys: is.keys(),
+            keyspace: is.keyspace.into_keys().collect(),
+        }
+    }
+
+    /// Which of these keys are too big to be asked for in one piece.
+    async fn big(&mut self, keys: &[&[u8]]) -> Result<Vec<bool>, LinkError> {
+        if !self.sizes {
+            return Ok(vec![true; keys.len()]);
+        }
+        for key in keys {
+            self.link.push(&[b"MEMORY", b"USAGE", key]);
+        }
+        let replies = self.link.exchange().await?;
+        let is_big = |reply| matches!(reply, Reply::Integer(size) if size > PIECE as i64);
+        Ok(replies.into_iter().map(is_big).collect())
+    }
+
+    /// What there is of some keys, as it is dumped.
+    async fn dumps(&mut self, keys: &[&[u8]]) -> Result<Vec<Asked>, LinkError> {
+        for key in keys {
+            value::questions(key, self.clock, None, |words| self.link.push(words));
+        }
+        let mut replies = self.link.exchange().await?.into_iter();
+        let read = |_| value::read(&mut replies, self.clock, None);
+        Ok(keys.iter().map(read).collect())
+    }
+
+    /// What there is of a key, element by element. None: it is not there.
+    async fn content(&mut self, key: &[u8]) -> Result<Option<Content>, LinkError> {
+        let Some(expiry) = self.expiry(key).await? else {
+            return Ok(None);
+        };
+        let name = match self.link.demand("TYPE", &[b"TYPE", key]).await? {
+            Reply::Text(name) => name,
+            other => return Err(self.link.unexpected("TYPE", &other)),
+        };
+        let mut digest = Digest::new(&name);
+        let Some(kind) = Kind::read(&name) else {
+            let payload = self.link.demand("DUMP", &[b"DUMP", key]).await?;
+            digest.add(format!("{payload:?}").as_bytes());
+            let digest = digest.end();
+            return Ok(Some(Content { digest, expiry }));
+        };
+        let count = match kind {
+            Kind::String => STRING_PAGE,
+            Kind::List | Kind::Set | Kind::Hash | Kind::SortedSet | Kind::Stream => PAGE,
+        };
+        let mut position = Some(kind.beginning());
+        while let Some(from) = position {
+            kind.ask(key, &from, count, |words| self.link.push(words));
+            let reply = self.link.exchange().await?.pop().unwrap_or(Reply::Nil);
+            let page = kind.page(from, reply);
+            let (page, next) = page.map_err(|answer| self.link.refused("a page", answer))?;
+            digest.add_page(&page);
+            position = next;
+        }
+        let digest = digest.end();
+        Ok(Some(Content { digest, expiry }))
+    }
+
+    async fn expiry(&mut self, key: &[u8]) -> Result<Option<Expiry>, LinkError> {
+        loop {
+            value::ask_expiry(key, self.clock, |words| self.link.push(words));
+            let replies = self.link.exchange().await?;
+            match value::read_expiry(&mut replies.into_iter(), self.clock) {
+                Lasting::Known(expiry) => return Ok(Some(expiry)),
+                Lasting::Gone => return Ok(None),
+                Lasting::Unclear => {}
+                Lasting::Strange => {
+                    let answer = "no time of expiry".to_owned();
+                    return Err(self.link.refused("PTTL", answer));
+                }
+            }
+        }
+    }
+}
+
+/// Of the elements of a value: of those that have no order, by a sum.
+struct Digest {
+    hasher: DefaultHasher,
+    sum: u64,
+}
+
+impl Digest {
+    fn new(kind: &[u8]) -> Self {
+        let mut digest = Self {
+            hasher: DefaultHasher::new(),
+            sum: 0,
+        };
+        digest.add(kind);
+        digest
+    }
+
+    fn add(&mut self, element: &[u8]) {
+        element.hash(&mut self.hasher);
+    }
+
+    fn add_page(&mut self, page: &Page) {
+        match page {
+            // However it was cut into pages.
+            Page::Bytes(_, bytes) => self.hasher.write(bytes),
+            Page::Elements(Kind::Set, items) => self.add_anywhere(items, 1),
+            Page::Elements(Kind::Hash, items) => self.add_anywhere(items, 2),
+            Page::Elements(_, items) => items.iter().for_each(|item| self.add(item)),
+            Page::Entries(entries) => {
+                for (id, fields) in entries {
+                    self.add(id);
+                    fields.iter().for_each(|field| self.add(field));
+                }
+            }
+        }
+    }
+
+    /// A cursor may give an element twice: then the sum differs, and the key is looked at once more.
+    fn add_anywhere(&mut self, items: &[Vec<u8>], together: usize) {
+        for group in items.chunks(together) {
+            let mut hasher = DefaultHasher::new();
+            group.hash(&mut hasher);
+            self.sum = self.sum.wrapping_add(hasher.finish());
+        }
+    }
+
+    fn end(mut self) -> u64 {
+        self.hasher.write_u64(self.sum);
+        self.hasher.finish()
+    }
+}
+
+/// In what two contents differ.
+fn difference(source: Option<&Content>, target: Option<&Content>) -> Option<What> {
+    match (source, target) {
+        (None, None) => None,
+        (Some(_), None) => Some(What::Missing),
+        (None, Some(_)) => Some(What::Extra),
+        (Some(source), Some(target)) if source.digest != target.digest => Some(What::Value),
+        (Some(source), Some(target)) if source.expiry != target.expiry => Some(What::Expiry),
+        (Some(_), Some(_)) => None,
+    }
+}
+
+/// Compares the keys of the slots.
+pub(super) async fn verify(
+    mut source: Side,
+    mut target: Side,
+    slots: &SlotSet,
+    which: Which,
+    progress: &watch::Sender<Verified>,
+) -> Result<(), LinkError> {
+    progress.send_modify(|verified| verified.total = source.keys + target.keys);
+    for database in source.keyspace.clone() {
+        let sides = (&mut source, &mut target);
+        walk(database, Look::Compare, sides, slots, which, progress).await?;
+    }
+    for database in target.keyspace.clone() {
+        let sides = (&mut target, &mut source);
+        walk(database, Look::Extra, sides, slots, which, progress).await?;
+    }
+    Ok(())
+}
+
+/// What keys are looked at for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Those of the source, for all in which they may differ.
+    Compare,
+    /// Those of the target, for whether the source has them.
+    Extra,
+}
+
+/// Goes through the keys of one side, and looks at the other's.
+async fn walk(
+    database: u32,
+    look: Look,
+    (side, other): (&mut Side, &mut Side),
+    slots: &SlotSet,
+    which: Which,
+    progress: &watch::Sender<Verified>,
+) -> Result<(), LinkError> {
+    side.link.select(database).await?;
+    other.link.select(database).await?;
+    let mut pages = Walk::new();
+    while let Some(keys) = pages.next(&mut side.link).await? {
+        progress.send_modify(|verified| verified.seen += keys.len() as u64);
+        let mut keys = of_slots(&keys, slots);
+        if let Which::OneIn(many) = which {
+            keys.retain(|_| fastrand::u32(..many.get()) == 0);
+        }
+        for keys in keys.chunks(BATCH) {
+            let (compared, found) = match look {
+                Look::Compare => (keys.len(), compare(keys, side, other).await?),
+                Look::Extra => (0, extra(keys, side, other).await?),
+            };
+            progress.send_modify(|verified| {
+                verified.compared += compared as u64;
+                verified.different += found.len() as u64;
+                let room = NAMED.saturating_sub(verified.named.len());
+                let named = found.into_iter().take(room).map(|(key, what)| Difference {
+                    database,
+                    key,
+                    what,
+                });
+                verified.named.extend(named);
+            });
+        }
+    }
+    Ok(())
+}
+
+type Found = Vec<(Vec<u8>, What)>;
+
+async fn compare(keys: &[&[u8]], source: &mut Side, target: &mut Side) -> Result<Found, LinkError> {
+    let big = source.big(keys).await?;
+    let (mut small, mut doubtful) = (Vec::new(), Vec::new());
+    for (key, big) in keys.iter().zip(big) {
+        if big {
+            doubtful.push(*key);
+        } else {
+            small.push(*key);
+        }
+    }
+    let (here, there) = tokio::join!(source.dumps(&small), target.dumps(&small));
+    for ((key, here), there) in small.iter().zip(here?).zip(there?) {
+        if here != there {
+            doubtful.push(*key);
+        }
+    }
+    let mut found = Vec::new();
+    for key in doubtful {
+        let mut what = None;
+        // An element that a cursor gives twice, or a change between two looks, is not there every time.
+        for _ in 0..3 {
+            let here = source.content(key).await?;
+            let there = target.content(key).await?;
+            what = difference(here.as_ref(), there.as_ref());
+            if what.is_none() {
+                break;
+            }
+        }
+        found.extend(what.map(|what| (key.to_vec(), what)));
+    }
+    Ok(found)
+}
+
+/// Which of these keys of the target the source does not have.
+async fn extra(keys: &[&[u8]], target: &mut Side, source: &mut Side) -> Result<Found, LinkError> {
+    for side in [&mut *source, target] {
+        for key in keys {
+            side.link.push(&[b"EXISTS", key]);
+        }
+    }
+    let there = source.link.exchange().await?;
+    // It may have expired at both since it was found.
+    let still = target.link.exchange().await?;
+    let pairs = keys.iter().zip(there.into_iter().zip(still));
+    let extra = pairs.filter(|(_, pair)| *pair == (Reply::Integer(0), Reply::Integer(1)));
+    Ok(extra.map(|(key, _)| (key.to_vec(), What::Extra)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(kind: &str, pages: &[Page]) -> u64 {
+        let mut digest = Digest::new(kind.as_bytes());
+        pages.iter().for_each(|page| digest.add_page(page));
+        digest.end()
+    }
+
+    fn elements(kind: Kind, items: &[&str]) -> Page {
+        Page::Elements(
+            kind,
+            items.iter().map(|item| item.as_bytes().to_vec()).collect(),
+        )
+    }
+
+    #[test]
+    fn order_counts_where_there_is_one() {
+        let set = |items: &[&str]| digest("set", &[elements(Kind::Set, items)]);
+        assert_eq!(set(&["a", "b"]), set(&["b", "a"]));
+        assert_ne!(set(&["a", "b"]), set(&["a", "c"]));
+        let hash = |items: &[&str]| digest("hash", &[elements(Kind::Hash, items)]);
+        assert_eq!(hash(&["a", "1", "b", "2"]), hash(&["b", "2", "a", "1"]));
+        assert_ne!(hash(&["a", "1", "b", "2"]), hash(&["a", "2", "b", "1"]));
+        let list = |items: &[&str]| digest("list", &[elements(Kind::List, items)]);
+        assert_ne!(list(&["a", "b"]), list(&["b", "a"]));
+        assert_ne!(list(&["ab"]), list(&["a", "b"]));
+        assert_ne!(digest("set", &[]), digest("list", &[]));
+    }
+
+    #[test]
+    fn pages_may_be_cut_differently() {
+        let bytes = |parts: &[&str]| {
+            let page = |part: &&str| Page::Bytes(0, part.as_bytes().to_vec());
+            digest("string", &parts.iter().map(page).collect::<Vec<_>>())
+        };
+        assert_eq!(bytes(&["ab", "c"]), bytes(&["a", "bc"]));
+        let list = |parts: &[&[&str]]| {
+            let pages: Vec<Page> = parts
+                .iter()
+                .map(|part| elements(Kind::List, part))
+                .collect();
+            digest("list", &pages)
+        };
+        assert_eq!(list(&[&["a"], &["b", "c"]]), list(&[&["a", "b"], &["c"]]));
+    }
+
+    #[test]
+    fn in_what_keys_differ() {
+        let content = |digest, expiry| Content { digest, expiry };
+        let (a, b) = (content(1, Expiry::Never), content(2, Expiry::Never));
+        let late = content(1, Expiry::At(9));
+        for (source, target, what) in [
+            (None, None, None),
+            (Some(&a), Some(&a), None),
+            (Some(&a), None, Some(What::Missing)),
+            (None, Some(&a), Some(What::Extra)),
+            (Some(&a), Some(&b), Some(What::Value)),
+            (Some(&a), Some(&late), Some(What::Expiry)),
+        ] {
+            assert_eq!(difference(source, target), what);
+        }
+    }
+}
