@@ -314,6 +314,9 @@ impl Copy {
     pub async fn end(self) -> Result<(), LinkError> {
         drop(self.task);
         let mut link = open_alone(&self.plan.target, &self.plan, "end").await?;
+        let name = format!("{}:end:", self.plan.name);
+        let is_former = |other: &str| attempt::is_former(other, &self.plan, &name);
+        clean::close_former(&mut link, is_former).await?;
         for database in link.server().await?.keyspace.into_keys() {
             link.select(database).await?;
             // One more than planned: that for big keys.

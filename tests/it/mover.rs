@@ -15,7 +15,8 @@ use redis::{aio::MultiplexedConnection, cmd, pipe};
 use tokio::time;
 
 use self::stand::{
-    Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams, touched,
+    Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams,
+    settle_within, touched,
 };
 
 mod around;
@@ -375,6 +376,47 @@ async fn a_rate_is_kept_but_for_what_is_held() {
     fill(&mut link, 500).await;
     settle(&mut copy, all()).await.unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 3000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_target_is_waited_for() {
+    let stand = Stand::start().await;
+    let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
+    fill(&mut source, 3000).await;
+    run(&mut target, "CONFIG SET maxmemory 1500000").await;
+    let mut copy = Copy::begin(stand.plan(all()));
+    let full = |text: &str| text.starts_with("OOM");
+    reaches(&copy, |p| p.waits_for.as_deref().is_some_and(full)).await;
+    // Changes are heard of meanwhile.
+    for n in 0..3000 {
+        run(&mut source, &format!("SET k{n} new")).await;
+    }
+    run(&mut target, "CONFIG SET maxmemory 0").await;
+    follows(&copy).await;
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 3000);
+    assert_eq!(copy.progress().borrow().attempt, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_the_target_must_have_it() {
+    let stand = Stand::start().await;
+    fill(&mut stand.source.connect().await, 500).await;
+    let replica = stand.replica().await;
+    let mut copy = stand.copied(all()).await;
+    settle(&mut copy, all()).await.unwrap();
+    copy.reopen(all()).await;
+    replica.process.stop();
+    let none = settle_within(&mut copy, all(), Duration::from_millis(500)).await;
+    assert!(
+        matches!(
+            none,
+            Err(Unsettled::ReplicaBehind | Unsettled::OverBudget(_))
+        ),
+        "{none:?}"
+    );
+    replica.process.resume();
+    settle(&mut copy, all()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

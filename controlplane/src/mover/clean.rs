@@ -72,9 +72,16 @@ pub(super) async fn close_former(
         }
         for id in former {
             let id = id.to_string();
-            // An error: it has gone by itself. The next list will tell.
-            link.ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()])
-                .await?;
+            match link
+                .ask(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()])
+                .await?
+            {
+                Reply::Error(answer) if !answer.contains("No such client") => {
+                    return Err(link.refused("CLIENT KILL", answer));
+                }
+                // Or it has gone by itself. The next list will tell.
+                _ => {}
+            }
         }
     }
 }

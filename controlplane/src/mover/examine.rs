@@ -53,6 +53,11 @@ pub(super) fn fit(source: &Server, target: &Server) -> Result<(), String> {
             return Err(format!("the {role} is a node of a Redis Cluster"));
         }
     }
+    if !source.tracks() {
+        return Err(
+            "the source is older than Redis 6: it cannot tell which keys change".to_owned(),
+        );
+    }
     if !target.restores_exactly() {
         return Err("the target is older than Redis 5".to_owned());
     }
@@ -226,7 +231,9 @@ mod tests {
         );
         let mut old = server("b", PRIMARY);
         old.version = (4, 0);
-        check(old, "the target is older than Redis 5");
+        check(old.clone(), "the target is older than Redis 5");
+        let got = fit(&old, &server("c", PRIMARY)).unwrap_err();
+        assert!(got.starts_with("the source is older than Redis 6"), "{got}");
     }
 
     #[test]

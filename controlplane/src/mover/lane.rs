@@ -365,7 +365,15 @@ impl Lane {
         for key in handed {
             self.state.handing.insert(key);
         }
-        let copied = self.relay.copy(database, &own).await?;
+        let mut copied = self.relay.copy(database, &own).await?;
+        while !copied.later.is_empty() && drain.is_some_and(|drain| !drain.done.is_closed()) {
+            time::sleep(LATER).await;
+            let later = std::mem::take(&mut copied.later);
+            copied.add(self.relay.copy(database, &later).await?);
+        }
+        for key in copied.later {
+            self.state.mark(key, &self.role);
+        }
         self.state.streams.extend(copied.streams);
         for key in copied.foreign {
             self.copy_in_pieces(database, &key, 0, drain).await?;

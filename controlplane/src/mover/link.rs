@@ -86,6 +86,9 @@ pub enum LinkError {
     },
 }
 
+/// How long is waited before a server is asked again that is busy with a script.
+const BUSY: Duration = Duration::from_millis(50);
+
 /// How all links of a copy are opened.
 #[derive(Clone, Debug)]
 pub(super) struct Opener {
@@ -107,6 +110,8 @@ pub(super) struct Link {
     patience: Duration,
     /// An exchange has begun and not ended.
     broken: bool,
+    /// Nothing is asked but reads: what was not executed may be asked for again.
+    reads: bool,
 }
 
 impl Opener {
@@ -136,6 +141,7 @@ impl Opener {
             database: 0,
             patience: self.patience,
             broken: false,
+            reads: false,
         };
         if let Some(login) = &endpoint.login {
             link.log_in(login).await?;
@@ -164,11 +170,17 @@ impl Link {
         }
         let mut replies = Vec::with_capacity(self.queued);
         let all = async {
-            self.replies.stream().write_all(&self.output).await?;
-            for _ in 0..self.queued {
-                replies.push(self.replies.next().await?);
+            loop {
+                replies.clear();
+                self.replies.stream().write_all(&self.output).await?;
+                for _ in 0..self.queued {
+                    replies.push(self.replies.next().await?);
+                }
+                if !self.reads || !replies.iter().any(is_busy) {
+                    return Ok(());
+                }
+                time::sleep(BUSY).await;
             }
-            Ok(())
         };
         match time::timeout(self.patience, all).await {
             Ok(Ok(())) => {}
@@ -183,6 +195,12 @@ impl Link {
         self.queued = 0;
         self.broken = false;
         Ok(replies)
+    }
+
+    /// From now on nothing is asked but reads: while the server is busy with a script, they are asked
+    /// again.
+    pub(super) fn only_reads(&mut self) {
+        self.reads = true;
     }
 
     /// One command, and its reply. Nothing may be queued.
@@ -240,7 +258,7 @@ impl Link {
         LinkError::Refused {
             address: self.address.clone(),
             command,
-            answer,
+            answer: without_arguments(&answer),
         }
     }
 
@@ -346,6 +364,18 @@ impl Client {
     }
 }
 
+/// Whether a server has executed nothing, since a script runs for too long.
+fn is_busy(reply: &Reply) -> bool {
+    matches!(reply, Reply::Error(error) if error.starts_with("BUSY "))
+}
+
+/// An error without what servers repeat of an unknown command: keys and values.
+fn without_arguments(error: &str) -> String {
+    const SHOWN: usize = 200;
+    let (words, _) = error.split_once(", with args").unwrap_or((error, ""));
+    words.chars().take(SHOWN).collect()
+}
+
 async fn connect(address: &ServerAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address.as_str()).await?;
     stream.set_nodelay(true)?;
@@ -377,6 +407,13 @@ mod tests {
         let mut output = Vec::new();
         write_command(&mut output, &[b"SET", b"", b"\r\n"]);
         assert_eq!(output, b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$2\r\n\r\n\r\n");
+    }
+
+    #[test]
+    fn no_key_is_told() {
+        let error = "ERR unknown command 'XGROUP', with args beginning with: 'key' ";
+        assert_eq!(without_arguments(error), "ERR unknown command 'XGROUP'");
+        assert_eq!(without_arguments("NOPERM no"), "NOPERM no");
     }
 
     #[test]

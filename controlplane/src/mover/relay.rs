@@ -59,6 +59,18 @@ pub(super) struct Copied {
     pub(super) big: Vec<(Key, u64)>,
     /// Keys that were left alone: the target cannot restore what the source dumps.
     pub(super) foreign: Vec<Key>,
+    /// Keys that the target does not take now.
+    pub(super) later: Vec<Key>,
+}
+
+impl Copied {
+    /// Adds what a further call did.
+    pub(super) fn add(&mut self, more: Self) {
+        self.streams.extend(more.streams);
+        self.big.extend(more.big);
+        self.foreign.extend(more.foreign);
+        self.later.extend(more.later);
+    }
 }
 
 impl Relay {
@@ -72,6 +84,7 @@ impl Relay {
         report: Arc<Report>,
         pace: Arc<Pace>,
     ) -> Result<Self, Interruption> {
+        source.only_reads();
         if is.reads_untouched() {
             source
                 .demand("CLIENT NO-TOUCH", &[b"CLIENT", b"NO-TOUCH", b"ON"])
@@ -142,6 +155,9 @@ impl Relay {
             }
             self.book(piece.len(), bytes, begun);
         }
+        if !copied.later.is_empty() {
+            self.not_before = self.not_before.max(Instant::now() + LATER);
+        }
         Ok(copied)
     }
 
@@ -161,6 +177,10 @@ impl Relay {
         let mut left = vec![key.clone()];
         while !left.is_empty() {
             left = self.move_over(left, &mut copied).await?;
+            if !copied.later.is_empty() {
+                time::sleep(LATER).await;
+                left.append(&mut copied.later);
+            }
         }
         Ok(copied.foreign.is_empty())
     }
@@ -183,11 +203,12 @@ impl Relay {
     }
 
     /// Waits until one replica of the target has all that was written here, and by anybody before; whether
-    /// it has. The mark is written once more for it: `WAIT` means the writes of its own connection only.
+    /// it has. Nothing is appended to the mark for it: `WAIT` means the writes of its own connection only,
+    /// and a mark that is gone is not to come back as it was.
     pub(super) async fn wait_for_replica(&mut self, most: Duration) -> Result<bool, Interruption> {
-        let (key, value) = self.mark.clone();
+        let key = self.mark.0.clone();
         self.enter(0).await?;
-        self.write(|link| link.push(&[b"SET", key.as_bytes(), value.as_bytes()]))
+        self.write(|link| link.push(&[b"APPEND", key.as_bytes(), b""]))
             .await?;
         let most = most.as_millis().max(1).to_string();
         let words: [&[u8]; 3] = [b"WAIT", b"1", most.as_bytes()];
@@ -237,7 +258,7 @@ impl Relay {
             .map_err(Interruption::Source)
     }
 
-    /// One round: asks for the keys and writes what they are. Gives back those that are not done.
+    /// One round: asks for the keys and writes what they are. Gives back those to ask for again at once.
     async fn move_over(
         &mut self,
         keys: Vec<Key>,
@@ -275,7 +296,7 @@ impl Relay {
                 Verdict::Done => self.report.copied(bytes),
                 Verdict::Later(why) => {
                     later = Some(why);
-                    again.push(key);
+                    copied.later.push(key);
                 }
                 Verdict::OtherVersion => {
                     self.restores = false;
@@ -287,10 +308,7 @@ impl Relay {
                 }
             }
         }
-        self.report.waits(later.clone());
-        if later.is_some() {
-            time::sleep(LATER).await;
-        }
+        self.report.waits(later);
         Ok(again)
     }
 

@@ -66,6 +66,7 @@ pub(super) async fn pass(
     lanes: Vec<mpsc::Sender<Found>>,
     report: Arc<Report>,
 ) -> Result<(), Interruption> {
+    link.only_reads();
     for database in databases {
         link.select(database).await.map_err(Interruption::Source)?;
         let mut walk = Walk::new();

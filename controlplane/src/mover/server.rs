@@ -72,6 +72,11 @@ impl Server {
         self.version >= (7, 0)
     }
 
+    /// Whether it tells which keys change.
+    pub(super) fn tracks(&self) -> bool {
+        self.version >= (6, 0)
+    }
+
     /// Whether it has `MEMORY USAGE`.
     pub(super) fn tells_sizes(&self) -> bool {
         self.version >= (4, 0)

@@ -3,8 +3,7 @@
 //! Most values are equal as they are dumped. Where they are not (another version, another order of a hash),
 //! and where they are big, their elements are compared, by a digest of each side that is taken page by
 //! page: in order where there is one. When the fields of a hash expire is not compared. Meant for slots that
-//! nobody writes to; of others it tells what
-//! differed at the moment it looked.
+//! nobody writes to; of others it tells what differed at the moment it looked.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher as _},

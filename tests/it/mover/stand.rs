@@ -21,7 +21,7 @@ pub(super) const BUDGET: Duration = SOON;
 pub(super) struct Stand {
     pub(super) source: Server,
     pub(super) target: Server,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// The program that a name means; none where it is not to be had.
@@ -56,13 +56,45 @@ impl Stand {
         let stand = Self {
             source: Server::run(&source, dir.path(), "source", &args),
             target: Server::run(&target, dir.path(), "target", &args),
-            _dir: dir,
+            dir,
         };
         for server in [&stand.source, &stand.target] {
             server.answers().await;
             admit(server).await;
         }
         stand
+    }
+
+    /// A replica of the target that has all of it.
+    pub(super) async fn replica(&self) -> Server {
+        let port = self.target.port.to_string();
+        let args = ["--replicaof", "127.0.0.1", &port].map(str::to_owned);
+        let replica = Server::start(self.dir.path(), "replica", &args);
+        let mut link = self.target.connect().await;
+        eventually(|| {
+            let mut link = link.clone();
+            async move {
+                let mut wait = cmd("WAIT");
+                wait.arg(1).arg(100);
+                cmd("SET")
+                    .arg("{sluice}:test")
+                    .arg("x")
+                    .query_async::<()>(&mut link)
+                    .await
+                    .unwrap();
+                match wait.query_async(&mut link).await {
+                    Ok(1) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            }
+        })
+        .await;
+        cmd("DEL")
+            .arg("{sluice}:test")
+            .query_async::<()>(&mut link)
+            .await
+            .unwrap();
+        replica
     }
 
     /// A copy of these slots.
@@ -180,6 +212,21 @@ pub(super) async fn settle_streams(
     streams: Streams,
 ) -> Result<Evidence, Unsettled> {
     let budget = BUDGET;
+    copy.settle(Settle {
+        slots,
+        streams,
+        budget,
+    })
+    .await
+}
+
+/// Settles these slots, if it takes no longer.
+pub(super) async fn settle_within(
+    copy: &mut Copy,
+    slots: SlotSet,
+    budget: Duration,
+) -> Result<Evidence, Unsettled> {
+    let streams = touched(&[]);
     copy.settle(Settle {
         slots,
         streams,
