@@ -7,8 +7,9 @@ use proto::{ServerAddr, settings};
 
 use crate::{
     commands::{
-        check, cluster, completions, events, group::GroupCommand, import::ImportCommand,
-        proxy::ProxyCommand, server::ServerCommand, slot::SlotCommand, topology::TopologyCommand,
+        check, cluster, completions, events, fence::FenceCommand, group::GroupCommand,
+        import::ImportCommand, proxy::ProxyCommand, server::ServerCommand, slot::SlotCommand,
+        topology::TopologyCommand,
     },
     dev,
     output::Format,
@@ -98,6 +99,9 @@ pub(crate) enum Command {
     /// Manage proxies: what clients connect to
     #[command(subcommand, visible_alias = "proxies")]
     Proxy(ProxyCommand),
+    /// Show and repair the records on the servers that say who may use them
+    #[command(subcommand, visible_alias = "fences")]
+    Fence(FenceCommand),
     /// Show the topology by which the proxies route
     #[command(subcommand)]
     Topology(TopologyCommand),
@@ -222,6 +226,10 @@ mod tests {
         check("sluice slot assign 0-511 g1 --even", false);
         check("sluice slot assign", false);
         check("sluice proxies rm p1 --expected-revision 7", true);
+        check("sluice fence show", true);
+        check("sluice fence show --server a:1 -o json", true);
+        check("sluice fence repair a:1 --take-over", true);
+        check("sluice fence repair", false);
         check("sluice events --count 3 --for 5s", true);
         check("sluice events --for soon", false);
         check("sluice import codis --dump f", true);

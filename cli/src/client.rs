@@ -190,6 +190,7 @@ impl Client {
         ListServersRequest,
         ListServersResponse
     );
+    list_all!(list_fences, fences, ListFencesRequest, ListFencesResponse);
     list_all!(
         list_proxies,
         proxies,

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod events;
+pub(crate) mod fence;
 pub(crate) mod group;
 pub(crate) mod import;
 pub(crate) mod proxy;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Server(command) => server::run(context, command).await,
         Command::Slot(command) => slot::run(context, command).await,
         Command::Proxy(command) => proxy::run(context, command).await,
+        Command::Fence(command) => fence::run(context, command).await,
         Command::Topology(command) => topology::run(context, command).await,
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Import(command) => import::run(context, command).await,
@@ -62,6 +64,7 @@ enum Verb {
     Add,
     Remove,
     Assign,
+    Repair,
 }
 
 fn announcement(validate_only: bool, verb: Verb, what: &str) -> String {
@@ -72,6 +75,7 @@ fn announcement(validate_only: bool, verb: Verb, what: &str) -> String {
         Verb::Add => ("add", "Added"),
         Verb::Remove => ("remove", "Removed"),
         Verb::Assign => ("assign", "Assigned"),
+        Verb::Repair => ("repair", "Repaired"),
     };
     if validate_only {
         format!("Would {would} {what} (dry run: nothing was changed)")

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
 use proto::{
-    GroupId, ServerAddr,
+    GroupId, ProxyId, ServerAddr,
     reason::Reason,
     v1::{admin_service_server::AdminService, *},
 };
@@ -30,7 +30,7 @@ use crate::{
     registry::Registry,
     snapshot::Snapshot,
     status,
-    store::Store,
+    store::{CommitError, Store},
     topology, view,
 };
 
@@ -42,6 +42,9 @@ const EVENTS_AT_ONCE: usize = 256;
 
 /// How long a server that is to be admitted may take to be fenced.
 const FENCE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a server may take to show its fence record.
+const INSPECTION_DEADLINE: Duration = Duration::from_secs(2);
 
 /// See the module.
 pub struct Admin {
@@ -185,16 +188,16 @@ impl Admin {
         examined.map_err(|why| admission::unfenced(address, group, &why))
     }
 
-    /// Gives the primary of a new group its fence record, before anybody hears of it. Its replicas have
-    /// it from it.
-    async fn fence(&self, group: &model::Group, take_over: bool) -> Result<(), Refusal> {
-        let at = Target {
-            address: group.primary().address.clone(),
-            group: group.id.clone(),
-        };
+    /// Raises the fence record of a group's primary, of a new one before anybody hears of it. Its replicas
+    /// have it from it.
+    async fn fence(
+        &self,
+        group: &model::Group,
+        spare: Spare<'_>,
+        take_over: bool,
+    ) -> Result<(), Refusal> {
+        let at = Target::primary(group);
         let deadline = Instant::now() + FENCE_DEADLINE;
-        let nobody = BTreeSet::new();
-        let spare = Spare::Only(&nobody);
         let admitted = self.fences.admit(&at, spare, take_over, deadline).await;
         let unfenced = |why| admission::unfenced(&at.address, &at.group, &why);
         admitted.map(drop).map_err(unfenced)
@@ -219,6 +222,35 @@ impl Admin {
         let server = admission::join_group(candidate, &facts, (primary, &primary_facts), &known)?;
         self.examine(&candidate.address, group, take_over).await?;
         Ok(server)
+    }
+
+    /// Kills what a proxy has at the servers. Returns those that were not reached.
+    async fn shut_out(&self, now: &Snapshot, proxy: &ProxyId) -> Vec<ServerAddr> {
+        let Some(proxy) = now.proxies.get(proxy) else {
+            return Vec::new();
+        };
+        let servers = now.groups.values().map(|group| Target::primary(group));
+        let deadline = Instant::now() + FENCE_DEADLINE;
+        self.fences
+            .shut_out(servers.collect(), &proxy.incarnation, deadline)
+            .await
+    }
+
+    /// The newest snapshot, for what only a leader may do.
+    fn leading(&self) -> Result<Arc<Snapshot>, CommitError> {
+        let leading = self.store.leading();
+        leading.ok_or_else(|| CommitError::NotLeading(self.store.standing().borrow().clone()))
+    }
+
+    /// A server's fence record, as it is found there now.
+    async fn show_fence(&self, now: &Snapshot, group: GroupId, server: model::Server) -> Fence {
+        let at = Target {
+            address: server.address.clone(),
+            group,
+        };
+        let deadline = Instant::now() + INSPECTION_DEADLINE;
+        let found = self.fences.inspect(&at, deadline).await;
+        view::fence(now, &at.group, &server, &found)
     }
 
     fn show_group(&self, now: &Snapshot, id: &GroupId) -> Result<Response<Group>, Status> {
@@ -295,7 +327,8 @@ impl AdminService for Admin {
         let servers = self.admit_group(&now, &id, candidates, take_over).await?;
         let group = model::Group::new(id.clone(), description, servers);
         if !mode.validate_only {
-            self.fence(&group, take_over).await?;
+            let nobody = BTreeSet::new();
+            self.fence(&group, Spare::Only(&nobody), take_over).await?;
         }
         let after = self
             .mutate(mode, move |now| change::create_group(now, &group))
@@ -342,16 +375,7 @@ impl AdminService for Admin {
     ) -> Result<Response<ListServersResponse>, Status> {
         let request = request.into_inner();
         let now = self.store.snapshot();
-        let only = match request.group_id.as_str() {
-            "" => None,
-            text => Some(change::find_group(
-                &now,
-                &parse::group_id("group_id", text)?,
-            )?),
-        };
-        let listed = now
-            .servers()
-            .filter(|(group, _)| only.is_none_or(|only| only.id == group.id));
+        let listed = servers_of(&now, &request.group_id)?;
         let (servers, next_page_token) =
             page(listed, place_of, request.page_size, &request.page_token);
         let observations = self.observations.borrow();
@@ -505,16 +529,81 @@ impl AdminService for Admin {
         let validate_only = mode.validate_only;
         let (proxy, registry) = (id.clone(), self.registry.clone());
         // Asked on the writer: a proxy that connects later registers after this.
-        let after = self
-            .mutate(mode, move |now| {
-                change::delete_proxy(now, &proxy, expected, registry.is_connected(&proxy))
-            })
-            .await?;
+        let decide = move |now: &Snapshot| {
+            change::delete_proxy(now, &proxy, expected, registry.is_connected(&proxy))
+        };
+        let now = self.store.snapshot();
+        let mut unreached_servers = Vec::new();
+        if !validate_only && !mode.is_repetition(&now)? {
+            decide(&now)?;
+            unreached_servers = self.shut_out(&now, &id).await;
+        }
+        let after = self.mutate(mode, decide).await?;
         if !validate_only {
             self.registry.forget(&id);
         }
-        let revision = after.head.revision;
-        Ok(Response::new(DeleteProxyResponse { revision }))
+        Ok(Response::new(DeleteProxyResponse {
+            revision: after.head.revision,
+            unreached_servers: unreached_servers.into_iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn list_fences(
+        &self,
+        request: Request<ListFencesRequest>,
+    ) -> Result<Response<ListFencesResponse>, Status> {
+        let request = request.into_inner();
+        let now = self.leading()?;
+        let listed = servers_of(&now, &request.group_id)?;
+        let (servers, next_page_token) =
+            page(listed, place_of, request.page_size, &request.page_token);
+        let servers: Vec<_> = servers
+            .into_iter()
+            .map(|(group, server)| (group.id.clone(), server.clone()))
+            .collect();
+        let fences = stream::iter(servers)
+            .map(|(group, server)| self.show_fence(&now, group, server))
+            .buffered(PROBES_AT_ONCE)
+            .collect()
+            .await;
+        Ok(Response::new(ListFencesResponse {
+            fences,
+            next_page_token,
+            revision: now.head.revision,
+        }))
+    }
+
+    async fn get_fence(
+        &self,
+        request: Request<GetFenceRequest>,
+    ) -> Result<Response<Fence>, Status> {
+        let address = parse::address("server", &request.get_ref().server)?;
+        let now = self.leading()?;
+        let (group, server) = change::find_server(&now, &address)?;
+        let fence = self.show_fence(&now, group.id.clone(), server.clone());
+        Ok(Response::new(fence.await))
+    }
+
+    async fn repair_fence(
+        &self,
+        request: Request<RepairFenceRequest>,
+    ) -> Result<Response<Fence>, Status> {
+        let request = request.into_inner();
+        let address = parse::address("server", &request.server)?;
+        let now = self.leading()?;
+        let (group, server) = change::find_server(&now, &address)?;
+        let (group, server) = (group.clone(), server.clone());
+        if server.role == Role::Replica {
+            return Err(admission::has_its_primarys(&server.address, &group).into());
+        }
+        if request.validate_only {
+            self.examine(&address, &group.id, request.take_over).await?;
+        } else {
+            let confirmed = self.registry.confirmed(now.head.revision);
+            let spare = Spare::Only(&confirmed);
+            self.fence(&group, spare, request.take_over).await?;
+        }
+        Ok(Response::new(self.show_fence(&now, group.id, server).await))
     }
 
     async fn get_topology(
@@ -595,6 +684,22 @@ fn lost(_: Lost) -> Status {
 fn foreign_token() -> Status {
     let message = "is no token of this cluster: list again, then watch without a token";
     Refusal::field("resume_token", message).into()
+}
+
+/// The servers of the group of this id, or of all.
+fn servers_of<'a>(
+    now: &'a Snapshot,
+    group: &str,
+) -> Result<impl Iterator<Item = (&'a model::Group, &'a model::Server)>, Refusal> {
+    let only = match group {
+        "" => None,
+        text => Some(change::find_group(
+            now,
+            &parse::group_id("group_id", text)?,
+        )?),
+    };
+    let wanted = move |group: &model::Group| only.is_none_or(|only| only.id == group.id);
+    Ok(now.servers().filter(move |(group, _)| wanted(group)))
 }
 
 /// A text that sorts servers by group, the primary first, then by address. A blank sorts before

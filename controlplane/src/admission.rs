@@ -10,7 +10,7 @@ use proto::{GroupId, ServerAddr, fence, reason::Reason};
 use crate::{
     change::{Refusal, same_process},
     fence::NotFenced,
-    model::{Role, Server},
+    model::{Group, Role, Server},
     probe::{Facts, Failure},
 };
 
@@ -120,6 +120,14 @@ pub fn unfenced(address: &ServerAddr, group: &GroupId, why: &NotFenced) -> Refus
         NotFenced::Refused(_) | NotFenced::Later(_) | NotFenced::Lost => Reason::ServerNotFenced,
     };
     Refusal::new(reason, format!("server {address} {why}"))
+}
+
+/// What to tell of a replica that is to get a record of its own.
+pub fn has_its_primarys(address: &ServerAddr, group: &Group) -> Refusal {
+    mismatch(format!(
+        "server {address} is a replica, and has the fence record of its primary {}: repair that one",
+        group.primary().address
+    ))
 }
 
 fn admitted(candidate: &Candidate, facts: &Facts) -> Server {

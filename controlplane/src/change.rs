@@ -12,7 +12,7 @@ use crate::{
     assign,
     events::{Draft, Kind},
     fence::Mark,
-    model::{Group, Registration, Request, Role, Server, SlotMap},
+    model::{Group, Head, Registration, Request, Role, Server, SlotMap},
     snapshot::Snapshot,
 };
 
@@ -47,8 +47,8 @@ impl Change {
 pub enum Edit {
     /// A leader was elected: the term grows by one.
     Elect,
-    /// Numbers above the store's were found: term and revision go on above them.
-    Leap(Mark),
+    /// Numbers above the store's were found: term and revision go on above them, from these.
+    Leap(Head),
     /// The group is new or changed.
     PutGroup(Group),
     /// The group is no more.
@@ -138,16 +138,25 @@ pub fn elect(now: &Snapshot, build_version: &str) -> Change {
     )
 }
 
+/// How far above what was found a store goes on: who was not found may have seen as many changes more, and
+/// must not take for his own what is changed from now on.
+const UNSEEN: u64 = 1 << 20;
+
 /// The store goes on above a term and an epoch that were found elsewhere: it was restored from what is
-/// older than they are. That this is committed proves that they are not of a later leader.
+/// older than they are. That this is committed proves that they are not of a later leader. Nothing
+/// changes if they are not above it, or cannot be true.
 pub fn leap(now: &Snapshot, found: Mark) -> Change {
     let own = now.mark();
-    if !found.exceeds(own) {
+    if !found.exceeds(own) || !own.believes(found) {
         return Change::default();
     }
     let Mark { term, epoch } = found;
+    let head = Head {
+        revision: own.epoch.max(epoch) + UNSEEN,
+        leader_term: own.term.max(term + 1),
+    };
     Change::one(
-        Edit::Leap(found),
+        Edit::Leap(head),
         Draft::new(
             "controller",
             Kind::StoreLeapt,
@@ -583,6 +592,24 @@ mod tests {
         let refusal = decision.unwrap_err();
         assert_eq!(refusal.reason, reason, "{refusal:?}");
         assert!(refusal.message.contains(part), "{refusal:?}");
+    }
+
+    #[test]
+    fn a_store_goes_on_above_what_was_found() {
+        let now = cluster();
+        let check = |term, epoch, expected: (u64, u64)| {
+            let after = now.after(&leap(&now, Mark { term, epoch }));
+            let head = after.head;
+            assert_eq!((head.leader_term, head.revision - UNSEEN), expected);
+            assert!(leap(&after, Mark { term, epoch }).is_empty());
+        };
+        assert_eq!(now.version().to_string(), "1.2");
+        check(80, 4000, (81, 4000));
+        check(1, 40, (2, 40));
+        check(3, 1, (4, 2));
+        for (term, epoch) in [(1, 2), (1, 1), (1, u64::MAX), (u64::MAX, 9)] {
+            assert!(leap(&now, Mark { term, epoch }).is_empty());
+        }
     }
 
     #[test]

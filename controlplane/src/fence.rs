@@ -19,11 +19,14 @@
 //! | `link`, `raise.lua` | one connection to a server, and the script |
 //! | `keeper` | looks after the records of all servers while this controller leads |
 //!
-//! Only a leader gets anything done here, and only in its own term. The record cannot tell a leader
+//! Only a leader gets anything done here, and only in its own term. A record with a later term says that
+//! it leads no more, or that its store was restored: the store is asked to go on above it, by a commit that
+//! only the leader can make. The record cannot tell a leader
 //! from one that was replaced and has not noticed yet, where somebody has deleted it: then the late one
 //! may write it, with its older numbers, until the leader has looked after it, within a second.
 //!
-//! Invariant: of a record of this cluster, no number is ever lowered.
+//! Invariant: of a record of this cluster, no number is ever lowered; where there is no record of the
+//! process that is there, it is written at the store's epoch or above.
 
 pub mod keeper;
 mod link;
@@ -39,18 +42,21 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, future, stream};
 use proto::{
     ClusterId, GroupId, ServerAddr,
     fence::{Name, Refusal, Role},
+    settled,
 };
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     change,
+    model::Group,
     probe::{Failure, Probe},
     snapshot::Snapshot,
     store::{CommitError, Store},
@@ -61,6 +67,9 @@ use step::Step;
 
 pub use roll::Spare;
 pub use step::{Mark, Sight};
+
+/// How many servers one call asks at the same time.
+const SERVERS_AT_ONCE: usize = 64;
 
 /// How long to wait before a server is asked again.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -74,6 +83,16 @@ pub struct Target {
     pub group: GroupId,
 }
 
+impl Target {
+    /// The primary of a group.
+    pub fn primary(group: &Group) -> Self {
+        Self {
+            address: group.primary().address.clone(),
+            group: group.id.clone(),
+        }
+    }
+}
+
 /// That a server's record was raised, everybody killed who was to be, and the record read back. Only
 /// [`Fences`] makes one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,6 +101,7 @@ pub struct Evidence {
     run_id: String,
     mark: Mark,
     killed: Vec<Connection>,
+    closed: BTreeSet<settled::Connection>,
 }
 
 impl Evidence {
@@ -103,6 +123,11 @@ impl Evidence {
     /// Whose connections were killed.
     pub fn killed(&self) -> &[Connection] {
         &self.killed
+    }
+
+    /// Of those that were to be closed, the ones that certainly are no more.
+    pub fn closed(&self) -> &BTreeSet<settled::Connection> {
+        &self.closed
     }
 }
 
@@ -235,9 +260,13 @@ impl Leader {
 struct Order<'a> {
     mark: Mark,
     spare: Spare<'a>,
+    /// Connections that are not spared, whosever they are.
+    close: &'a BTreeSet<settled::Connection>,
     /// Also if it is another cluster's.
     take_over: bool,
 }
+
+const NOTHING: &BTreeSet<settled::Connection> = &BTreeSet::new();
 
 /// See the module; cheap to clone.
 #[derive(Clone)]
@@ -280,24 +309,38 @@ impl Fences {
         }
     }
 
-    /// Raises a server's record to a mark of this leader's term, kills whoever is not spared, and reads
-    /// the record back.
+    /// Raises a server's record to a mark of this leader's term, kills whoever is not spared, and whatever
+    /// is to be closed, and reads the record back. A process that has no record yet is admitted by the way, at
+    /// the store's epoch: [`Evidence::run_id`] says which it is.
     pub async fn raise(
         &self,
         at: &Target,
         mark: Mark,
         spare: Spare<'_>,
+        close: &BTreeSet<settled::Connection>,
         deadline: Instant,
     ) -> Result<Evidence, NotFenced> {
         let order = Order {
             mark,
             spare,
+            close,
             take_over: false,
         };
         self.carry_out(at, &order, deadline).await
     }
 
-    /// The same to the store's epoch, of a server that is to be used from now on, or again. If its
+    /// Sees to it that this leader's term stands in a server's record, and that nothing of leaders before it
+    /// is open there. The epoch stays, and no proxy notices.
+    pub async fn claim(&self, at: &Target, deadline: Instant) -> Result<Evidence, NotFenced> {
+        self.assert(at, Spare::Proxies, deadline).await
+    }
+
+    /// The same, and nothing of this process copies there either: it is of an earlier term.
+    async fn begin(&self, at: &Target, deadline: Instant) -> Result<Evidence, NotFenced> {
+        self.assert(at, Spare::ProxiesAlone, deadline).await
+    }
+
+    /// Raises the record to the store's epoch, of a server that is to be used from now on, or again. If its
     /// record is above the store, the store goes on above it first.
     pub async fn admit(
         &self,
@@ -322,9 +365,29 @@ impl Fences {
         let order = Order {
             mark: self.leader()?.own,
             spare,
+            close: NOTHING,
             take_over,
         };
         self.carry_out(at, &order, deadline).await
+    }
+
+    /// Kills whatever a proxy that is gone for good has at these servers, and leaves their records as they
+    /// are: where it is needed, a cut-over or an admission keeps it out. Returns those that were not reached.
+    pub async fn shut_out(
+        &self,
+        servers: Vec<Target>,
+        incarnation: &str,
+        deadline: Instant,
+    ) -> Vec<ServerAddr> {
+        let ask = |at: Target| async move {
+            let result = self.assert(&at, Spare::AllBut(incarnation), deadline).await;
+            result.err().map(|why| {
+                warn!(server = %at.address, %why, incarnation, "a removed proxy may be connected yet");
+                at.address
+            })
+        };
+        let asked = stream::iter(servers).map(ask).buffered(SERVERS_AT_ONCE);
+        asked.filter_map(future::ready).collect().await
     }
 
     /// Whether a server can be admitted: its record allows it, and its user may do what is needed.
@@ -415,15 +478,71 @@ impl Fences {
                 break answer?;
             }
         };
+        Ok(self.conclude(at, order, sight, killed))
+    }
+
+    /// The same at the epoch that stands in the record.
+    async fn assert(
+        &self,
+        at: &Target,
+        spare: Spare<'_>,
+        deadline: Instant,
+    ) -> Result<Evidence, NotFenced> {
+        let mut killed = Vec::new();
+        let mut patience = Patience::until(deadline);
+        let (order, sight) = loop {
+            let attempt = async {
+                let order = Order {
+                    mark: self.mark_of(at).await?,
+                    spare,
+                    close: NOTHING,
+                    take_over: false,
+                };
+                let sight = self.attempt(at, &order, &mut killed).await?;
+                Ok((order, sight))
+            };
+            if let Some(answer) = patience.ask(attempt).await {
+                break answer?;
+            }
+        };
+        Ok(self.conclude(at, &order, sight, killed))
+    }
+
+    /// This leader's term, and the epoch that stands in the record.
+    async fn mark_of(&self, at: &Target) -> Result<Mark, NotFenced> {
+        let (_, sight) = self.open(at).await?;
+        let Leader { cluster, own } = self.leader()?;
+        let known = self.known(&at.address, &sight.run_id);
+        match step::next(&sight, &cluster, own, known) {
+            Step::Keep => Ok(sight.epoch().map_or(own, |epoch| Mark { epoch, ..own })),
+            Step::Lead { epoch } | Step::Restore { epoch } => Ok(Mark { epoch, ..own }),
+            // The keeper sees to it.
+            Step::Admit | Step::Leap(_) => Err(NotFenced::Later(
+                "it has to be admitted again first".to_owned(),
+            )),
+            Step::Leave(refusal) => Err(NotFenced::Refused(refusal)),
+        }
+    }
+
+    fn conclude(
+        &self,
+        at: &Target,
+        order: &Order<'_>,
+        sight: Sight,
+        killed: Vec<Connection>,
+    ) -> Evidence {
         self.note(&at.address, &sight);
         let Mark { term, epoch } = order.mark;
         info!(server = %at.address, term, epoch, killed = killed.len(), "fenced");
-        Ok(Evidence {
+        // Each was killed, or was not in the list any more, or was of a process that is gone.
+        let closed = order.close.iter().filter(|c| c.server == at.address);
+        Evidence {
             server: at.address.clone(),
             run_id: sight.run_id,
             mark: order.mark,
             killed,
-        })
+            closed: closed.cloned().collect(),
+        }
     }
 
     /// One attempt, on a connection of its own.
@@ -436,6 +555,7 @@ impl Fences {
         let Order {
             mark,
             spare,
+            close,
             take_over,
         } = *order;
         let (mut link, sight) = self.open(at).await?;
@@ -444,18 +564,19 @@ impl Fences {
             return Err(NotFenced::NotLeading);
         }
         allowed(&sight, &cluster, own, take_over)?;
-        let believed = own.believed();
-        match link
-            .raise(cluster.as_str(), mark, believed, take_over)
-            .await?
-        {
+        match link.raise(cluster.as_str(), mark, own, take_over).await? {
             Verdict::Done => {}
             Verdict::Refused => {
                 allowed(&link.look().await?, &cluster, own, take_over)?;
                 return Err(NotFenced::Lost); // it has become another one since
             }
         }
-        let doomed = roll::doomed(link.connections().await?, &self.incarnation, spare);
+        let close = close
+            .iter()
+            .filter(|c| c.server == at.address && c.run_id == sight.run_id);
+        let close: BTreeSet<u64> = close.map(|c| c.client_id).collect();
+        let connections = link.connections().await?;
+        let doomed = roll::doomed(connections, &self.incarnation, spare, &close);
         link.kill(&doomed).await?;
         killed.extend(doomed);
         let sight = link.look().await?;
@@ -498,6 +619,12 @@ impl Fences {
     /// How a record is, or was last.
     fn last(&self, server: &ServerAddr) -> Option<Raised> {
         self.guards.borrow().get(server)?.last().cloned()
+    }
+
+    /// To which epoch the record of this process was raised, or found.
+    fn known(&self, server: &ServerAddr, run_id: &str) -> Option<u64> {
+        let last = self.last(server)?;
+        (last.run_id == run_id).then_some(last.epoch)
     }
 
     fn guard(&self, server: &ServerAddr, guard: Guard) -> bool {

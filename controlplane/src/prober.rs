@@ -23,7 +23,7 @@ use crate::{
     model::{Role, Server},
     probe::{Facts, Failure, Probe},
     snapshot::Snapshot,
-    store::Store,
+    store::{Standing, Store},
 };
 
 /// How many servers are asked at the same time.
@@ -102,8 +102,9 @@ impl Prober {
             snapshots.mark_unchanged();
             guards.mark_unchanged();
             self.forget(&self.store.snapshot());
-            if let Some(now) = self.store.leading() {
-                self.round(&now, only_new).await;
+            match self.store.leading() {
+                Some(now) => self.round(&now, only_new).await,
+                None => self.stand_by(),
             }
         }
     }
@@ -115,6 +116,17 @@ impl Prober {
             seen.retain(|address, _| now.server(address).is_some());
             seen.len() < before
         });
+    }
+
+    /// Drops everything, if another controller leads: it watches them now.
+    fn stand_by(&self) {
+        if matches!(*self.store.standing().borrow(), Standing::StandsBy { .. }) {
+            self.observations.send_if_modified(|seen| {
+                let had_any = !seen.is_empty();
+                seen.clear();
+                had_any
+            });
+        }
     }
 
     async fn round(&self, now: &Arc<Snapshot>, only_new: bool) {

@@ -28,6 +28,7 @@ use crate::{
     change::{self, Refusal},
     events::{Draft, Kind},
     feed::{Feed, NotAsked},
+    fence::Mark,
     parse,
     registry::{Link, Registry},
     status,
@@ -136,10 +137,11 @@ impl Publisher {
         let now = self.store.snapshot();
         let (registration, has) = parse::hello(hello, now.cluster.id.as_str())?;
         let id = registration.id.clone();
-        let newest = now.version();
-        if let Some(has) = has.filter(|has| *has > newest) {
-            warn!(proxy = %id, %has, %newest, "proxy has a newer topology: was the store restored?");
-        }
+        let above = has.map(Mark::from).filter(|has| has.exceeds(now.mark()));
+        let (newest, is_above) = match above {
+            Some(found) => self.go_on_above(&id, found).await?,
+            None => (now.version(), false),
+        };
         let link = self
             .registry
             .connect(
@@ -152,7 +154,7 @@ impl Publisher {
             .store
             .commit(move |now| Ok(change::register(now, &registration)));
         let (registered, is_registered) = match registering.await {
-            Ok(after) => (after.version(), true),
+            Ok(after) => (after.version(), !is_above),
             // A proxy that starts now is better off with what is known than with nothing.
             Err(CommitError::NotLeading(Standing::Adrift)) => (newest, false),
             Err(e) => return Err(e.into()),
@@ -168,6 +170,21 @@ impl Publisher {
             is_registered,
         })
     }
+
+    /// A proxy has higher numbers than the store: that was restored, or this controller leads no more. Which,
+    /// the store finds out. Returns the newest version, and whether the proxy's is above it yet.
+    async fn go_on_above(&self, id: &ProxyId, found: Mark) -> Result<(Version, bool), Status> {
+        warn!(proxy = %id, ?found, "proxy has a newer topology than the store");
+        let leapt = self.store.commit(move |now| Ok(change::leap(now, found)));
+        match leapt.await {
+            Ok(after) => Ok((after.version(), false)),
+            // It takes nothing that is older, and goes on with what it has until somebody leads.
+            Err(CommitError::NotLeading(Standing::Adrift)) => {
+                Ok((self.store.snapshot().version(), true))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
 }
 
 /// A proxy that may be served.
@@ -176,7 +193,8 @@ struct Admitted {
     link: Link,
     /// The topology it has.
     has: Option<Version>,
-    /// Its registration is durable. Where nobody leads, it cannot be.
+    /// Its registration is durable, and what it has is not above the store. Where nobody leads, neither can
+    /// be seen to.
     is_registered: bool,
 }
 

@@ -110,10 +110,7 @@ impl Snapshot {
         for edit in &change.edits {
             match edit.clone() {
                 Edit::Elect => self.head.leader_term += 1,
-                Edit::Leap(Mark { term, epoch }) => {
-                    self.head.leader_term = self.head.leader_term.max(term + 1);
-                    self.head.revision = revision.max(epoch + 1);
-                }
+                Edit::Leap(head) => self.head = head,
                 Edit::PutGroup(group) => {
                     let group = Group { revision, ..group };
                     self.groups.insert(group.id.clone(), Arc::new(group));

@@ -1,9 +1,13 @@
 //! What callers are shown: records and observations as messages of the contract. Pure.
 
-use proto::v1;
+use proto::{GroupId, fence, v1};
 
 use crate::{
     clock,
+    fence::{
+        Inspection, NotFenced, Sight,
+        step::{self, Step},
+    },
     model::{Group, Registration, Role, Server, SlotMap},
     probe::{Facts, Flavor},
     prober::Observation,
@@ -52,6 +56,69 @@ pub fn server(group: &Group, server: &Server, observed: Option<&Observation>) ->
         observed: observed.map(observation),
         revision: group.revision,
     }
+}
+
+/// A server's fence record, as it was found.
+pub fn fence(
+    now: &Snapshot,
+    group: &GroupId,
+    server: &Server,
+    found: &Result<Inspection, NotFenced>,
+) -> v1::Fence {
+    let of_server = v1::Fence {
+        server: server.address.to_string(),
+        group_id: group.to_string(),
+        role: role(server.role).into(),
+        ..v1::Fence::default()
+    };
+    let (sight, census) = match found {
+        Ok(Inspection { sight, census }) => (sight, census),
+        Err(why) => {
+            return v1::Fence {
+                state: v1::fence::State::Unreachable.into(),
+                error: why.to_string(),
+                ..of_server
+            };
+        }
+    };
+    let connections = |wanted: fence::Role| -> u32 {
+        let of_role = census.iter().filter(|((role, _), _)| *role == wanted);
+        of_role.map(|(_, count)| *count as u32).sum()
+    };
+    let record = sight.record.as_ref().ok().and_then(Option::as_ref);
+    let (state, error) = fence_state(now, server.role, sight);
+    v1::Fence {
+        state: state.into(),
+        error,
+        cluster_id: record.map(|r| r.cluster.to_string()).unwrap_or_default(),
+        leader_term: record.map_or(0, |r| r.term),
+        epoch: record.map_or(0, |r| r.epoch),
+        run_id: record.map(|r| r.run_id.clone()).unwrap_or_default(),
+        server_run_id: sight.run_id.clone(),
+        proxy_connections: connections(fence::Role::Proxy),
+        mover_connections: connections(fence::Role::Mover),
+        controller_connections: connections(fence::Role::Controller),
+        ..of_server
+    }
+}
+
+/// How a record is, by what would be done about it, and what is in the way.
+fn fence_state(now: &Snapshot, role: Role, sight: &Sight) -> (v1::fence::State, String) {
+    use v1::fence::State;
+    let state = match (step::next(sight, &now.cluster.id, now.mark(), None), role) {
+        (Step::Leave(refusal), _) => return (State::OtherCluster, refusal.to_string()),
+        (Step::Admit, Role::Replica) if matches!(sight.record, Ok(Some(_))) => State::Inherited,
+        (Step::Keep | Step::Lead { .. } | Step::Restore { .. }, Role::Replica) => State::Inherited,
+        (Step::Keep, Role::Primary) => State::Raised,
+        (Step::Lead { .. } | Step::Restore { .. }, Role::Primary) => State::Low,
+        (Step::Leap(_), _) => State::High,
+        (Step::Admit, _) => match &sight.record {
+            Ok(None) => State::Missing,
+            Ok(Some(record)) if record.run_id != sight.run_id => State::Restarted,
+            Ok(Some(_)) | Err(_) => State::Damaged,
+        },
+    };
+    (state, String::new())
 }
 
 /// The slot map.

@@ -103,6 +103,17 @@ impl Raw {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
+    /// Sends bytes to somebody who may close, and drops what comes until then.
+    pub async fn send_to_the_end(&mut self, bytes: &[u8]) {
+        let (mut from, mut to) = tokio::io::split(self.stream.get_mut());
+        let mut dropped = tokio::io::sink();
+        let (sent, read) = tokio::join!(
+            to.write_all(bytes),
+            tokio::io::copy(&mut from, &mut dropped)
+        );
+        drop((sent, read)); // it was closed, one way or another
+    }
+
     /// All that comes until the other side closes; panics if it does not.
     pub async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

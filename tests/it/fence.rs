@@ -1,9 +1,11 @@
 //! The fence: a record on every server says who may use it. Each hole that a review found has a test.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+mod leaders;
+
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Duration};
 
 use proto::{reason::Reason, v1};
-use tests::{Cluster, Controller, Load, Raw, Server, eventually, other_server};
+use tests::{Cluster, Controller, Load, Raw, Server, binary, eventually, other_server};
 use tonic::Status;
 
 const KEY: &str = "{sluice}:fence";
@@ -234,17 +236,26 @@ async fn what_was_flushed_deleted_lowered_or_spoilt_is_mended() {
 }
 
 #[tokio::test]
-async fn a_process_that_restarted_is_admitted_anew() {
+async fn a_process_that_restarted_with_older_data_is_admitted_anew() {
     let mut cluster = Cluster::builder().groups(1).start().await;
     let before = record_that(&cluster.groups[0][0], |record| record.len() == 4).await;
+    let mut admin = cluster.controller.admin().await;
+    let request = v1::UpdateGroupRequest {
+        id: "g1".to_owned(),
+        description: "later".to_owned(),
+        ..v1::UpdateGroupRequest::default()
+    };
+    let revision = admin.update_group(request).await.unwrap().into_inner();
     let server = &mut cluster.groups[0][0];
+    // What it had then it has again, whatever was raised since.
+    assert!(number(&before, "epoch") < revision.revision);
     server.process.kill();
     server.restart();
     server.answers().await;
     let run_id = run_id(server).await;
     assert_ne!(run_id, before["run_id"]);
     let after = record_that(server, |record| record.get("run_id") == Some(&run_id)).await;
-    assert!(number(&after, "epoch") >= number(&before, "epoch"));
+    assert!(number(&after, "epoch") >= revision.revision, "{after:?}");
 }
 
 #[tokio::test]
@@ -342,4 +353,180 @@ async fn a_busy_script_delays_and_does_not_deceive() {
             .unwrap();
         assert!(is_dead(&mut stale).await);
     }
+}
+
+#[tokio::test]
+async fn what_a_clients_script_does_to_the_record_is_mended() {
+    let cluster = Cluster::builder().groups(1).proxies(1).start().await;
+    let server = &cluster.groups[0][0];
+    let before = record_that(server, |record| record.len() == 4).await;
+    let mut client = cluster.proxies[0].raw().await;
+    let script = "return redis.call('DEL', '{sluice}:fence')";
+    let words = ["EVAL", script, "0"].map(str::to_owned).to_vec();
+    client.pipeline(&[words]).await;
+    assert_eq!(client.reply().await, ":1");
+    let after = record_that(server, |record| record.len() == 4).await;
+    assert!(number(&after, "epoch") >= number(&before, "epoch"));
+    // Who routes by the newest topology has not been cut off.
+    assert_eq!(client.command("SET a 1").await, "+OK");
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_now_is_not_taken_for_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = Controller::start(dir.path(), &[]).await;
+    let args = ["--min-replicas-to-write", "1"].map(str::to_owned);
+    let server = Server::start(dir.path(), "g1", &args);
+    server.answers().await;
+    let refused = create(&controller, request("g1", &[&server], false)).await;
+    let status = refused.unwrap_err();
+    assert_eq!(Reason::of(&status), Some(Reason::ServerNotFenced));
+    assert!(status.message().contains("NOREPLICAS"), "{status:?}");
+    assert_eq!(record(&server).await, BTreeMap::new());
+    let mut admin = controller.admin().await;
+    let groups = admin.list_groups(v1::ListGroupsRequest::default()).await;
+    assert!(groups.unwrap().into_inner().groups.is_empty());
+    let enough = "CONFIG SET min-replicas-to-write 0";
+    assert_eq!(ask(&server, enough).await, "+OK");
+    create(&controller, request("g1", &[&server], false))
+        .await
+        .unwrap();
+}
+
+/// Everything the fence rests on: whatever of a killed connection a server has not executed when it
+/// answers, it never does.
+#[tokio::test]
+async fn nothing_of_a_killed_connection_is_executed_afterwards() {
+    const ROUNDS: u64 = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let block = "*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n".repeat(20_000);
+    for (index, program) in programs().into_iter().enumerate() {
+        for threads in ["1", "4"] {
+            let args = ["--io-threads", threads].map(str::to_owned);
+            let name = format!("s{index}-{threads}");
+            let server = Server::run(&program, dir.path(), &name, &args);
+            server.answers().await;
+            let mut killer = Raw::connect(&server.addr).await;
+            let mut cut_short = 0;
+            for round in 0..ROUNDS {
+                let mut victim = named(&server, &proxy_name()).await;
+                let list = killer.command("CLIENT LIST").await;
+                let line = list.lines().find(|line| line.contains(&proxy_name()));
+                let (_, rest) = line.unwrap().split_once("id=").unwrap();
+                let kill = format!("CLIENT KILL ID {}", rest.split(' ').next().unwrap());
+                assert_eq!(killer.command("DEL n").await.chars().next(), Some(':'));
+                let block = block.clone();
+                let writing = tokio::spawn(async move {
+                    victim.send_to_the_end(block.as_bytes()).await;
+                });
+                tokio::time::sleep(Duration::from_micros(300 * round)).await;
+                assert_eq!(killer.command(&kill).await, ":1");
+                let then = killer.command("GET n").await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                assert_eq!(killer.command("GET n").await, then, "{program:?} {threads}");
+                cut_short += u32::from(!then.ends_with(" 20000"));
+                writing.await.unwrap();
+            }
+            assert!(cut_short > 0, "{program:?} {threads}: it was never in time");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_is_removed_with_all_it_has_open() {
+    let mut cluster = Cluster::builder().groups(2).proxies(2).start().await;
+    let mut admin = cluster.controller.admin().await;
+    let list = admin.list_proxies(v1::ListProxiesRequest::default()).await;
+    let proxies = list.unwrap().into_inner().proxies;
+    let incarnation = |id: &str| {
+        let proxy = proxies.iter().find(|proxy| proxy.id == id);
+        proxy.unwrap().incarnation.clone()
+    };
+    let (gone, other) = (incarnation("p1"), incarnation("p2"));
+    cluster.proxies[0].process.kill();
+    let mut open = Vec::new();
+    for group in &cluster.groups {
+        open.push(named(&group[0], &format!("sluice:proxy:{gone}:7:7")).await);
+    }
+    let server = &cluster.groups[0][0];
+    let mut stays = named(server, &format!("sluice:proxy:{other}:7:7")).await;
+    let before = record(server).await;
+    eventually(|| async {
+        let mut admin = cluster.controller.admin().await;
+        let request = v1::DeleteProxyRequest {
+            id: "p1".to_owned(),
+            ..v1::DeleteProxyRequest::default()
+        };
+        let deleted = admin.delete_proxy(request).await;
+        let deleted = deleted.map_err(|e| e.message().to_owned())?.into_inner();
+        assert!(deleted.unreached_servers.is_empty(), "{deleted:?}");
+        Ok(())
+    })
+    .await;
+    for raw in &mut open {
+        assert!(is_dead(raw).await);
+    }
+    assert_eq!(stays.command("PING").await, "+PONG");
+    assert_eq!(record(server).await, before);
+    let mut client = cluster.proxies[1].raw().await;
+    assert_eq!(client.command("SET a 1").await, "+OK");
+}
+
+/// Runs `sluice`; whether it succeeded, and what it said.
+fn sluice(controller: &Controller, args: &[&str]) -> (bool, String) {
+    let output = Command::new(binary("sluice"))
+        .args(["--endpoint", &controller.addr])
+        .args(args)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_records_and_repairs_them() {
+    let cluster = Cluster::builder()
+        .groups(1)
+        .replicas(1)
+        .proxies(1)
+        .start()
+        .await;
+    let (primary, replica) = (&cluster.groups[0][0], &cluster.groups[0][1]);
+    // The replica has it once it follows.
+    for (server, state) in [(primary, "raised"), (replica, "its primary's")] {
+        eventually(|| async {
+            let (shown, text) = sluice(&cluster.controller, &["fence", "show"]);
+            let line = text.lines().find(|line| line.starts_with(&server.addr));
+            match shown && line.is_some_and(|line| line.contains(state)) {
+                true => Ok(()),
+                false => Err(text),
+            }
+        })
+        .await;
+    }
+
+    let theirs = format!("HSET {KEY} cluster other");
+    assert_eq!(ask(primary, &theirs).await, ":0");
+    let show = ["fence", "show", "--server", &primary.addr];
+    let (shown, text) = sluice(&cluster.controller, &show);
+    assert!(
+        shown && text.contains("it belongs to cluster other"),
+        "{text}"
+    );
+    let (repaired, text) = sluice(&cluster.controller, &["fence", "repair", &primary.addr]);
+    assert!(!repaired && text.contains("--take-over"), "{text}");
+    let take_over = [
+        "fence",
+        "repair",
+        &primary.addr,
+        "--take-over",
+        "-o",
+        "json",
+    ];
+    let (repaired, text) = sluice(&cluster.controller, &take_over);
+    assert!(repaired && text.contains("\"RAISED\""), "{text}");
+    let cluster_id = cluster_of(&cluster.controller).await.id;
+    assert_eq!(record(primary).await["cluster"], cluster_id);
+    let (repaired, text) = sluice(&cluster.controller, &["fence", "repair", &replica.addr]);
+    assert!(!repaired && text.contains("is a replica"), "{text}");
 }

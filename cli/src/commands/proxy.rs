@@ -35,7 +35,8 @@ pub(crate) enum ProxyCommand {
     },
     /// Forget a proxy that is gone for good
     ///
-    /// A proxy registers by itself when it starts; one that is connected cannot be removed.
+    /// A proxy registers by itself when it starts; one that is connected cannot be removed. What it still
+    /// has open at the servers is killed first.
     #[command(
         visible_alias = "rm",
         alias = "delete",
@@ -68,6 +69,11 @@ pub(crate) async fn run(context: &mut Context, command: ProxyCommand) -> Result<
             };
             let answer = context.client.call(Admin::delete_proxy, request).await?;
             announce(change.validate_only(), Verb::Remove, &format!("proxy {id}"));
+            for server in &answer.unreached_servers {
+                output::note(&format!(
+                    "Server {server} was not reached: connections of the proxy may be open there"
+                ));
+            }
             context.output.show(
                 &answer,
                 Table::fields([("Revision", answer.revision.to_string())]),

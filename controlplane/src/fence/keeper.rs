@@ -3,7 +3,9 @@
 //! One task a server, so that a dead one holds up nobody else; all end when it leads no more, or in
 //! another term. A task's first visit raises the record's term, before anything else is sent to the
 //! server. Then it looks every second: a process that has restarted or was promoted, or whose record
-//! was flushed, is admitted again; a record that was lowered is raised again.
+//! was flushed, is admitted again; a record that was lowered is raised again. What was begun and not seen
+//! through (the record was raised, and the connection lost before anybody was killed) is done again,
+//! though the record says nothing of it.
 //!
 //! Only primaries have a record of their own; a replica has its primary's, and is admitted when it has
 //! become one.
@@ -21,9 +23,11 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval},
 };
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
-use super::{Fences, Leader, Mark, NotFenced, Spare, Target, link::Link, step, step::Step};
+use super::{
+    Fences, Leader, Mark, NOTHING, NotFenced, Sight, Spare, Target, link::Link, step, step::Step,
+};
 use crate::{
     model::Group,
     registry::Registry,
@@ -97,6 +101,8 @@ impl Keeper {
                     registry: self.registry.clone(),
                     fences: self.fences.clone(),
                     link: None,
+                    due: Some(Due::Begin),
+                    has_begun: false,
                 };
                 tasks.spawn(visitor.run())
             });
@@ -106,20 +112,36 @@ impl Keeper {
 
 /// The primaries.
 fn wanted(now: &Snapshot) -> BTreeSet<Post> {
-    let target = |group: &Arc<Group>| {
-        let at = Target {
-            address: group.primary().address.clone(),
-            group: group.id.clone(),
-        };
-        (at, now.head.leader_term)
-    };
-    now.groups.values().map(target).collect()
+    let post = |group: &Arc<Group>| (Target::primary(group), now.head.leader_term);
+    now.groups.values().map(post).collect()
 }
 
 /// Resolves when the standing has changed.
 async fn moved(standing: &mut watch::Receiver<Standing>) {
     if standing.changed().await.is_err() {
         std::future::pending::<()>().await; // the embedded store: it always leads
+    }
+}
+
+/// What is to be done to a record, and to who is connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Due {
+    /// It is this term's first.
+    Begin,
+    /// It was lowered: raise it again to this epoch.
+    Restore { epoch: u64 },
+    /// It is to be admitted.
+    Admit,
+}
+
+/// What a visit does, by the record and by what was not seen through.
+fn due(step: &Step, before: Option<Due>) -> Option<Due> {
+    match (step, before) {
+        (Step::Keep, before) => before,
+        (_, Some(Due::Admit)) | (Step::Admit, _) => Some(Due::Admit),
+        (Step::Restore { epoch }, _) => Some(Due::Restore { epoch: *epoch }),
+        (Step::Lead { .. }, _) => Some(Due::Begin),
+        (Step::Leap(_) | Step::Leave(_), before) => before,
     }
 }
 
@@ -132,6 +154,10 @@ struct Visitor {
     fences: Fences,
     /// Kept from one visit to the next.
     link: Option<Link>,
+    /// What was not seen through yet.
+    due: Option<Due>,
+    /// Whether [`Due::Begin`] was.
+    has_begun: bool,
 }
 
 impl Visitor {
@@ -152,56 +178,89 @@ impl Visitor {
 
     async fn visit(&mut self) -> Result<(), NotFenced> {
         let deadline = Instant::now() + VISIT;
-        let look = async {
-            match &mut self.link {
-                Some(link) => link.look().await,
-                None => {
-                    let (link, sight) = self.fences.open(&self.at).await?;
-                    self.link = Some(link);
-                    Ok(sight)
-                }
-            }
-        };
-        let sight = look.await?;
+        let sight = self.look().await?;
         let now = self.store.leading().ok_or(NotFenced::NotLeading)?;
-        let leader = Leader::of(&now);
-        if leader.own.term != self.term {
+        let Leader { cluster, own } = Leader::of(&now);
+        if own.term != self.term {
             return Err(NotFenced::NotLeading);
         }
-        let known = self.known(&sight.run_id);
-        let step = step::next(&sight, &leader.cluster, leader.own, known);
-        let term = self.term;
-        let mark = |epoch| Mark { term, epoch };
+        let known = self.fences.known(&self.at.address, &sight.run_id);
+        let step = step::next(&sight, &cluster, own, known);
+        self.due = due(&step, self.due);
         match step {
-            Step::Keep => self.fences.note(&self.at.address, &sight),
-            Step::Lead { epoch } => {
-                let (spare, mark) = (Spare::Proxies, mark(epoch));
-                self.fences.raise(&self.at, mark, spare, deadline).await?;
-            }
-            Step::Restore { epoch } => {
-                warn!(server = %self.at.address, epoch, "fence record was lowered");
-                let (spare, mark) = (self.registry.confirmed(epoch), mark(epoch));
-                let spare = Spare::Only(&spare);
-                self.fences.raise(&self.at, mark, spare, deadline).await?;
-            }
-            Step::Admit => {
-                info!(server = %self.at.address, run_id = sight.run_id, "admits a server again");
-                let spare = self.registry.confirmed(leader.own.epoch);
-                let spare = Spare::Only(&spare);
-                self.fences.admit(&self.at, spare, false, deadline).await?;
-            }
             Step::Leap(found) => {
                 warn!(server = %self.at.address, ?found, "fence record is above the store");
-                self.fences.leap(found).await?;
+                return self.fences.leap(found).await;
             }
             Step::Leave(refusal) => return Err(NotFenced::Refused(refusal)),
+            Step::Keep | Step::Lead { .. } | Step::Restore { .. } | Step::Admit => {}
+        }
+        match self.due {
+            Some(due) => {
+                self.carry_out(due, own, deadline).await?;
+                self.has_begun |= due == Due::Begin;
+                self.due = (!self.has_begun).then_some(Due::Begin);
+            }
+            None => self.fences.note(&self.at.address, &sight),
         }
         Ok(())
     }
 
-    /// To which epoch the record of this process was raised, or found.
-    fn known(&self, run_id: &str) -> Option<u64> {
-        let last = self.fences.last(&self.at.address)?;
-        (last.run_id == run_id).then_some(last.epoch)
+    async fn look(&mut self) -> Result<Sight, NotFenced> {
+        match &mut self.link {
+            Some(link) => link.look().await,
+            None => {
+                let (link, sight) = self.fences.open(&self.at).await?;
+                self.link = Some(link);
+                Ok(sight)
+            }
+        }
+    }
+
+    async fn carry_out(&self, due: Due, own: Mark, deadline: Instant) -> Result<(), NotFenced> {
+        let (at, fences) = (&self.at, &self.fences);
+        let evidence = match due {
+            Due::Begin => fences.begin(at, deadline).await?,
+            Due::Restore { epoch } => {
+                warn!(server = %at.address, epoch, "fence record was lowered");
+                let confirmed = self.registry.confirmed(epoch);
+                let (mark, spare) = (Mark { epoch, ..own }, Spare::Only(&confirmed));
+                fences.raise(at, mark, spare, NOTHING, deadline).await?
+            }
+            Due::Admit => {
+                let confirmed = self.registry.confirmed(own.epoch);
+                let spare = Spare::Only(&confirmed);
+                fences.admit(at, spare, false, deadline).await?
+            }
+        };
+        debug!(server = %at.address, ?due, run_id = evidence.run_id(), "fence record was seen to");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_seen_through_is_done_again() {
+        let (begin, admit) = (Some(Due::Begin), Some(Due::Admit));
+        let (lead, restore) = (Step::Lead { epoch: 3 }, Step::Restore { epoch: 4 });
+        let restored = Some(Due::Restore { epoch: 4 });
+        for (step, before, expected) in [
+            (&Step::Keep, None, None),
+            (&Step::Keep, begin, begin),
+            (&Step::Keep, admit, admit),
+            (&lead, None, begin),
+            (&lead, begin, begin),
+            (&lead, admit, admit),
+            (&restore, None, restored),
+            (&restore, admit, admit),
+            (&Step::Admit, None, admit),
+            (&Step::Admit, begin, admit),
+            (&Step::Admit, restored, admit),
+        ] {
+            assert_eq!(due(step, before), expected, "{step:?}, {before:?}");
+        }
     }
 }

@@ -109,18 +109,21 @@ impl Link {
         }
     }
 
-    /// Raises the record to the mark, of this cluster.
+    /// Raises the record to the mark, of this cluster, whose leader is at `own`. Where there is none of this
+    /// process, it may have come back with older data, or lost what stood there: then to `own`, if that is
+    /// higher.
     pub(super) async fn raise(
         &mut self,
         cluster: &str,
         mark: Mark,
-        believed: u64,
+        own: Mark,
         take_over: bool,
     ) -> Result<Verdict, NotFenced> {
         let mut raise = cmd("EVAL");
         raise.arg(RAISE).arg(1).arg(KEY).arg(cluster);
         raise.arg(&self.run_id).arg(mark.term).arg(mark.epoch);
-        raise.arg(believed).arg(i32::from(take_over));
+        raise.arg(own.believed()).arg(i32::from(take_over));
+        raise.arg(own.epoch);
         let said: String = self.ask(&raise).await?;
         Ok(match said.as_str() {
             "raised" | "unchanged" => Verdict::Done,

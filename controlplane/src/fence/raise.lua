@@ -1,5 +1,6 @@
 -- Raises the record KEYS[1] to ARGV: cluster, run_id, term, epoch; the highest number that is
--- believed; 1: take over another cluster's. Answers `raised`, `unchanged`, `foreign` or `later`.
+-- believed; 1: take over another cluster's; the epoch to admit at where there is no record of this
+-- process. Answers `raised`, `unchanged`, `foreign` or `later`.
 local was = redis.pcall('HMGET', KEYS[1], 'cluster', 'term', 'epoch', 'run_id')
 if was.err then
   if not string.find(was.err, 'WRONGTYPE', 1, true) then return was end
@@ -17,6 +18,9 @@ if was[1] == cluster then
   epoch = math.max(epoch, number(was[3]))
 elseif was[1] and ARGV[6] ~= '1' then
   return 'foreign'
+end
+if was[1] ~= cluster or number(was[3]) == 0 or was[4] ~= run_id then
+  epoch = math.max(epoch, tonumber(ARGV[7]))
 end
 local text = {string.format('%.0f', term), string.format('%.0f', epoch)}
 if was[1] == cluster and was[2] == text[1] and was[3] == text[2] and was[4] == run_id then

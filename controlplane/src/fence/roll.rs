@@ -18,12 +18,14 @@ pub struct Connection {
     pub name: String,
 }
 
-/// Which proxies' connections are left alive. The controller's own always are; those of other
-/// controllers, and of what copies for them, never.
+/// Which proxies' connections are left alive. The controller's own always are, and mostly those of what copies
+/// for it; those of other controllers never.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Spare<'a> {
     /// Those of all proxies: only leaders before this one are shut out.
     Proxies,
+    /// The same, and what copies for this controller is shut out, too.
+    ProxiesAlone,
     /// Those of proxies of these incarnations.
     Only(&'a BTreeSet<String>),
     /// Those of proxies of all incarnations but this one.
@@ -31,9 +33,16 @@ pub enum Spare<'a> {
 }
 
 impl Spare<'_> {
+    fn own_mover(self) -> bool {
+        match self {
+            Self::ProxiesAlone => false,
+            Self::Proxies | Self::Only(_) | Self::AllBut(_) => true,
+        }
+    }
+
     fn proxy(self, incarnation: &str) -> bool {
         match self {
-            Self::Proxies => true,
+            Self::Proxies | Self::ProxiesAlone => true,
             Self::Only(confirmed) => confirmed.contains(incarnation),
             Self::AllBut(removed) => incarnation != removed,
         }
@@ -57,19 +66,26 @@ fn connection(line: &str) -> Option<Connection> {
     })
 }
 
-/// Those that are to be killed by the controller of the incarnation `own`.
-pub fn doomed(connections: Vec<Connection>, own: &str, spare: Spare<'_>) -> Vec<Connection> {
-    let lives = |connection: &Connection| match connection.name.parse::<Name>() {
+/// Those that are to be killed by the controller of the incarnation `own`: who is not spared, and those
+/// that are to be closed, by their ids, whosever they are.
+pub fn doomed(
+    connections: Vec<Connection>,
+    own: &str,
+    spare: Spare<'_>,
+    close: &BTreeSet<u64>,
+) -> Vec<Connection> {
+    let is_spared = |connection: &Connection| match connection.name.parse::<Name>() {
         Ok(Name {
             role, incarnation, ..
         }) => match role {
             Role::Proxy => spare.proxy(&incarnation),
-            Role::Mover | Role::Controller => incarnation == own,
+            Role::Mover => incarnation == own && spare.own_mover(),
+            Role::Controller => incarnation == own,
         },
         Err(_) => false, // of whatever version, it has not confirmed
     };
     let mut connections = connections;
-    connections.retain(|connection| !lives(connection));
+    connections.retain(|c| close.contains(&c.id) || !is_spared(c));
     connections
 }
 
@@ -108,7 +124,11 @@ mod tests {
     #[test]
     fn who_is_killed() {
         fn check(spare: Spare<'_>, expected: &[u64]) {
-            let doomed = doomed(read(LIST), "me", spare);
+            check_with(spare, &[], expected);
+        }
+        fn check_with(spare: Spare<'_>, close: &[u64], expected: &[u64]) {
+            let close = close.iter().copied().collect();
+            let doomed = doomed(read(LIST), "me", spare, &close);
             let ids: Vec<u64> = doomed.iter().map(|c| c.id).collect();
             assert_eq!(ids, expected, "{spare:?}");
         }
@@ -118,7 +138,9 @@ mod tests {
         check(Spare::Only(&set(&["a"])), &[6, 8, 10, 11]);
         check(Spare::Only(&set(&["a", "b", "other"])), &[8, 10, 11]);
         check(Spare::Proxies, &[8, 10, 11]);
+        check(Spare::ProxiesAlone, &[8, 9, 10, 11]);
         check(Spare::AllBut("b"), &[6, 8, 10, 11]);
+        check_with(Spare::Proxies, &[4, 5, 99], &[5, 8, 10, 11]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Pure: from the record, as it was read, and from what the leader knows.
 
 use proto::{
-    ClusterId,
+    ClusterId, Version,
     fence::{Comer, FIELDS, Fence, Refusal, judge},
 };
 
@@ -30,6 +30,20 @@ impl Mark {
     pub fn exceeds(self, other: Self) -> bool {
         self.term > other.term || self.epoch > other.epoch
     }
+
+    /// Whether a leader that is here believes in numbers that were found elsewhere.
+    pub fn believes(self, found: Self) -> bool {
+        found.term.max(found.epoch) <= self.believed()
+    }
+}
+
+impl From<Version> for Mark {
+    fn from(version: Version) -> Self {
+        Self {
+            term: version.leader_term,
+            epoch: version.epoch,
+        }
+    }
 }
 
 /// What was read at a server.
@@ -51,6 +65,12 @@ impl Sight {
             Some(record) if record.epoch > most => Err(FIELDS[2]),
             Some(_) | None => Ok(record),
         }
+    }
+
+    /// The epoch of the record, if it can be read.
+    pub fn epoch(&self) -> Option<u64> {
+        let record = self.record.as_ref().ok()?.as_ref()?;
+        Some(record.epoch)
     }
 
     /// Whether a leader may write the record.
