@@ -111,7 +111,7 @@ pub fn unfenced(address: &ServerAddr, group: &GroupId, why: &NotFenced) -> Refus
         NotFenced::NotLeading => Reason::NotLeading,
         NotFenced::Refused(fence::Refusal::OtherCluster(_)) => {
             let message = format!(
-                "server {address}: {why}, or did: if that cluster uses it no more, take it over with \
+                "server {address} {why}, or did: if that cluster uses it no more, take it over with \
                  --take-over"
             );
             return Refusal::new(Reason::ServerOfOtherCluster, message);

@@ -135,10 +135,10 @@ impl Evidence {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotFenced {
     /// This controller does not lead, or not in that term.
-    #[error("this controller does not lead any more")]
+    #[error("was not asked: this controller does not lead any more")]
     NotLeading,
     /// The record forbids it.
-    #[error("{0}")]
+    #[error("must not be used: {0}")]
     Refused(Refusal),
     /// The user may not do what is needed.
     #[error("refuses a command that Sluice needs: {says}; let its user do it with `{}`", acl(.user))]

@@ -111,14 +111,31 @@ pub(super) fn diagnose(world: &World) -> Vec<Finding> {
         Ok(cluster) => cluster,
         Err(why) => return vec![no_controller(why)],
     };
+    let watched = match cluster.about.role() {
+        v1::cluster::Role::StandBy => vec![stands_by(cluster)],
+        v1::cluster::Role::Leader | v1::cluster::Role::Adrift | v1::cluster::Role::Unspecified => {
+            [servers(world, cluster), proxies(world, cluster)].concat()
+        }
+    };
     [
         controller(world, cluster),
         groups(cluster),
         slots(cluster),
-        servers(world, cluster),
-        proxies(world, cluster),
+        watched,
     ]
     .concat()
+}
+
+/// Only the leader knows how servers and proxies are.
+fn stands_by(cluster: &Cluster) -> Finding {
+    warning(
+        Category::Controller,
+        "this controller stands by: it watches neither servers nor proxies".to_owned(),
+        format!(
+            "ask the leader: `--endpoint {}`",
+            cluster.about.leader_endpoint
+        ),
+    )
 }
 
 fn error(category: Category, message: String, advice: impl Into<String>) -> Finding {

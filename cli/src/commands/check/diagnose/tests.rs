@@ -370,6 +370,20 @@ fn servers() {
 }
 
 #[test]
+fn a_stand_by_does_not_judge_what_it_does_not_see() {
+    warning(
+        |c| {
+            c.about.role = v1::cluster::Role::StandBy.into();
+            c.about.leader_endpoint = "10.0.3.2:18080".to_owned();
+            c.servers[0].observed = None;
+            c.proxies[0].connected = false;
+        },
+        "watches neither servers nor proxies",
+        "--endpoint 10.0.3.2:18080",
+    );
+}
+
+#[test]
 fn proxies() {
     error(
         |c| c.proxies.clear(),
