@@ -279,7 +279,8 @@ impl Copy {
     /// Makes the target equal to the source for slots that nobody writes to.
     ///
     /// With the evidence, nothing of these slots is written any more: [`Copy::release`] or [`Copy::reopen`]
-    /// must follow. Until then the copy does not start over, whatever happens.
+    /// must follow. Until then the copy does not start over, whatever happens. Settling them again, in
+    /// another hold, takes back what was said before.
     pub async fn settle(&mut self, settle: Settle) -> Result<Evidence, Unsettled> {
         let (done, result) = oneshot::channel();
         let request = Request::Settle(settle, done);
@@ -321,8 +322,9 @@ impl Copy {
             link.select(database).await?;
             // One more than planned: that for big keys.
             for lane in 0..=self.plan.lanes.get() {
-                let mark = relay::mark(&attempt::own_keys(&self.plan.name, lane));
-                clean::unlink(&mut link, &[mark.as_bytes()]).await?;
+                let own = attempt::own_keys(&self.plan.name, lane);
+                let (mark, place) = (relay::mark(&own), relay::place(&own));
+                clean::unlink(&mut link, &[mark.as_bytes(), place.as_bytes()]).await?;
             }
         }
         Ok(())

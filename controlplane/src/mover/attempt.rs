@@ -264,9 +264,12 @@ impl<'a> Attempt<'a> {
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
                 Some(request) = requests.recv() => match request {
                     Request::Settle(settle, done) => {
-                        let (held, result) = match pass {
-                            Some(_) => (SlotSet::EMPTY, Err(Unsettled::NotCopied)),
-                            None => (settle.slots, self.settle(settle, slots).await?),
+                        let (held, result) = if pass.is_some() {
+                            (SlotSet::EMPTY, Err(Unsettled::NotCopied))
+                        } else if !slots.planned.includes(&settle.slots) {
+                            (SlotSet::EMPTY, Err(Unsettled::NotPlanned))
+                        } else {
+                            (settle.slots, self.settle(settle).await?)
                         };
                         let settled = result.is_ok();
                         if settled {
@@ -336,11 +339,7 @@ impl<'a> Attempt<'a> {
     async fn settle(
         &mut self,
         settle: Settle,
-        slots: &Slots,
     ) -> Result<Result<Evidence, Unsettled>, Interruption> {
-        if !slots.planned.includes(&settle.slots) {
-            return Ok(Err(Unsettled::NotPlanned));
-        }
         let begun = Instant::now();
         let ended = time::timeout(settle.budget, self.gather(&settle)).await;
         match ended {

@@ -163,6 +163,14 @@ impl Link {
         self.queued += 1;
     }
 
+    /// Takes back what is queued and was not sent.
+    pub(super) fn discard(&mut self) {
+        if !self.broken {
+            self.output.clear();
+            self.queued = 0;
+        }
+    }
+
     /// Sends what is queued; its replies, in order.
     pub(super) async fn exchange(&mut self) -> Result<Vec<Reply>, LinkError> {
         if std::mem::replace(&mut self.broken, true) {

@@ -73,9 +73,31 @@ impl Relay {
         database: u32,
         key: &[u8],
         size: u64,
-        mut goes_on: impl FnMut(Instant) -> Go,
+        goes_on: impl FnMut(Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
+        let outcome = self.grow(key, size, goes_on).await?;
+        match outcome {
+            Outcome::Done { .. } | Outcome::Unreadable => {}
+            Outcome::Stopped | Outcome::Changed | Outcome::Later(_) => {
+                self.target.discard();
+                let place = self.place.clone();
+                let words: [&[u8]; 2] = [b"UNLINK", place.as_bytes()];
+                self.target
+                    .ask(&words)
+                    .await
+                    .map_err(Interruption::Target)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn grow(
+        &mut self,
+        key: &[u8],
+        size: u64,
+        mut goes_on: impl FnMut(Instant) -> Go,
+    ) -> Result<Outcome, Interruption> {
         let name = match self.read(&[b"TYPE", key]).await? {
             Reply::Text(name) => name,
             other => return Err(Interruption::Source(self.source.unexpected("TYPE", &other))),

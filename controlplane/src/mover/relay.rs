@@ -109,7 +109,7 @@ impl Relay {
             target_expires_fields: target_is.expires_fields(),
             restores: true,
             streams_count: is.streams_count() && target_is.streams_count(),
-            place: format!("{own}:place"),
+            place: place(own),
             mark: (mark(own), attempt.to_owned()),
             marked: BTreeSet::new(),
             report,
@@ -187,6 +187,7 @@ impl Relay {
 
     /// Whether the mark stands wherever it was set: nobody has flushed since.
     pub(super) async fn check_marks(&mut self) -> Result<(), Interruption> {
+        self.target.discard();
         for database in self.marked.clone() {
             self.target
                 .select(database)
@@ -219,8 +220,10 @@ impl Relay {
         }
     }
 
-    /// Goes to a database at both, and sets the mark there.
+    /// Goes to a database at both, and sets the mark there. What was begun before and given up is not
+    /// sent any more: its replies would be taken for others'.
     pub(super) async fn enter(&mut self, database: u32) -> Result<(), Interruption> {
+        self.target.discard();
         self.source
             .select(database)
             .await
@@ -338,6 +341,11 @@ impl Relay {
             }
         }
     }
+}
+
+/// The key under which values grow, of a lane whose own keys begin with `own`.
+pub(super) fn place(own: &str) -> String {
+    format!("{own}:place")
 }
 
 /// The key of the mark, of a lane whose own keys begin with `own`.

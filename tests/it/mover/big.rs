@@ -100,6 +100,15 @@ async fn a_big_value_that_changes_is_copied_again() {
     run(&mut source, "SET string small").await;
     settle(&mut copy, all()).await.unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 5);
+    // Nothing is left of what was begun and given up.
+    copy.end().await.unwrap();
+    let mut target = stand.target.connect().await;
+    let own: Vec<String> = cmd("KEYS")
+        .arg("{sluice}:*")
+        .query_async(&mut target)
+        .await
+        .unwrap();
+    assert_eq!(own, ["{sluice}:fence"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

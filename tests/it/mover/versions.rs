@@ -1,10 +1,20 @@
 //! Copies between servers of different versions and families.
 
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
 use redis::{Value, aio::MultiplexedConnection, cmd};
+use tokio::time;
 
 use super::{
     EVERY_TYPE, fill, run,
-    stand::{Stand, all, program, settle},
+    stand::{Stand, all, half, program, settle},
+    write_all_the_time,
 };
 
 /// That all types arrive; `restores`: whether as they were dumped.
@@ -64,6 +74,26 @@ async fn to_an_older_one_or_another_family() {
     check("redis-8.2", "valkey-9.1", false).await;
     check("valkey-9.1", "valkey-8.1", false).await;
     check("valkey-9.1", "redis-8.2", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_while_it_is_made_anew_by_commands() {
+    let (Some(from), Some(to)) = (program("redis-7.0"), program("redis-6.2")) else {
+        return;
+    };
+    let stand = Stand::of(from, to, &[]).await;
+    fill(&mut stand.source.connect().await, 3000).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = write_all_the_time(stand.source.connect().await, stop.clone());
+    let writer = tokio::spawn(writer);
+    let mut copy = stand.copied(half()).await;
+    time::sleep(Duration::from_millis(300)).await;
+    stop.store(true, Relaxed);
+    assert!(writer.await.unwrap() > 100);
+    settle(&mut copy, half()).await.unwrap();
+    // Short ones may expire between two looks; then they are gone at both.
+    time::sleep(Duration::from_millis(300)).await;
+    assert!(stand.must_be_equal(&half()).await > 500);
 }
 
 /// When the fields of a hash expire.
