@@ -77,7 +77,13 @@ impl App {
             .clone()
             .unwrap_or_else(|| default_id(self.client_addr));
         let memory = Memory::new(config.max_memory);
-        let proxy = Arc::new(Proxy::new(id, config.max_clients, config.workers, memory));
+        let proxy = Arc::new(Proxy::new(
+            id,
+            config.max_clients,
+            config.workers,
+            config.on_restart,
+            memory,
+        ));
         let (topology_in, topology) = watch::channel(None);
         let (drain_in, drain) = watch::channel(None);
         let (switched_in, switched) = watch::channel(None);

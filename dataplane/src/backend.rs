@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{Group, ServerAddr, credentials::Login};
+use proto::{ServerAddr, Topology, credentials::Login, fence};
 use slab::Slab;
 use tokio::{
     task::spawn_local,
@@ -43,15 +43,16 @@ use crate::{
     metrics::{Proxy, ServerStats, WorkerStats},
     resp::{BadReply, Protocol},
     scripts::Shown,
-    socket::Socket,
     worker::{self, Worker, essential},
 };
 
 mod door;
+mod greeting;
 mod hearing;
 mod queue;
 
-pub(crate) use door::{Door, ask, put_command, put_select};
+pub(crate) use door::{Connection, Door, Shut, ask, put_command, put_select};
+use greeting::Routing;
 pub(crate) use hearing::Hearing;
 use hearing::{Ear, main_is_there};
 use queue::Queue;
@@ -88,8 +89,10 @@ pub(crate) struct Backends {
     now: Instant,
     /// Numbers the connections, for their names at the servers.
     connections: u64,
-    /// What those names start with: `sluice:proxy:<incarnation>:<worker>`.
-    name: String,
+    /// Which of the workers it is.
+    own: usize,
+    /// By what all requests are routed from now on.
+    routing: Rc<Routing>,
     /// Of one pipe; see [`crate::config::Args::max_backlog`].
     max_backlog: usize,
     /// Pipes of one kind to one server.
@@ -196,9 +199,9 @@ struct Stopped {
 }
 
 enum State {
-    /// Being dialled; requests queue.
-    Opening,
-    Ready(Rc<Socket>),
+    /// Being dialled; requests queue. By this the oldest of them was routed.
+    Opening(Rc<Routing>),
+    Ready(Rc<Connection>),
     /// Could not be opened; requests fail with this error.
     Down(Rc<str>),
 }
@@ -206,7 +209,7 @@ enum State {
 impl Backends {
     pub(crate) fn new(
         worker: Weak<RefCell<Worker>>,
-        name: String,
+        own: usize,
         serving: &Serving,
         proxy: Arc<Proxy>,
     ) -> Self {
@@ -219,7 +222,8 @@ impl Backends {
             dirty: Vec::new(),
             now: Instant::now(),
             connections: 0,
-            name,
+            own,
+            routing: Rc::new(Routing::Static),
             max_backlog: serving.max_backlog,
             lanes: serving.server_connections.into(),
             proxy,
@@ -227,11 +231,23 @@ impl Backends {
     }
 
     /// Takes over the groups of a new topology. Servers that stay keep their pipes; those that are no
-    /// longer there answer what is under way, and end.
-    pub(crate) fn update(&mut self, groups: &[Group], serving: &Serving) {
+    /// longer there answer what is under way, and end. Who was refused by what was routed by before tries
+    /// again.
+    pub(crate) fn update(&mut self, topology: &Topology, serving: &Serving) {
+        if !serving.is_static {
+            self.routing = Rc::new(Routing::Topology {
+                cluster: topology.cluster_id().clone(),
+                epoch: topology.version().epoch,
+            });
+        }
+        for (_, pipe) in &self.pipes {
+            if matches!(pipe.state, State::Down(_)) {
+                pipe.wake();
+            }
+        }
         let mut left = std::mem::take(&mut self.by_addr);
         self.primaries.clear();
-        for group in groups {
+        for group in topology.groups() {
             let login = serving.credentials.login(&group.id);
             let stays = left
                 .get(&group.primary)
@@ -297,7 +313,8 @@ impl Backends {
     #[cold]
     fn begin_pipe(&mut self, server: u32, way: Way, index: usize) -> u32 {
         let server = &mut self.servers[server as usize];
-        let pipe = self.pipes.insert(Pipe::new(server, way, self.max_backlog)) as u32;
+        let pipe = Pipe::new(server, way, &self.routing, self.max_backlog);
+        let pipe = self.pipes.insert(pipe) as u32;
         if server.pipes.len() <= index {
             server.pipes.resize(index + 1, None);
         }
@@ -321,18 +338,65 @@ impl Backends {
             login: server.login.clone(),
             protocol: way.protocol,
             database: way.database,
+            routing: Rc::clone(&self.routing),
+            trusts_restarted: self.proxy.trusts_restarted(),
             timeout,
             name,
         }
     }
 
-    /// The same door once more, by another name.
+    /// The same door once more, by another name and for what is routed from now on.
     pub(crate) fn again(&mut self, door: &Door) -> Door {
-        let name = self.next_name();
         Door {
-            name,
+            routing: Rc::clone(&self.routing),
+            trusts_restarted: self.proxy.trusts_restarted(),
+            name: self.next_name(),
             ..door.clone()
         }
+    }
+
+    /// Whether who was refused may try again at once: it routes by something newer since.
+    pub(crate) fn is_outdated(&self, why: &Shut) -> bool {
+        match why {
+            Shut::Down(_) => false,
+            Shut::Refused(refusal) => self.routes_newer(refusal),
+        }
+    }
+
+    /// Whether what is routed by is newer than what this was a refusal of.
+    pub(crate) fn routes_newer(&self, refusal: &fence::Refusal) -> bool {
+        self.routing.is_newer(refusal)
+    }
+
+    /// How to open a pipe's connection: for those who wait for it, or for who comes from now on.
+    fn door_of(&mut self, pipe: u32, timeout: Duration) -> Door {
+        let name = self.next_name();
+        let pipe = &self.pipes[pipe as usize];
+        let routing = match &pipe.state {
+            State::Opening(oldest) => oldest,
+            State::Ready(_) | State::Down(_) => &self.routing,
+        };
+        Door {
+            addr: pipe.addr.clone(),
+            login: pipe.login.clone(),
+            protocol: pipe.protocol,
+            database: pipe.database,
+            routing: Rc::clone(routing),
+            trusts_restarted: self.proxy.trusts_restarted(),
+            timeout,
+            name,
+        }
+    }
+
+    /// Ready once a pipe that was refused has reason to ask again, or is no longer needed.
+    fn poll_newer(&mut self, pipe: u32, refusal: &fence::Refusal, cx: &Context<'_>) -> Poll<()> {
+        let is_newer = self.routing.is_newer(refusal);
+        let pipe = &mut self.pipes[pipe as usize];
+        if is_newer || pipe.retired {
+            return Poll::Ready(());
+        }
+        pipe.waker.get_or_insert_with(|| cx.waker().clone());
+        Poll::Pending
     }
 
     pub(crate) fn primary(&self, group: u16) -> &ServerAddr {
@@ -469,12 +533,17 @@ impl Backends {
 
     fn next_name(&mut self) -> String {
         self.connections += 1;
-        format!("{}.{}", self.name, self.connections)
+        let name = fence::Name {
+            role: fence::Role::Proxy,
+            incarnation: self.proxy.incarnation.clone(),
+            rest: format!("{}.{}", self.own, self.connections),
+        };
+        name.to_string()
     }
 }
 
 impl Pipe {
-    fn new(server: &Server, way: Way, max_backlog: usize) -> Self {
+    fn new(server: &Server, way: Way, routing: &Rc<Routing>, max_backlog: usize) -> Self {
         Self {
             addr: server.addr.clone(),
             login: server.login.clone(),
@@ -483,7 +552,7 @@ impl Pipe {
             bulk: matches!(way.lane, Lane::Bulk | Lane::Scripts { bulk: true }),
             ear: None,
             stats: Arc::clone(&server.stats),
-            state: State::Opening,
+            state: State::Opening(Rc::clone(routing)),
             retired: false,
             out: Vec::new(),
             sent: 0,
@@ -515,11 +584,11 @@ impl Pipe {
 
     /// Sends what the socket takes now. An error means that the connection is lost.
     fn flush(&mut self, now: Instant, stats: &WorkerStats) {
-        let State::Ready(socket) = &self.state else {
+        let State::Ready(connection) = &self.state else {
             return;
         };
         while self.sent < self.out.len() {
-            match socket.write(&self.out[self.sent..]) {
+            match connection.socket.write(&self.out[self.sent..]) {
                 Ok(written) => {
                     stats.server_bytes_out.add(written as u64);
                     self.sent += written;
@@ -554,7 +623,7 @@ impl Pipe {
     fn refuse(&mut self, waker: &Waker) -> Refusal {
         match &self.state {
             State::Down(text) => Refusal::Down(Rc::clone(text)),
-            State::Opening | State::Ready(_) => {
+            State::Opening(_) | State::Ready(_) => {
                 self.waiting.push_back(waker.clone());
                 Refusal::Full
             }
@@ -642,13 +711,14 @@ impl Pipe {
         account.recount(&mut self.counted, now);
     }
 
-    /// Answers all that is under way; the connection is gone.
+    /// Answers all that is under way; the connection is gone, or there never was one.
     /// `deliver` is told whether pieces of another reply were delivered before.
-    fn fail(&mut self, why: &str, deliver: &mut impl FnMut(Pending, &[u8], Outcome, bool)) {
+    fn fail(&mut self, why: &Shut, deliver: &mut impl FnMut(Pending, &[u8], Outcome, bool)) {
         // Of a reply that has begun there will be no more, and its client cannot be told.
         let mut cut = self.framer.is_passing();
-        let down = error_frame(&error::server_down(self.addr.as_str(), why));
-        let lost = error_frame(&error::unknown_outcome(self.addr.as_str(), why));
+        let addr = self.addr.as_str();
+        let down = error_frame(&why.error(addr));
+        let lost = error_frame(&error::unknown_outcome(addr, &why.to_string()));
         for (pending, was_sent) in self.queue.end() {
             // Whether a read was executed makes no difference to anybody.
             let (frame, outcome) = if was_sent && pending.may_write {
@@ -689,10 +759,27 @@ enum Arrival<'a> {
     Agreed(Hearing, bool),
 }
 
-/// Why a pipe's connection ended.
+/// Why a pipe's connection ended, or was not opened.
 enum End {
     Retired,
-    Broken(String),
+    Broken(Shut),
+}
+
+impl End {
+    fn broken(why: impl Into<String>) -> Self {
+        Self::Broken(Shut::Down(why.into()))
+    }
+}
+
+/// What a pipe does when its connection has ended.
+enum Next {
+    /// It is over, too.
+    Nothing,
+    Dial,
+    /// It dials after a pause.
+    Pause,
+    /// It dials once its worker routes by something else: before that it is refused.
+    Await(fence::Refusal),
 }
 
 /// A pipe reads so often in one turn at most: then the sessions have their turn.
@@ -713,54 +800,53 @@ async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
     loop {
         let opened = open(&worker, id)
             .await
-            .and_then(|socket| worker.borrow_mut().pipe_opened(id, socket));
+            .and_then(|connection| worker.borrow_mut().pipe_opened(id, connection));
         let since = Instant::now();
         let end = match opened {
             Ok(()) => poll_fn(|cx| worker.borrow_mut().poll_pipe(id, cx)).await,
             Err(why) => End::Broken(why),
         };
-        if worker.borrow_mut().pipe_ended(id, end, since) {
-            return;
-        }
-        if since.elapsed() < SETTLED {
-            sleep(backoff.next()).await;
-        } else {
-            backoff.reset();
+        let next = worker.borrow_mut().pipe_ended(id, end, since);
+        match next {
+            Next::Nothing => return,
+            Next::Dial => backoff.reset(),
+            Next::Pause => sleep(backoff.next()).await,
+            Next::Await(refusal) => {
+                poll_fn(|cx| worker.borrow_mut().backends.poll_newer(id, &refusal, cx)).await;
+            }
         }
     }
 }
 
 /// Opens a pipe's connection.
-async fn open(worker: &RefCell<Worker>, id: u32) -> Result<Socket, String> {
-    main_is_there(worker, id).await?;
+async fn open(worker: &RefCell<Worker>, id: u32) -> Result<Connection, Shut> {
+    main_is_there(worker, id).await.map_err(Shut::Down)?;
     let door = {
         let worker = &mut *worker.borrow_mut();
-        let name = worker.backends.next_name();
-        let pipe = &worker.backends.pipes[id as usize];
-        Door {
-            addr: pipe.addr.clone(),
-            login: pipe.login.clone(),
-            protocol: pipe.protocol,
-            database: pipe.database,
-            timeout: worker.serving.connect_timeout,
-            name,
-        }
+        worker.backends.door_of(id, worker.serving.connect_timeout)
     };
     door.open().await
 }
 
 /// What a worker does for its pipes: their tasks call these.
 impl Worker {
-    fn pipe_opened(&mut self, id: u32, socket: Socket) -> Result<(), String> {
+    fn pipe_opened(&mut self, id: u32, connection: Connection) -> Result<(), Shut> {
         let pipe = &mut self.backends.pipes[id as usize];
         if pipe.retired {
-            return Err("it has left the topology".to_owned());
+            return Err(Shut::Down("it has left the topology".to_owned()));
         }
-        self.tell_wishes(id)?;
+        self.tell_wishes(id).map_err(Shut::Down)?;
         let pipe = &mut self.backends.pipes[id as usize];
-        pipe.state = State::Ready(Rc::new(socket));
+        let (run_id, connection_id) = (&connection.run_id, connection.id);
+        tracing::info!(
+            server = %pipe.addr,
+            run_id,
+            connection_id,
+            database = pipe.database,
+            "connected to server"
+        );
+        pipe.state = State::Ready(Rc::new(connection));
         pipe.alive = self.backends.now;
-        tracing::info!(server = %pipe.addr, database = pipe.database, "connected to server");
         if !pipe.out.is_empty() {
             pipe.flush(self.backends.now, &self.stats);
         }
@@ -786,10 +872,11 @@ impl Worker {
         } = self;
         let now = backends.now;
         let pipe = &mut backends.pipes[id as usize];
-        let State::Ready(socket) = &pipe.state else {
+        let State::Ready(connection) = &pipe.state else {
             unreachable!("only a ready pipe is polled")
         };
-        let socket = Rc::clone(socket);
+        let connection = Rc::clone(connection);
+        let socket = &connection.socket;
         pipe.waker.get_or_insert_with(|| cx.waker().clone());
         let reads = if pipe.bulk { BULK_READS } else { READS };
         for _ in 0..reads {
@@ -804,11 +891,11 @@ impl Worker {
                 });
                 pipe.recount(&mut clients.account);
                 if let Poll::Ready(Err(e)) = unblocked {
-                    return Poll::Ready(End::Broken(e.to_string()));
+                    return Poll::Ready(End::broken(e.to_string()));
                 }
             }
             if let Some(why) = pipe.lost.take() {
-                return Poll::Ready(End::Broken(why));
+                return Poll::Ready(End::broken(why));
             }
             if let Some(stopped) = &pipe.stopped {
                 let waited = now.saturating_duration_since(stopped.since);
@@ -823,13 +910,13 @@ impl Worker {
                 Poll::Pending => {
                     return if pipe.is_overdue(now, serving.server_timeout) {
                         let why = format!("no reply for {:?}", serving.server_timeout);
-                        Poll::Ready(End::Broken(why))
+                        Poll::Ready(End::broken(why))
                     } else {
                         Poll::Pending
                     };
                 }
                 Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(End::Broken("it closed the connection".to_owned()));
+                    return Poll::Ready(End::broken("it closed the connection"));
                 }
                 Poll::Ready(Ok(len)) => {
                     stats.server_bytes_in.add(len as u64);
@@ -869,18 +956,18 @@ impl Worker {
                     clients.schedule_flush();
                     if let Err(e) = taken {
                         let refusal = pipe.ear.as_mut().and_then(|ear| ear.refusal.take());
-                        return Poll::Ready(End::Broken(refusal.unwrap_or_else(|| e.to_string())));
+                        return Poll::Ready(End::broken(refusal.unwrap_or_else(|| e.to_string())));
                     }
                 }
-                Poll::Ready(Err(e)) => return Poll::Ready(End::Broken(e.to_string())),
+                Poll::Ready(Err(e)) => return Poll::Ready(End::broken(e.to_string())),
             }
         }
         worker::yield_turn(cx);
         Poll::Pending
     }
 
-    /// Answers what was under way. Whether the pipe's life is over, too.
-    fn pipe_ended(&mut self, id: u32, end: End, since: Instant) -> bool {
+    /// Answers what was under way.
+    fn pipe_ended(&mut self, id: u32, end: End, since: Instant) -> Next {
         let Self {
             backends,
             clients,
@@ -888,18 +975,28 @@ impl Worker {
             clock,
             ..
         } = self;
+        let routing = Rc::clone(&backends.routing);
         let pipe = &mut backends.pipes[id as usize];
         let (why, was_ready) = match (end, &pipe.state) {
-            (End::Retired, _) => ("it left the topology".to_owned(), false),
+            (End::Retired, _) => (Shut::Down("it left the topology".to_owned()), false),
             (End::Broken(why), State::Ready(_)) => (why, true),
-            (End::Broken(why), State::Opening | State::Down(_)) => (why, false),
+            (End::Broken(why), State::Opening(_) | State::Down(_)) => (why, false),
         };
         if was_ready {
             stats.server_connections_lost.add(1);
             pipe.stats.connections_lost.add(1);
         }
-        if was_ready || matches!(pipe.state, State::Opening) {
-            tracing::warn!(server = %pipe.addr, why, "lost server");
+        let error = why.error(pipe.addr.as_str());
+        // Each reason is told once, not at every attempt.
+        match (&why, &pipe.state) {
+            (Shut::Refused(_), State::Down(told)) if **told == error => {}
+            (Shut::Refused(why), _) => {
+                tracing::warn!(server = %pipe.addr, %why, "may not use server");
+            }
+            (Shut::Down(_), State::Down(_)) => {}
+            (Shut::Down(why), State::Opening(_) | State::Ready(_)) => {
+                tracing::warn!(server = %pipe.addr, why, "lost server");
+            }
         }
         let micros = clock.micros();
         pipe.fail(&why, &mut |pending, reply, outcome, cut| {
@@ -910,27 +1007,40 @@ impl Worker {
         });
         pipe.recount(&mut clients.account);
         clients.schedule_flush();
-        // After a connection that held, requests may wait for the first attempt to dial again.
-        pipe.state = if was_ready && since.elapsed() >= SETTLED {
-            State::Opening
-        } else {
-            State::Down(error::server_down(pipe.addr.as_str(), &why).into())
+        let next = match why {
+            _ if pipe.retired => Next::Nothing,
+            // After a connection that held, requests may wait for the first attempt to dial again.
+            Shut::Down(_) if was_ready && since.elapsed() >= SETTLED => Next::Dial,
+            Shut::Down(_) => Next::Pause,
+            Shut::Refused(refusal) => {
+                stats.connections_refused.add(1);
+                if routing.is_newer(&refusal) {
+                    Next::Dial
+                } else if refusal.is_sticky() {
+                    Next::Await(refusal)
+                } else {
+                    Next::Pause
+                }
+            }
+        };
+        pipe.state = match next {
+            Next::Dial => State::Opening(routing),
+            Next::Nothing | Next::Pause | Next::Await(_) => State::Down(error.into()),
         };
         pipe.waker = None;
-        let (over, ear) = (pipe.retired, &pipe.ear);
-        if let Some(hearing) = ear.as_ref().map(|ear| ear.hearing) {
+        if let Some(hearing) = pipe.ear.as_ref().map(|ear| ear.hearing) {
             let server = pipe.addr.clone();
             backends.lose_redirecting(id);
             if was_ready {
                 self.missed_messages(hearing, &server);
             }
         }
-        let backends = &mut self.backends;
-        if over {
+        if let Next::Nothing = next {
+            let backends = &mut self.backends;
             backends.dirty.retain(|&dirty| dirty != id);
             backends.pipes.remove(id as usize);
         }
-        over
+        next
     }
 }
 
@@ -946,7 +1056,7 @@ mod tests {
             pipes: Vec::new(),
             hearing: HashMap::new(),
         };
-        Pipe::new(&server, Way::USUAL, 1000)
+        Pipe::new(&server, Way::USUAL, &Rc::new(Routing::Static), 1000)
     }
 
     fn pending(number: u32, may_write: bool) -> Pending {
@@ -995,17 +1105,20 @@ mod tests {
         pipe.queue.sent();
         pipe.queue.push(pending(2, true));
         let mut outcomes = Vec::new();
-        pipe.fail("gone", &mut |to, reply, outcome, _| {
-            let Recipient::Session { number, .. } = to.to else {
-                panic!()
-            };
-            let code = String::from_utf8_lossy(reply)
-                .split(' ')
-                .next()
-                .unwrap()
-                .to_owned();
-            outcomes.push((number, code, outcome));
-        });
+        pipe.fail(
+            &Shut::Down("gone".to_owned()),
+            &mut |to, reply, outcome, _| {
+                let Recipient::Session { number, .. } = to.to else {
+                    panic!()
+                };
+                let code = String::from_utf8_lossy(reply)
+                    .split(' ')
+                    .next()
+                    .unwrap()
+                    .to_owned();
+                outcomes.push((number, code, outcome));
+            },
+        );
         assert_eq!(
             outcomes,
             [

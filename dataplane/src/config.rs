@@ -140,6 +140,10 @@ pub struct Args {
     /// How long a server with requests under way may be silent; then its connection is closed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = settings::duration)]
     pub server_timeout: Duration,
+    /// What to do with a server that restarts while no controller is connected: refuse it until one has
+    /// admitted it again, since it may have come back with an old data set, or trust it
+    #[arg(long, value_name = "WHAT", default_value = "refuse")]
+    pub on_restart_without_leader: OnRestart,
     /// How long clients may take to finish when the proxy is asked to stop
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = settings::duration)]
     pub drain_timeout: Duration,
@@ -161,6 +165,15 @@ impl Args {
     pub fn only_checks(&self) -> bool {
         self.config.check_config
     }
+}
+
+/// What becomes of a server that restarts while no controller is connected.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRestart {
+    /// It is not used before one has admitted it again.
+    Refuse,
+    /// It is used, whatever data it has come back with.
+    Trust,
 }
 
 /// Lengths within a request or a client's output are kept in 32 bits.
@@ -227,6 +240,8 @@ pub struct Serving {
     pub server_timeout: Duration,
     /// What the proxy presents to the servers.
     pub credentials: Credentials,
+    /// There is no controller.
+    pub is_static: bool,
 }
 
 impl Serving {
@@ -250,6 +265,10 @@ impl Serving {
 fn shown(args: &Args) -> Vec<(&'static str, String)> {
     let cpus: Vec<String> = args.cpus.iter().map(usize::to_string).collect();
     let time = |time: Duration| format!("{time:?}");
+    let on_restart = match args.on_restart_without_leader {
+        OnRestart::Refuse => "refuse",
+        OnRestart::Trust => "trust",
+    };
     let yes_or_no = if args.allow_config_set { "yes" } else { "no" };
     vec![
         ("listen", args.listen.clone()),
@@ -284,6 +303,7 @@ fn shown(args: &Args) -> Vec<(&'static str, String)> {
         ("max-request-bytes", args.max_request_bytes.to_string()),
         ("connect-timeout", time(args.connect_timeout)),
         ("server-timeout", time(args.server_timeout)),
+        ("on-restart-without-leader", on_restart.to_owned()),
         ("drain-timeout", time(args.drain_timeout)),
         ("log", args.log.clone()),
         ("log-format", args.log_format.clone()),
@@ -313,6 +333,8 @@ pub struct Config {
     pub accept_rate: u32,
     /// See [`Args::max_memory`].
     pub max_memory: usize,
+    /// See [`Args::on_restart_without_leader`].
+    pub on_restart: OnRestart,
     /// How long a drain may take.
     pub drain_timeout: Duration,
     /// Where to write the bound addresses.
@@ -403,6 +425,7 @@ impl Config {
             max_clients: args.max_clients,
             accept_rate: args.accept_rate,
             max_memory: args.max_memory,
+            on_restart: args.on_restart_without_leader,
             drain_timeout: args.drain_timeout,
             ports_file: args.ports_file.clone(),
             serving: Serving {
@@ -433,6 +456,7 @@ impl Config {
                 connect_timeout: args.connect_timeout,
                 server_timeout: args.server_timeout,
                 credentials: Credentials::load(args.server_auth_file.as_deref())?,
+                is_static: args.r#static.is_some(),
             },
         })
     }

@@ -5,7 +5,10 @@
 //! it; what is wrong is refused, and the old one kept. When the stream ends it is opened again, to any
 //! controller, for as long as the process lives. Nothing here ever stops the workers from serving.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use proto::{
     Topology, Version,
@@ -56,7 +59,9 @@ impl Control {
         loop {
             let endpoint = endpoints.next().expect("at least one controller");
             let since = Instant::now();
-            let why = match self.subscribe(endpoint).await {
+            let ended = self.subscribe(endpoint).await;
+            self.proxy.is_subscribed.store(false, Relaxed);
+            let why = match ended {
                 Ok(()) => "it ended the stream".to_owned(),
                 Err(status) => format!("{:?}: {}", status.code(), status.message()),
             };
@@ -119,6 +124,7 @@ impl Control {
                     heard = Instant::now();
                     // Only an answer shows that the hello was accepted.
                     if !std::mem::replace(&mut subscribed, true) {
+                        self.proxy.is_subscribed.store(true, Relaxed);
                         tracing::info!(controller = %endpoint, "subscribed");
                     }
                     if let Some(answer) = self.take(message).await? {

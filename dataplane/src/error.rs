@@ -4,6 +4,8 @@
 //! became of the request: `TRYAGAIN` and `CLUSTERDOWN` mean *not executed*, `UNKNOWNOUTCOME` means
 //! that it may have been.
 
+use proto::fence::Refusal;
+
 use crate::{
     command::{self, Command, flag},
     resp::{ProtocolError, Request},
@@ -239,6 +241,19 @@ pub(crate) fn server_down(address: &str, why: &str) -> String {
         return why.to_owned();
     }
     format!("CLUSTERDOWN server {address} is down: {why}")
+}
+
+/// A request that was never sent, because the server's fence record keeps this proxy out. What heals without
+/// anybody is worth another try.
+pub(crate) fn server_refuses(address: &str, why: &Refusal) -> String {
+    let prefix = match why {
+        Refusal::Missing | Refusal::Restarted | Refusal::OldEpoch { .. } => "TRYAGAIN",
+        Refusal::Damaged(_)
+        | Refusal::OtherCluster(_)
+        | Refusal::OldTerm { .. }
+        | Refusal::Managed(_) => "CLUSTERDOWN",
+    };
+    format!("{prefix} server {address} may not be used: {why}")
 }
 
 /// A write that was sent, and whose answer was lost with the connection.

@@ -30,7 +30,7 @@ pub(crate) mod log;
 mod receivers;
 mod report;
 mod settings;
-mod value;
+pub(crate) mod value;
 
 /// How the replies of the parts become one.
 pub(crate) enum Merging {

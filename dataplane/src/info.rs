@@ -143,6 +143,10 @@ fn sluice(proxy: &Proxy, topology: Option<&Topology>) -> Own {
             "proxy_server_connections",
             totals.server_connections.to_string(),
         ),
+        (
+            "proxy_server_connections_refused",
+            totals.connections_refused.to_string(),
+        ),
         ("proxy_memory", proxy.memory.held().to_string()),
         ("proxy_memory_limit", proxy.memory.limit().to_string()),
     ];

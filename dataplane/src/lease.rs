@@ -22,12 +22,11 @@ use std::{
 use tokio::time::{Sleep, sleep};
 
 use crate::{
-    backend::{Door, Way, ask, put_command, put_select},
+    backend::{Connection, Door, Shut, Way, ask, put_command, put_select},
     error,
     framer::{Framer, Piece},
     metrics::WorkerStats,
     resp::{BadReply, Protocol, put_error},
-    socket::Socket,
     worker::Worker,
 };
 
@@ -44,45 +43,32 @@ const DEAD_PEER: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub(crate) struct Lease {
-    pub(crate) socket: Socket,
+    /// In a box: a lease is handed from one to the other.
+    pub(crate) connection: Box<Connection>,
     framer: Framer,
     /// Where it leads; RESP and database are those that it has now.
     pub(crate) door: Door,
-    /// What the server calls the connection.
-    pub(crate) id: u64,
     /// It is among those that there may be.
     counted: pool::Counted,
 }
 
 /// A lease that is being made ready, within the time that its door gives. The error says why it cannot be.
-pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Lease, String>>>>;
+pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Lease, Shut>>>>;
 
 impl Lease {
-    async fn open(door: Door, counted: pool::Counted) -> Result<Self, String> {
-        let socket = door.open().await?;
-        let introduce = async {
-            socket.suspect(DEAD_PEER)?;
-            let mut request = Vec::new();
-            put_command(&mut request, &[b"CLIENT", b"ID"]);
-            let reply = ask(&socket, &request, 1).await?;
-            let id = str::from_utf8(&reply).ok().and_then(|text| {
-                let digits = text.trim_end().strip_prefix(':')?;
-                digits.parse().ok()
-            });
-            id.ok_or_else(|| io::Error::other("it told no CLIENT ID"))
-        };
-        let id = door.in_time(introduce).await?;
+    async fn open(door: Door, counted: pool::Counted) -> Result<Self, Shut> {
+        let connection = door.open().await?;
+        connection.socket.suspect(DEAD_PEER)?;
         Ok(Self {
-            socket,
+            connection: Box::new(connection),
             framer: Framer::default(),
             door,
-            id,
             counted,
         })
     }
 
     /// Has it speak this RESP in this database. All of it is agreed to before anything else is sent.
-    async fn attune(&mut self, protocol: Protocol, database: u16) -> Result<(), String> {
+    async fn attune(&mut self, protocol: Protocol, database: u16) -> Result<(), Shut> {
         let (mut request, mut replies) = (Vec::new(), 0);
         if self.door.protocol != protocol {
             let number: &[u8] = match protocol {
@@ -97,7 +83,10 @@ impl Lease {
             replies += 1;
         }
         if replies > 0 {
-            let asked = async { ask(&self.socket, &request, replies).await.map(drop) };
+            let asked = async {
+                ask(&self.connection.socket, &request, replies).await?;
+                Ok(())
+            };
             self.door.in_time(asked).await?;
             (self.door.protocol, self.door.database) = (protocol, database);
         }
@@ -114,7 +103,7 @@ impl Lease {
 
     /// Whether the server has said nothing unasked, nor closed it.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.socket.is_quiet()
+        self.connection.socket.is_quiet()
     }
 }
 
@@ -135,10 +124,6 @@ pub(crate) struct Exchange {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lies in a box of its session's, and nearly always is the large one"
-)]
 enum State {
     Opening(Opening),
     Open(Lease),
@@ -160,7 +145,7 @@ pub(crate) struct Failure {
     pub(crate) was_sent: bool,
     /// The first bytes of the last reply were passed on already.
     pub(crate) is_cut: bool,
-    pub(crate) why: String,
+    pub(crate) why: Shut,
 }
 
 impl Failure {
@@ -169,7 +154,7 @@ impl Failure {
         Self {
             was_sent: true,
             is_cut: false,
-            why: why.to_owned(),
+            why: Shut::Down(why.to_owned()),
         }
     }
 }
@@ -224,7 +209,7 @@ impl Exchange {
     /// What the server calls its connection, once it has been sent something.
     pub(crate) fn connection(&self) -> Option<u64> {
         match &self.state {
-            State::Open(lease) if self.was_sent => Some(lease.id),
+            State::Open(lease) if self.was_sent => Some(lease.connection.id),
             State::Open(_) | State::Opening(_) | State::Over => None,
         }
     }
@@ -249,7 +234,7 @@ impl Exchange {
             State::Open(_) if self.sent < self.out.len() => match self.send(cx, stats) {
                 Ok(true) => Poll::Ready(Step::Again),
                 Ok(false) => self.poll_silence(cx),
-                Err(e) => Poll::Ready(Step::Failed(self.fail(e.to_string()))),
+                Err(e) => Poll::Ready(Step::Failed(self.fail(e.into()))),
             },
             State::Open(_) => self.receive(cx, scratch, stats, take),
             State::Over => unreachable!("nobody goes on with what is over"),
@@ -262,7 +247,7 @@ impl Exchange {
             return Ok(false);
         };
         loop {
-            match lease.socket.write(&self.out[self.sent..]) {
+            match lease.connection.socket.write(&self.out[self.sent..]) {
                 Ok(len) => {
                     stats.server_bytes_out.add(len as u64);
                     self.sent += len;
@@ -276,6 +261,7 @@ impl Exchange {
             // The first time it is only asked whether there is room, as far as is known.
             let mut looked = false;
             let room = lease
+                .connection
                 .socket
                 .poll_writable(cx, || std::mem::replace(&mut looked, true));
             match room {
@@ -295,7 +281,7 @@ impl Exchange {
         let State::Open(lease) = &mut self.state else {
             unreachable!("only an open one is read from")
         };
-        let why = match lease.socket.poll_read(cx, scratch) {
+        let why = match lease.connection.socket.poll_read(cx, scratch) {
             Poll::Pending => return self.poll_silence(cx),
             Poll::Ready(Ok(0)) => "it closed the connection".to_owned(),
             Poll::Ready(Err(e)) => e.to_string(),
@@ -321,7 +307,7 @@ impl Exchange {
                 }
             }
         };
-        Poll::Ready(Step::Failed(self.fail(why)))
+        Poll::Ready(Step::Failed(self.fail(Shut::Down(why))))
     }
 
     /// Nothing comes for now; the server may be lost.
@@ -332,10 +318,10 @@ impl Exchange {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(silence)));
         ready!(timer.as_mut().poll(cx));
         let why = format!("no reply for {silence:?}");
-        Poll::Ready(Step::Failed(self.fail(why)))
+        Poll::Ready(Step::Failed(self.fail(Shut::Down(why))))
     }
 
-    fn fail(&mut self, why: String) -> Failure {
+    fn fail(&mut self, why: Shut) -> Failure {
         let is_cut = match &self.state {
             State::Open(lease) => lease.framer.is_passing() && self.replies == 1,
             State::Opening(_) | State::Over => false,
@@ -403,6 +389,17 @@ impl Worker {
         self.clients.answer_awaited(id, |out| put_error(out, text));
     }
 
+    /// Tells of a lease that is no more, or never was. Of a refusal the pipes tell.
+    pub(crate) fn lease_lost(&self, server: &str, why: &Shut) {
+        match why {
+            Shut::Down(why) => {
+                tracing::warn!(server, why, "lost the server of a lease");
+                self.stats.server_connections_lost.add(1);
+            }
+            Shut::Refused(_) => self.stats.connections_refused.add(1),
+        }
+    }
+
     /// The server is lost: the client is told what became of what it asked.
     pub(crate) fn exchange_failed(
         &mut self,
@@ -416,15 +413,14 @@ impl Worker {
             is_cut,
             why,
         } = failure;
-        tracing::warn!(server, why, "lost the server of a lease");
-        self.stats.server_connections_lost.add(1);
+        self.lease_lost(server, why);
         if *is_cut {
             return self.clients.break_off(id); // half a reply cannot be taken back
         }
         let text = if *was_sent && may_write {
-            error::unknown_outcome(server, why)
+            error::unknown_outcome(server, &why.to_string())
         } else {
-            error::server_down(server, why)
+            why.error(server)
         };
         self.answer_failure(id, &text);
     }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -21,7 +21,9 @@ use prometheus_client::{
 use proto::{ProxyId, ServerAddr, Version};
 use tokio::sync::watch;
 
-use crate::{command::Kind, memory::Memory, pubsub::census::Census, scripts::Scripts};
+use crate::{
+    command::Kind, config::OnRestart, memory::Memory, pubsub::census::Census, scripts::Scripts,
+};
 
 /// A count that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -127,6 +129,8 @@ pub(crate) struct WorkerStats {
     pub(crate) server_bytes_in: Counter,
     pub(crate) server_bytes_out: Counter,
     pub(crate) server_connections_lost: Counter,
+    /// Connections that were opened and not used, for the server's fence record.
+    pub(crate) connections_refused: Counter,
     /// Requests that may have made a server's connection wait.
     pub(crate) requests_blocking: Counter,
     /// Requests refused because there were no more leases.
@@ -167,6 +171,7 @@ pub(crate) struct Totals {
     pub(crate) client_bytes_in: u64,
     pub(crate) client_bytes_out: u64,
     pub(crate) server_connections: u64,
+    pub(crate) connections_refused: u64,
     pub(crate) paused: u64,
     pub(crate) tracking_sessions: u64,
     pub(crate) tracking_keys: u64,
@@ -189,12 +194,22 @@ pub(crate) struct Proxy {
     pub(crate) census: Arc<Census>,
     pub(crate) scripts: Scripts,
     pub(crate) sessions_rejected: AtomicU64,
+    /// A controller sends topologies now.
+    pub(crate) is_subscribed: AtomicBool,
+    /// See [`crate::config::Args::on_restart_without_leader`].
+    on_restart: OnRestart,
     /// The id of the client that connected last.
     pub(crate) last_client: AtomicU64,
 }
 
 impl Proxy {
-    pub(crate) fn new(id: ProxyId, max_clients: usize, workers: usize, memory: Memory) -> Self {
+    pub(crate) fn new(
+        id: ProxyId,
+        max_clients: usize,
+        workers: usize,
+        on_restart: OnRestart,
+        memory: Memory,
+    ) -> Self {
         let memory = Arc::new(memory);
         Self {
             id,
@@ -207,7 +222,17 @@ impl Proxy {
             memory,
             census: Arc::default(),
             sessions_rejected: AtomicU64::new(0),
+            is_subscribed: AtomicBool::new(false),
+            on_restart,
             last_client: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a server that has restarted may be used before a leader has admitted it again.
+    pub(crate) fn trusts_restarted(&self) -> bool {
+        match self.on_restart {
+            OnRestart::Refuse => false,
+            OnRestart::Trust => !self.is_subscribed.load(Relaxed),
         }
     }
 
@@ -262,6 +287,7 @@ impl Proxy {
             client_bytes_in: self.sum(|worker| &worker.client_bytes_in),
             client_bytes_out: self.sum(|worker| &worker.client_bytes_out),
             server_connections: gauge(|worker| &worker.server_connections),
+            connections_refused: self.sum(|worker| &worker.connections_refused),
             paused: gauge(|worker| &worker.paused),
             tracking_sessions: gauge(|worker| &worker.tracking_sessions),
             tracking_keys: gauge(|worker| &worker.tracking_keys),
@@ -301,6 +327,7 @@ const COUNTERS: &[Row] = &[
     ("client_out", "Sent to clients", Some(Unit::Bytes), |w| &w.client_bytes_out),
     ("server_in", "Received from servers", Some(Unit::Bytes), |w| &w.server_bytes_in),
     ("server_out", "Sent to servers", Some(Unit::Bytes), |w| &w.server_bytes_out),
+    ("server_connections_refused", "Connections not used because of the server's fence record", None, |w| &w.connections_refused),
     ("server_connections_lost", "Connections to servers that broke", None, |w| &w.server_connections_lost),
 ];
 

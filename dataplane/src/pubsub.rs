@@ -181,6 +181,11 @@ impl PubSub {
             subscriber.group = None;
             subscriber.wake();
         }
+        for (_, subscriber) in &self.subscribers {
+            if subscriber.link == Link::Down {
+                subscriber.wake(); // it may have been refused by what was routed by before
+            }
+        }
         let owner = |slot| topology.route(slot).group;
         let subscriber = |slot| owner(slot).and_then(|group| self.of_group[usize::from(group)]);
         self.of_slot = Slot::all().map(subscriber).collect();

@@ -47,6 +47,7 @@ mod clients;
 mod dbsize;
 mod detour;
 mod ending;
+mod erasure;
 mod flush;
 mod parts;
 mod roll;

@@ -18,6 +18,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    backend::Shut,
     buffer,
     command::{self, Class, Kind},
     error,
@@ -131,7 +132,7 @@ impl Upload {
             return Ok(true);
         };
         while self.sent < self.out.len() {
-            match lease.socket.write(&self.out[self.sent..]) {
+            match lease.connection.socket.write(&self.out[self.sent..]) {
                 Ok(len) => {
                     stats.server_bytes_out.add(len as u64);
                     self.sent += len;
@@ -283,6 +284,7 @@ impl Worker {
                     let silent = self.backends.now().saturating_duration_since(alive);
                     if upload.alive == Some(alive) && silent > self.serving.server_timeout {
                         let why = format!("no reply for {:?}", self.serving.server_timeout);
+                        let why = Shut::Down(why);
                         match self.upload_lost(id, upload, &why) {
                             Next::Over => return Poll::Ready(()),
                             _ => continue,
@@ -297,12 +299,7 @@ impl Worker {
         Poll::Pending
     }
 
-    fn upload_opened(
-        &mut self,
-        id: u32,
-        upload: &mut Upload,
-        opened: Result<Lease, String>,
-    ) -> Next {
+    fn upload_opened(&mut self, id: u32, upload: &mut Upload, opened: Result<Lease, Shut>) -> Next {
         match opened {
             Ok(lease) => {
                 upload.state = State::Sending(lease);
@@ -380,9 +377,9 @@ impl Worker {
             unreachable!("it is being sent")
         };
         let next = match sent {
-            Err(e) => return self.upload_lost(id, upload, &e.to_string()),
-            Ok(false) => match lease.socket.poll_writable(cx, || false) {
-                Poll::Ready(Err(e)) => return self.upload_lost(id, upload, &e.to_string()),
+            Err(e) => return self.upload_lost(id, upload, &e.into()),
+            Ok(false) => match lease.connection.socket.poll_writable(cx, || false) {
+                Poll::Ready(Err(e)) => return self.upload_lost(id, upload, &e.into()),
                 Poll::Ready(Ok(())) | Poll::Pending => Next::Server,
             },
             Ok(true) if upload.tail.is_done() => {
@@ -417,7 +414,7 @@ impl Worker {
             return next;
         };
         let mut said = [0; 512];
-        let why = match lease.socket.poll_read(cx, &mut said) {
+        let why = match lease.connection.socket.poll_read(cx, &mut said) {
             Poll::Pending => return next,
             Poll::Ready(Ok(0)) => "it closed the connection".to_owned(),
             Poll::Ready(Ok(len)) => {
@@ -429,7 +426,7 @@ impl Worker {
             }
             Poll::Ready(Err(e)) => e.to_string(),
         };
-        self.upload_lost(id, upload, &why)
+        self.upload_lost(id, upload, &Shut::Down(why))
     }
 
     fn poll_answer(&mut self, id: u32, upload: &mut Upload, cx: &mut Context<'_>) -> Next {
@@ -454,12 +451,11 @@ impl Worker {
     }
 
     /// The server is lost before it had the whole request, or takes no more of it.
-    fn upload_lost(&mut self, id: u32, upload: &mut Upload, why: &str) -> Next {
-        tracing::warn!(server = upload.server, why, "lost the server of an upload");
-        self.stats.server_connections_lost.add(1);
+    fn upload_lost(&mut self, id: u32, upload: &mut Upload, why: &Shut) -> Next {
+        self.lease_lost(&upload.server, why);
         upload.state = State::Refused;
         upload.out = Vec::new();
-        let text = error::server_down(&upload.server, why);
+        let text = why.error(&upload.server);
         self.answer_error(id, &text);
         if upload.tail.is_done() {
             Next::Over

@@ -180,12 +180,11 @@ impl Worker {
     fn new(crew: Crew, serving: Arc<Serving>, proxy: Arc<Proxy>) -> Rc<RefCell<Self>> {
         let index = crew.own();
         Rc::new_cyclic(|worker| {
-            let name = format!("sluice:proxy:{}:{index}", proxy.incarnation);
             RefCell::new(Self {
                 this: worker.clone(),
                 crew,
                 clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
-                backends: Backends::new(worker.clone(), name, &serving, Arc::clone(&proxy)),
+                backends: Backends::new(worker.clone(), index, &serving, Arc::clone(&proxy)),
                 leases: Pool::new(serving.max_leases),
                 pubsub: PubSub::new(worker.clone(), Arc::clone(&proxy.census)),
                 trackers: Trackers::new(serving.tracking_keys),
@@ -214,8 +213,8 @@ impl Worker {
     }
 
     /// Routes by a new topology from the next request on.
-    fn apply(&mut self, topology: Arc<Topology>) {
-        self.backends.update(topology.groups(), &self.serving);
+    pub(crate) fn apply(&mut self, topology: Arc<Topology>) {
+        self.backends.update(&topology, &self.serving);
         self.leases.keep(|door| self.backends.is_known(&door.addr));
         self.clients.look_again(&topology);
         let before = self.topology.replace(topology);
@@ -386,7 +385,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::{
-        config::{Args, Config},
+        config::{Args, Config, OnRestart},
         framer::Piece,
         memory::Memory,
         outbox::Outbox,
@@ -398,7 +397,7 @@ pub(crate) mod tests {
         let args = Args::parse_from(args.into_iter().chain(["--output-limit", "8MiB"]));
         let serving = Config::new(&args).unwrap().serving;
         let id = ProxyId::new("p").unwrap();
-        let proxy = Proxy::new(id, 10, 8, Memory::new(1 << 30));
+        let proxy = Proxy::new(id, 10, 8, OnRestart::Refuse, Memory::new(1 << 30));
         Worker::new(crew, Arc::new(serving), Arc::new(proxy))
     }
 

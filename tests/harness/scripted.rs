@@ -1,19 +1,24 @@
-//! A controller that says what the test tells it to, however wrong.
+//! A controller that says what the test tells it to, however wrong; but it admits servers, as a leader does
+//! before it tells of them.
 
 use std::sync::Arc;
 
-use proto::v1::{
-    self, subscribe_request, subscribe_response,
-    topology_service_server::{TopologyService, TopologyServiceServer},
+use proto::{
+    fence::KEY,
+    v1::{
+        self, subscribe_request, subscribe_response,
+        topology_service_server::{TopologyService, TopologyServiceServer},
+    },
 };
 use tokio::{
+    net::TcpStream,
     sync::{Mutex, mpsc},
     time::timeout,
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::SOON;
+use crate::{Raw, SOON};
 
 /// Where the open stream to the proxy takes messages, if there is one.
 type Say = Arc<Mutex<Option<mpsc::Sender<Result<v1::SubscribeResponse, Status>>>>>;
@@ -85,8 +90,18 @@ impl ScriptedController {
             .unwrap()
     }
 
-    /// Says something to the proxy, which has said hello.
+    /// Ends the stream, and is silent to whoever opens another.
+    pub async fn hang_up(&self) {
+        *self.say.lock().await = None;
+    }
+
+    /// Says something to the proxy, which has said hello. Servers it tells of are admitted before.
     pub async fn say(&self, message: subscribe_response::Message) {
+        if let subscribe_response::Message::Snapshot(topology) = &message {
+            for group in &topology.groups {
+                admit(&group.primary, &topology.cluster_id).await;
+            }
+        }
         let say = self.say.lock().await;
         let response = v1::SubscribeResponse {
             message: Some(message),
@@ -97,4 +112,21 @@ impl ScriptedController {
             .await
             .unwrap();
     }
+}
+
+/// Writes a server's fence record for any epoch, unless it has one; a process that has started anew is
+/// admitted again. Whoever cannot be reached is left as it is.
+pub async fn admit(server: &str, cluster: &str) {
+    let Ok(stream) = TcpStream::connect(server).await else {
+        return;
+    };
+    drop(stream);
+    let mut raw = Raw::connect(server).await;
+    let info = raw.command("INFO server").await;
+    let run_id = info.split_once("run_id:").unwrap().1;
+    let run_id = run_id.split_whitespace().next().unwrap();
+    for (field, value) in [("cluster", cluster), ("term", "1"), ("epoch", "1")] {
+        raw.command(&format!("HSETNX {KEY} {field} {value}")).await;
+    }
+    raw.command(&format!("HSET {KEY} run_id {run_id}")).await;
 }

@@ -14,6 +14,7 @@ mod controller;
 mod corpus;
 mod dev;
 mod differential;
+mod door;
 mod drain;
 mod ensemble;
 mod fanout;

@@ -1,17 +1,28 @@
-//! How a connection to a server is opened.
+//! How a connection to a server is opened: the only way there is one.
 //!
-//! A connection says who it is, and is used only once the server has agreed to all of it: behind a refused
-//! `SELECT` a request would land in another database. Knows no requests; what the connection is for is
-//! the pipe's ([`super`]) or the lease's ([`crate::lease`]).
+//! A connection says who it is ([`greeting`]), and is used only once the server has agreed to all of it, and
+//! its fence record lets whoever comes in ([`proto::fence`]): before that is known nothing else is sent,
+//! and behind a refused `SELECT` a request would land in another database. Knows no requests; what the
+//! connection is for is the pipe's ([`super`]), the lease's ([`crate::lease`]) or the subscriber's
+//! ([`crate::pubsub`]).
 //!
-//! Invariant: what comes out of a door is a connection on which nothing is under way.
+//! What is compared with the record is the epoch by which the **oldest** request was routed that may go by
+//! the connection: the worker's own, when the opening began, never one that the worker or another has got
+//! since. A connection that was let in once stays so. The leader that raises the record has the server
+//! close those that must not; so a lease that lies in the pool since an older epoch, and a pipe that is
+//! ready, need not ask again.
+//!
+//! Invariant: what comes out of a door is a connection that whoever came may use, and on which nothing is
+//! under way.
 
-use std::{future::poll_fn, io, time::Duration};
+use std::{fmt, future::poll_fn, io, rc::Rc, time::Duration};
 
-use proto::{ServerAddr, credentials::Login};
+use proto::{ServerAddr, credentials::Login, fence};
 use tokio::time::timeout;
 
+use super::greeting::{self, Routing, greeting};
 use crate::{
+    error,
     resp::{Protocol, ReplyProgress, put_bulk, put_header},
     socket::Socket,
 };
@@ -23,63 +34,115 @@ pub(crate) struct Door {
     pub(super) login: Option<Login>,
     pub(crate) protocol: Protocol,
     pub(crate) database: u16,
+    /// By what those route who come.
+    pub(super) routing: Rc<Routing>,
+    /// A server that has restarted may be used.
+    pub(super) trusts_restarted: bool,
     /// What opening it may take.
     pub(super) timeout: Duration,
     /// What the connection is called at the server.
     pub(super) name: String,
 }
 
+/// A connection that may be used.
+pub(crate) struct Connection {
+    pub(crate) socket: Socket,
+    /// What the server calls it.
+    pub(crate) id: u64,
+    /// The server's process.
+    pub(crate) run_id: String,
+}
+
+/// Why a connection is not there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Shut {
+    /// The server cannot be reached, or is lost, or does not agree.
+    Down(String),
+    /// The fence: nothing was sent.
+    Refused(fence::Refusal),
+}
+
+impl Shut {
+    /// What is said of a request that was not executed for it.
+    pub(crate) fn error(&self, addr: &str) -> String {
+        match self {
+            Self::Down(why) => error::server_down(addr, why),
+            Self::Refused(why) => error::server_refuses(addr, why),
+        }
+    }
+}
+
+impl fmt::Display for Shut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Down(why) => f.write_str(why),
+            Self::Refused(why) => why.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Shut {
+    fn from(e: io::Error) -> Self {
+        Self::Down(e.to_string())
+    }
+}
+
 impl Door {
     /// Dials, introduces itself, and waits until the server has agreed to all of it.
-    pub(crate) async fn open(&self) -> Result<Socket, String> {
-        let (hello, replies) = self.greeting();
+    pub(crate) async fn open(&self) -> Result<Connection, Shut> {
         let dial = async {
             let stream = tokio::net::TcpStream::connect(self.addr.as_str()).await?;
             stream.set_nodelay(true)?;
             let socket = Socket::new(stream.into_std()?)?;
-            ask(&socket, &hello, replies).await?;
-            Ok::<_, io::Error>(socket)
+            self.enter(socket).await
         };
         self.in_time(dial).await
+    }
+
+    /// Introduces itself on a connection, and is let in.
+    async fn enter(&self, socket: Socket) -> Result<Connection, Shut> {
+        let (hello, replies) = greeting(self.login.as_ref(), self.protocol, &self.name);
+        let replies = converse(&socket, &hello, replies).await?;
+        let welcome = greeting::welcome(&replies).map_err(Shut::Down)?;
+        let id = match welcome.id {
+            Some(id) => id,
+            None => self.ask_id(&socket).await?,
+        };
+        welcome
+            .judge(&self.routing, self.trusts_restarted)
+            .map_err(Shut::Refused)?;
+        if self.database != 0 {
+            let mut select = Vec::new();
+            put_select(&mut select, self.database);
+            ask(&socket, &select, 1).await?;
+        }
+        let run_id = welcome.run_id;
+        Ok(Connection { socket, id, run_id })
+    }
+
+    /// Finds its id among all connections.
+    async fn ask_id(&self, socket: &Socket) -> io::Result<u64> {
+        let mut list = Vec::new();
+        put_command(&mut list, &[b"CLIENT", b"LIST"]);
+        let list = ask(socket, &list, 1).await?;
+        greeting::id_in_list(&list, &self.name)
+            .ok_or_else(|| io::Error::other("it told no CLIENT ID"))
     }
 
     /// What is done to open a connection, or to prepare one, has a deadline.
     pub(crate) async fn in_time<T>(
         &self,
-        doing: impl Future<Output = io::Result<T>>,
-    ) -> Result<T, String> {
-        match timeout(self.timeout, doing).await {
-            Ok(done) => done.map_err(|e| e.to_string()),
-            Err(_) => Err(format!("no answer to the login within {:?}", self.timeout)),
-        }
+        doing: impl Future<Output = Result<T, Shut>>,
+    ) -> Result<T, Shut> {
+        timeout(self.timeout, doing).await.unwrap_or_else(|_| {
+            let why = format!("no answer to the login within {:?}", self.timeout);
+            Err(Shut::Down(why))
+        })
     }
 
     /// Whether another leads to the same server with the same login.
     pub(crate) fn leads_as(&self, other: &Self) -> bool {
         self.addr == other.addr && self.login == other.login
-    }
-
-    /// What is said first on a new connection, and how many replies it has.
-    fn greeting(&self) -> (Vec<u8>, usize) {
-        let mut out = Vec::new();
-        let mut replies = 1;
-        if let Some(Login { username, password }) = &self.login {
-            let mut words: Vec<&[u8]> = vec![b"AUTH"];
-            words.extend(username.iter().map(String::as_bytes));
-            words.push(password.expose().as_bytes());
-            put_command(&mut out, &words);
-            replies += 1;
-        }
-        if self.protocol == Protocol::Resp3 {
-            put_command(&mut out, &[b"HELLO", b"3"]);
-            replies += 1;
-        }
-        put_command(&mut out, &[b"CLIENT", b"SETNAME", self.name.as_bytes()]);
-        if self.database != 0 {
-            put_select(&mut out, self.database);
-            replies += 1;
-        }
-        (out, replies)
     }
 }
 
@@ -95,32 +158,37 @@ pub(crate) fn put_select(out: &mut Vec<u8>, database: u16) {
 /// Sends what has so many replies to a connection on which nothing is under way, and waits for them:
 /// their bytes. If the server refuses any of it, that is the error.
 pub(crate) async fn ask(socket: &Socket, request: &[u8], replies: usize) -> io::Result<Vec<u8>> {
+    let replies = converse(socket, request, replies).await?;
+    match replies.iter().find_map(|reply| greeting::refused(reply)) {
+        Some(error) => Err(io::Error::other(error)),
+        None => Ok(replies.concat()),
+    }
+}
+
+/// The same; each reply, whatever it says.
+async fn converse(socket: &Socket, request: &[u8], count: usize) -> io::Result<Vec<Vec<u8>>> {
     send(socket, request).await?;
-    let (mut bytes, mut taken) = (Vec::new(), 0);
+    let mut bytes = Vec::new();
+    let mut replies = Vec::with_capacity(count);
     let mut progress = ReplyProgress::default();
     let mut read = [0; 1024];
-    for _ in 0..replies {
-        let len = loop {
-            let found = progress.scan(&bytes[taken..]).map_err(io::Error::other)?;
-            if let Some(len) = found {
-                break len;
+    while replies.len() < count {
+        match progress.scan(&bytes).map_err(io::Error::other)? {
+            Some(len) => {
+                let rest = bytes.split_off(len);
+                replies.push(std::mem::replace(&mut bytes, rest));
             }
-            match poll_fn(|cx| socket.poll_read(cx, &mut read)).await? {
+            None => match poll_fn(|cx| socket.poll_read(cx, &mut read)).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 len => bytes.extend_from_slice(&read[..len]),
-            }
-        };
-        let reply = &bytes[taken..taken + len];
-        if reply[0] == b'-' {
-            let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-            return Err(io::Error::other(text));
+            },
         }
-        taken += len;
     }
-    if taken < bytes.len() {
-        return Err(io::Error::other("it said more than it was asked"));
+    if bytes.is_empty() {
+        Ok(replies)
+    } else {
+        Err(io::Error::other("it said more than it was asked"))
     }
-    Ok(bytes)
 }
 
 async fn send(socket: &Socket, bytes: &[u8]) -> io::Result<()> {
@@ -139,3 +207,6 @@ async fn send(socket: &Socket, bytes: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use super::{Backends, Lane, Pending, Pipe, Recipient, State, Way};
 use crate::{
     command::Kind,
     framer::Piece,
-    resp::{BadReply, Protocol, parse_int, put_bulk, put_header},
+    resp::{BadReply, Protocol, put_bulk, put_header},
     tracking::Tracker,
     worker::Worker,
 };
@@ -43,8 +43,6 @@ pub(super) struct Ear {
     agreed: bool,
     /// What the server said when it did not agree.
     pub(super) refusal: Option<String>,
-    /// The connection's id at the server.
-    id: Option<u64>,
 }
 
 /// How long a pipe may have been silent before it asks for a sign of life.
@@ -60,7 +58,6 @@ impl Ear {
             agreeing: 0,
             agreed: false,
             refusal: None,
-            id: None,
         }
     }
 
@@ -70,10 +67,6 @@ impl Ear {
         if !(piece.first && piece.last) || piece.bytes[0] == b'-' {
             self.refusal = Some(String::from_utf8_lossy(piece.bytes).trim_end().to_owned());
             return Err(BadReply);
-        }
-        if let Some(id) = piece.bytes.strip_prefix(b":") {
-            let id = parse_int(id.trim_ascii_end());
-            self.id = id.and_then(|id| u64::try_from(id).ok());
         }
         self.agreeing -= 1;
         if self.agreeing > 0 {
@@ -152,7 +145,7 @@ impl Backends {
             );
         }
         let server = &mut self.servers[server as usize];
-        let mut pipe = Pipe::new(server, way, self.max_backlog);
+        let mut pipe = Pipe::new(server, way, &self.routing, self.max_backlog);
         pipe.ear = Some(Box::new(Ear::new(hearing)));
         pipe.framer.hear();
         let pipe = self.pipes.insert(pipe) as u32;
@@ -222,7 +215,7 @@ impl Backends {
                 (State::Ready(_), Some(ear)) => {
                     ear.agreed && ear.agreeing == 0 && ear.told >= prefixes
                 }
-                (State::Ready(_) | State::Opening, _) => false,
+                (State::Ready(_) | State::Opening(_), _) => false,
             }
         })
     }
@@ -246,10 +239,10 @@ impl Backends {
             return Main::Down("it is needed no longer".to_owned());
         };
         let main = &self.pipes[main as usize];
-        match (&main.state, main.ear.as_ref().and_then(|ear| ear.id)) {
+        match (&main.state, &main.ear) {
             (State::Down(why), _) => Main::Down(why.to_string()),
-            (State::Ready(_), Some(id)) => Main::There(Some(id)),
-            (State::Ready(_) | State::Opening, _) => Main::Opening,
+            (State::Ready(connection), Some(ear)) if ear.agreed => Main::There(Some(connection.id)),
+            (State::Ready(_) | State::Opening(_), _) => Main::Opening,
         }
     }
 
@@ -355,9 +348,6 @@ impl Worker {
                 let prefixes: Vec<&[u8]> = prefixes.iter().map(AsRef::as_ref).collect();
                 wish.track(None, &[b"BCAST"], &prefixes);
             }
-        }
-        if pipe.protocol == Protocol::Resp3 {
-            wish.say(&[b"CLIENT", b"ID"]);
         }
         ear.agreeing = wish.answers;
         pipe.out.splice(..0, wish.bytes);

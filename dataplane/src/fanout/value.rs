@@ -151,7 +151,7 @@ pub(super) fn count(array: &[u8]) -> usize {
 }
 
 /// The values of an array, or the keys and values of a map, as they came.
-pub(super) fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = values(array);
     std::iter::from_fn(move || {
         let len = ReplyProgress::default().scan(rest).ok()??;
@@ -162,7 +162,7 @@ pub(super) fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What a bulk or verbatim string says.
-pub(super) fn text(frame: &[u8]) -> Option<&[u8]> {
+pub(crate) fn text(frame: &[u8]) -> Option<&[u8]> {
     let header = header(frame);
     let len = match header.first()? {
         b'$' | b'=' => header[1..].strip_suffix(b"\r\n")?,
@@ -177,7 +177,7 @@ pub(super) fn text(frame: &[u8]) -> Option<&[u8]> {
 }
 
 /// The number of an integer reply.
-pub(super) fn number(reply: &[u8]) -> Option<i64> {
+pub(crate) fn number(reply: &[u8]) -> Option<i64> {
     parse_int(reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?)
 }
 

@@ -242,6 +242,11 @@ impl Worker {
                     return Poll::Ready(());
                 }
                 Poll::Ready(Step::Failed(failure)) => {
+                    // It was routed by what is no longer true: whoever owns the slot now is asked.
+                    if self.backends.is_outdated(&failure.why) {
+                        block.stage = Stage::Unasked;
+                        continue;
+                    }
                     let Stage::Asked { server, .. } = &block.stage else {
                         unreachable!("it was asked")
                     };

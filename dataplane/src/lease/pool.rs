@@ -7,7 +7,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::time::Instant;
 
 use super::{Lease, Opening};
-use crate::backend::Door;
+use crate::backend::{Door, Shut};
 
 /// Of the leases that nobody has, so many are kept, over all servers.
 const IDLE_MAX: usize = 64;
@@ -108,7 +108,7 @@ impl Pool {
     }
 }
 
-async fn reuse(mut lease: Lease, door: Door) -> Result<Lease, String> {
+async fn reuse(mut lease: Lease, door: Door) -> Result<Lease, Shut> {
     match lease.attune(door.protocol, door.database).await {
         Ok(()) => Ok(lease),
         // It was closed just now, or says what it should not; nothing of the request has been sent.

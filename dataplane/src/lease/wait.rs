@@ -211,7 +211,7 @@ impl Worker {
                     asked.is_over = true;
                 }
                 Poll::Ready(Step::Failed(failure)) => {
-                    let text = error::server_down(asked.server.as_str(), &failure.why);
+                    let text = failure.why.error(asked.server.as_str());
                     asked.said.clear();
                     put_error(&mut asked.said, &text);
                     asked.is_over = true;

@@ -10,11 +10,13 @@
 use std::{
     cell::RefCell,
     collections::{BTreeSet, VecDeque},
+    future::poll_fn,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use proto::fence;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -23,9 +25,9 @@ use super::{
     register::{Link, Order},
 };
 use crate::{
-    backend::{Door, SETTLED},
+    backend::{Door, SETTLED, Shut},
     backoff::Backoff,
-    buffer, error,
+    buffer,
     memory::Account,
     resp::{BadReply, ReplyProgress, put_error},
     socket::Socket,
@@ -39,7 +41,7 @@ pub(super) struct Subscriber {
     pub(super) group: Option<u16>,
     pub(super) link: Link,
     /// Why it is down.
-    pub(super) why: String,
+    pub(super) why: Shut,
     /// What is to be sent, from `sent` on.
     out: Vec<u8>,
     sent: usize,
@@ -71,7 +73,7 @@ impl Subscriber {
             door,
             group: Some(group),
             link: Link::Opening,
-            why: String::new(),
+            why: Shut::Down(String::new()),
             out: Vec::new(),
             sent: 0,
             expected: VecDeque::new(),
@@ -85,7 +87,7 @@ impl Subscriber {
 
     /// What is said of subscriptions that need it while it is down.
     pub(super) fn error(&self) -> String {
-        error::server_down(self.door.addr.as_str(), &self.why)
+        self.why.error(self.door.addr.as_str())
     }
 
     pub(super) fn wake(&self) {
@@ -233,7 +235,7 @@ impl PubSub {
     }
 
     /// Its connection is lost, or could not be opened.
-    fn lost(&mut self, id: u32, why: String) {
+    fn lost(&mut self, id: u32, why: Shut) {
         let subscriber = &mut self.subscribers[id as usize];
         subscriber.link = Link::Down;
         subscriber.why = why;
@@ -266,22 +268,29 @@ pub(super) async fn run(worker: Rc<RefCell<Worker>>, id: u32) {
             backends.again(&pubsub.subscribers[id as usize].door)
         };
         let opened = door.open().await;
-        if opened.is_ok() {
-            worker.borrow_mut().subscriber_opened(id);
-        }
         let since = Instant::now();
         let why = match opened {
-            Ok(socket) => {
+            Ok(connection) => {
+                worker.borrow_mut().subscriber_opened(id);
+                let socket = &connection.socket;
                 let poll =
-                    |cx: &mut Context<'_>| worker.borrow_mut().poll_subscriber(id, &socket, cx);
-                std::future::poll_fn(poll).await
+                    |cx: &mut Context<'_>| worker.borrow_mut().poll_subscriber(id, socket, cx);
+                Shut::Down(poll_fn(poll).await)
             }
+            // It asks for what it is wanted for by what is routed by now.
+            Err(why) if worker.borrow().backends.is_outdated(&why) => continue,
             Err(why) => why,
+        };
+        let refusal = match &why {
+            Shut::Refused(refusal) if refusal.is_sticky() => Some(refusal.clone()),
+            Shut::Refused(_) | Shut::Down(_) => None,
         };
         if worker.borrow_mut().subscriber_ended(id, why) {
             return;
         }
-        if since.elapsed() < SETTLED {
+        if let Some(refusal) = refusal {
+            poll_fn(|cx| worker.borrow_mut().poll_newer(id, &refusal, cx)).await;
+        } else if since.elapsed() < SETTLED {
             sleep(backoff.next()).await;
         } else {
             backoff.reset();
@@ -296,6 +305,17 @@ impl Worker {
         tracing::info!(%server, "subscriber connected");
         self.pubsub.opened(id, self.backends.now());
         self.settle_subscriptions();
+    }
+
+    /// Ready once one that was refused has reason to ask again, or is no longer needed.
+    fn poll_newer(&mut self, id: u32, refusal: &fence::Refusal, cx: &Context<'_>) -> Poll<()> {
+        let is_newer = self.backends.routes_newer(refusal);
+        let subscriber = &mut self.pubsub.subscribers[id as usize];
+        if is_newer || subscriber.group.is_none() {
+            return Poll::Ready(());
+        }
+        subscriber.waker.get_or_insert_with(|| cx.waker().clone());
+        Poll::Pending
     }
 
     fn poll_subscriber(&mut self, id: u32, socket: &Socket, cx: &mut Context<'_>) -> Poll<String> {
@@ -385,13 +405,22 @@ impl Worker {
     }
 
     /// Whether the subscriber's life is over.
-    fn subscriber_ended(&mut self, id: u32, why: String) -> bool {
+    fn subscriber_ended(&mut self, id: u32, why: Shut) -> bool {
         let over = self.pubsub.subscribers[id as usize].group.is_none();
         let subscriber = &mut self.pubsub.subscribers[id as usize];
-        if !over && subscriber.link != Link::Down {
-            let server = &subscriber.door.addr;
-            tracing::warn!(%server, why, "lost server of subscriptions");
-            self.stats.server_connections_lost.add(1);
+        let server = &subscriber.door.addr;
+        match &why {
+            Shut::Down(why) if !over && subscriber.link != Link::Down => {
+                tracing::warn!(%server, why, "lost server of subscriptions");
+                self.stats.server_connections_lost.add(1);
+            }
+            Shut::Down(_) => {}
+            Shut::Refused(why) => {
+                if subscriber.link != Link::Down {
+                    tracing::warn!(%server, %why, "may not subscribe at server");
+                }
+                self.stats.connections_refused.add(1);
+            }
         }
         self.pubsub.lost(id, why);
         self.settle_subscriptions();

@@ -3,7 +3,7 @@
 //! Nothing is sent before every group takes its part; what comes back is put together by
 //! [`crate::fanout`].
 
-use super::{Dispatched, dbsize};
+use super::{Dispatched, dbsize, erasure};
 use crate::{
     backend::{Pending, Recipient},
     command::{Command, Kind, Merge, Split, flag},
@@ -107,7 +107,8 @@ impl Worker {
             self.see_script(command, request);
         }
         let database = self.clients.session(id).client.database;
-        let instead = dbsize::of_clients(command, database);
+        let instead = dbsize::of_clients(command, database)
+            .or_else(|| erasure::keeping_record(command, request, database));
         let sent = instead.as_deref().unwrap_or(request.raw());
         for part in &self.splitting.parts {
             let out = self.backends.output(part.pipe);

@@ -1,5 +1,7 @@
 //! Invalidation messages: as servers send them, and as clients get them. Pure.
 
+use proto::slot::RESERVED;
+
 use crate::resp::{Protocol, ReplyProgress, parse_int, put_bulk, put_header, put_null};
 
 /// Where clients that speak RESP2 get theirs.
@@ -13,7 +15,8 @@ pub(crate) enum Stale<'a> {
     Keys(Vec<&'a [u8]>),
 }
 
-/// Reads a push; `None`: it is about something else, or malformed.
+/// Reads a push; `None`: it is about something else, or malformed. Keys that are Sluice's own are no
+/// client's.
 pub(crate) fn parse(push: &[u8]) -> Option<Stale<'_>> {
     let (kind, rest) = header(push, b'>')?;
     let (name, rest) = bulk(rest)?;
@@ -27,10 +30,13 @@ pub(crate) fn parse(push: &[u8]) -> Option<Stale<'_>> {
     let mut keys = Vec::new();
     for _ in 0..count {
         let (key, behind) = bulk(rest)?;
-        keys.push(key);
+        if !key.starts_with(RESERVED) {
+            keys.push(key);
+        }
         rest = behind;
     }
-    Some(Stale::Keys(keys))
+    let is_ours = count > 0 && keys.is_empty();
+    (!is_ours).then_some(Stale::Keys(keys))
 }
 
 fn header(bytes: &[u8], kind: u8) -> Option<(usize, &[u8])> {
@@ -94,6 +100,19 @@ mod tests {
             let push = format!(">2\r\n$10\r\ninvalidate\r\n{null}");
             assert_eq!(parse(push.as_bytes()), Some(Stale::All));
         }
+    }
+
+    #[test]
+    fn keys_of_sluice_are_left_out() {
+        let push = |keys: &[&'static [u8]]| {
+            let mut out = Vec::new();
+            put_push(&Stale::Keys(keys.to_vec()), &mut out);
+            out
+        };
+        let (fence, tag) = (b"{sluice}:fence", b"{sluice}");
+        assert_eq!(parse(&push(&[fence])), None);
+        let rest = Stale::Keys(vec![tag, b"a"]);
+        assert_eq!(parse(&push(&[tag, fence, b"a"])), Some(rest));
     }
 
     #[test]
