@@ -24,6 +24,7 @@ use crate::{
     error,
     memory::{Memory, Pressure},
     metrics::{Proxy, registry},
+    settling::Report,
     socket::Listener,
     worker::{Inlet, Worker},
 };
@@ -93,11 +94,13 @@ impl App {
         for (crew, errands) in Crew::of(config.workers) {
             let (connections_in, connections) = mpsc::channel(HANDOVER_MAX);
             let (applied_in, applied) = watch::channel(None);
+            let (settled_in, settled) = watch::channel(Report::default());
             let inlet = Inlet {
                 connections,
                 topology: topology.clone(),
                 drain: drain.clone(),
                 applied: applied_in,
+                settled: settled_in,
             };
             let thread = Worker::start(
                 crew,
@@ -111,6 +114,7 @@ impl App {
                 thread,
                 connections: connections_in,
                 applied,
+                settled,
             });
         }
 
@@ -138,6 +142,10 @@ impl App {
                 .map(|worker| worker.applied.clone())
                 .collect(),
             switched: switched_in,
+            settled: workers
+                .iter()
+                .map(|worker| worker.settled.clone())
+                .collect(),
         };
         let admin = Admin {
             registry: Arc::new(registry(Arc::clone(&proxy), switched.clone())),
@@ -179,6 +187,7 @@ struct Started {
     thread: JoinHandle<()>,
     connections: mpsc::Sender<(TcpStream, SocketAddr)>,
     applied: watch::Receiver<Option<proto::Version>>,
+    settled: watch::Receiver<Report>,
 }
 
 /// Brings the topology: from the controllers for ever, or once from the file.

@@ -232,6 +232,16 @@ impl Command {
         self.flags & flag::READONLY == 0
     }
 
+    /// Whether it changes who of a stream's groups has which entry, or who is in them.
+    pub fn changes_consumers(&self) -> bool {
+        match self.name {
+            "xack" | "xackdel" | "xautoclaim" | "xclaim" | "xdelex" | "xreadgroup" | "xsetid" => {
+                true
+            }
+            name => name.starts_with("xgroup|"),
+        }
+    }
+
     /// Whether servers may pass it, or something that it does, on to their replicas. Redis has a flag for
     /// that which `COMMAND` does not tell.
     pub fn may_be_replicated(&self) -> bool {

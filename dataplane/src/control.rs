@@ -6,12 +6,15 @@
 //! controller, for as long as the process lives. Nothing here ever stops the workers from serving.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use futures_util::future::select_all;
 use proto::{
-    Topology, Version,
+    GroupId, Topology, Version,
+    settled::Settled,
     topology::InvalidTopology,
     v1::{
         self, subscribe_request, subscribe_response, topology_service_client::TopologyServiceClient,
@@ -24,7 +27,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Endpoint};
 
-use crate::{backoff::Backoff, metrics::Proxy};
+use crate::{
+    backoff::Backoff,
+    metrics::Proxy,
+    settling::{self, Report},
+};
 
 /// A controller that says nothing for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -47,6 +54,8 @@ pub(crate) struct Control {
     pub(crate) applied: Vec<watch::Receiver<Option<Version>>>,
     /// What all of them route by.
     pub(crate) switched: watch::Sender<Option<Version>>,
+    /// What each worker has no longer under way.
+    pub(crate) settled: Vec<watch::Receiver<Report>>,
 }
 
 impl Control {
@@ -117,6 +126,9 @@ impl Control {
         let mut stats = interval(STATS_EVERY);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        // What was said on another stream counts for nothing here.
+        let mut reports = self.settled.clone();
+        let mut told = Told::default();
         loop {
             tokio::select! {
                 message = stream.message() => {
@@ -129,6 +141,12 @@ impl Control {
                     }
                     if let Some(answer) = self.take(message).await? {
                         send(say, answer).await?;
+                    }
+                }
+                () = any_changed(&mut reports) => {
+                    for settled in self.newly_settled(&mut told) {
+                        let settled = v1::Settled::from(&settled);
+                        send(say, subscribe_request::Message::Settled(settled)).await?;
                     }
                 }
                 _ = stats.tick() => {
@@ -199,6 +217,16 @@ impl Control {
         Ok(())
     }
 
+    /// The groups of the version that all workers route by that have settled, and were not told of.
+    fn newly_settled(&self, told: &mut Told) -> Vec<Settled> {
+        let Some(version) = *self.switched.borrow() else {
+            return Vec::new();
+        };
+        let reports: Vec<Report> = self.settled.iter().map(|r| r.borrow().clone()).collect();
+        let all = settling::settled(&reports, version);
+        all.into_iter().filter(|s| told.is_new(s)).collect()
+    }
+
     fn hello(&self) -> v1::Hello {
         let have = self.topology.borrow();
         v1::Hello {
@@ -242,6 +270,35 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// Of which groups it was said, for which version, that they have settled.
+#[derive(Default)]
+struct Told {
+    version: Option<Version>,
+    groups: BTreeSet<GroupId>,
+}
+
+impl Told {
+    /// Whether it is told for the first time.
+    fn is_new(&mut self, settled: &Settled) -> bool {
+        if self.version.replace(settled.version) != Some(settled.version) {
+            self.groups.clear();
+        }
+        self.groups.insert(settled.group.clone())
+    }
+}
+
+/// Returns once one of them is another than when it was last looked at.
+async fn any_changed(reports: &mut [watch::Receiver<Report>]) {
+    let changed = reports.iter_mut().map(|report| {
+        Box::pin(async {
+            if report.changed().await.is_err() {
+                std::future::pending::<()>().await; // its worker has ended
+            }
+        })
+    });
+    select_all(changed).await;
 }
 
 /// Why a topology is not applied.

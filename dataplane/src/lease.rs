@@ -15,6 +15,7 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -27,6 +28,7 @@ use crate::{
     framer::{Framer, Piece},
     metrics::WorkerStats,
     resp::{BadReply, Protocol, put_error},
+    settling::losses::{Debt, Losses},
     worker::Worker,
 };
 
@@ -45,6 +47,7 @@ const DEAD_PEER: Duration = Duration::from_secs(20);
 pub(crate) struct Lease {
     /// In a box: a lease is handed from one to the other.
     pub(crate) connection: Box<Connection>,
+    pub(crate) debt: Debt,
     framer: Framer,
     /// Where it leads; RESP and database are those that it has now.
     pub(crate) door: Door,
@@ -56,10 +59,12 @@ pub(crate) struct Lease {
 pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Lease, Shut>>>>;
 
 impl Lease {
-    async fn open(door: Door, counted: pool::Counted) -> Result<Self, Shut> {
+    async fn open(door: Door, counted: pool::Counted, losses: Rc<Losses>) -> Result<Self, Shut> {
         let connection = door.open().await?;
+        losses.meet(&door.addr, &connection.run_id);
         connection.socket.suspect(DEAD_PEER)?;
         Ok(Self {
+            debt: Debt::none(connection.of(&door.addr), losses),
             connection: Box::new(connection),
             framer: Framer::default(),
             door,
@@ -115,6 +120,8 @@ pub(crate) struct Exchange {
     sent: usize,
     /// The server may have some of the requests.
     was_sent: bool,
+    /// Whether it matters if it was executed.
+    may_write: bool,
     /// How many replies have still to come.
     replies: u32,
     /// The number that the last reply took, once some of it has come.
@@ -124,6 +131,10 @@ pub(crate) struct Exchange {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lies in a box of its session's, and nearly always is the large one"
+)]
 enum State {
     Opening(Opening),
     Open(Lease),
@@ -165,12 +176,14 @@ impl Exchange {
         requests: Vec<u8>,
         replies: u32,
         silence: Option<Duration>,
+        may_write: bool,
     ) -> Self {
         Self {
             state: State::Opening(opening),
             out: requests,
             sent: 0,
             was_sent: false,
+            may_write,
             replies,
             number: 0,
             silence,
@@ -179,12 +192,13 @@ impl Exchange {
     }
 
     /// One of which all has been sent that is to be; its reply has still to come.
-    pub(crate) fn sent(lease: Lease, silence: Duration) -> Self {
+    pub(crate) fn sent(lease: Lease, silence: Duration, may_write: bool) -> Self {
         Self {
             state: State::Open(lease),
             out: Vec::new(),
             sent: 0,
             was_sent: true,
+            may_write,
             replies: 1,
             number: 0,
             silence: Some(silence),
@@ -243,9 +257,12 @@ impl Exchange {
 
     /// Sends what the socket takes now; whether that was something.
     fn send(&mut self, cx: &mut Context<'_>, stats: &WorkerStats) -> io::Result<bool> {
-        let State::Open(lease) = &self.state else {
+        let State::Open(lease) = &mut self.state else {
             return Ok(false);
         };
+        if self.may_write {
+            lease.debt.incur();
+        }
         loop {
             match lease.connection.socket.write(&self.out[self.sent..]) {
                 Ok(len) => {
@@ -301,7 +318,10 @@ impl Exchange {
                     Err(e) => e.to_string(),
                     Ok(()) if self.replies > 0 => return Poll::Ready(Step::Again),
                     Ok(()) => match std::mem::replace(&mut self.state, State::Over) {
-                        State::Open(lease) => return Poll::Ready(Step::Done(lease)),
+                        State::Open(mut lease) => {
+                            lease.debt.pay();
+                            return Poll::Ready(Step::Done(lease));
+                        }
                         State::Opening(_) | State::Over => unreachable!("it was read from"),
                     },
                 }

@@ -45,6 +45,7 @@ pub mod resp;
 pub mod route;
 mod scripts;
 mod session;
+mod settling;
 mod socket;
 mod thread;
 mod tracking;

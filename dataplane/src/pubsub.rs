@@ -9,8 +9,8 @@
 //! sessions ([`census`]).
 //!
 //! When a slot moves, its channels are subscribed at the new home before the subscription at the old one
-//! ends. Whoever moves slots without losing a message must wait, after the hold and before the release,
-//! until every worker is subscribed at the target.
+//! ends; while it is held, where it goes, too, and its group has not settled before that stands
+//! ([`crate::settling`]).
 //!
 //! Invariant: a session's subscriptions are those that the register has of it.
 
@@ -108,8 +108,8 @@ pub(crate) struct PubSub {
     subscribers: Slab<Subscriber>,
     /// To each group's primary, by the group's index in the topology.
     of_group: Vec<Option<u32>>,
-    /// To the owner of each slot, as of the last topology.
-    of_slot: Vec<Option<u32>>,
+    /// To the owner of each slot, as of the last topology; and if the slot is held, to where it goes.
+    of_slot: Vec<(Option<u32>, Option<u32>)>,
 }
 
 impl PubSub {
@@ -186,9 +186,13 @@ impl PubSub {
                 subscriber.wake(); // it may have been refused by what was routed by before
             }
         }
-        let owner = |slot| topology.route(slot).group;
-        let subscriber = |slot| owner(slot).and_then(|group| self.of_group[usize::from(group)]);
-        self.of_slot = Slot::all().map(subscriber).collect();
+        let subscriber = |group: u16| self.of_group[usize::from(group)];
+        let homes = |slot| {
+            let route = topology.route(slot);
+            let ahead = home::ahead(&route);
+            (route.group.and_then(subscriber), ahead.and_then(subscriber))
+        };
+        self.of_slot = Slot::all().map(homes).collect();
         let after: Vec<_> = self.of_group.iter().flatten().copied().collect();
         let others = after.len() < self.of_group.len() || {
             let mut before = before.iter();
@@ -199,7 +203,8 @@ impl PubSub {
             Home::Everywhere => others,
             Home::Slot(slot) => {
                 let now = self.of_slot[slot.index()];
-                now.is_none() || of_slot.get(slot.index()) != Some(&now)
+                let opens = home::ahead(&topology.route(slot)).is_some() && now.1.is_none();
+                now.0.is_none() || opens || of_slot.get(slot.index()) != Some(&now)
             }
         });
         for entry in moved {
@@ -208,6 +213,19 @@ impl PubSub {
             let homes = self.homes(topic, &name, topology, backends, serving);
             self.place(entry, &homes.unwrap_or_default());
         }
+    }
+
+    /// Whether all that is subscribed at the homes of these slots' channels stands there.
+    pub(crate) fn is_ahead(&self, slots: &[Slot]) -> bool {
+        let link = |id: u32| self.subscribers[id as usize].link;
+        self.register.all_stand(
+            |home| match home {
+                Home::Slot(slot) => slots.binary_search(&slot).is_ok(),
+                Home::Everywhere => true,
+                Home::Proxy => false,
+            },
+            link,
+        )
     }
 
     fn place(&mut self, entry: u32, homes: &[(u32, ServerAddr)]) {
@@ -248,6 +266,7 @@ impl Worker {
                 }
             }
         }
+        self.settling.look();
         self.clients.schedule_flush();
     }
 

@@ -664,7 +664,7 @@ impl Worker {
         self.dispatch_plainly(id, command, request)
     }
 
-    /// While there is a pause, or a monitor.
+    /// While there is a pause, or a monitor, or a slot is copied.
     #[cold]
     fn dispatch_attentively(
         &mut self,
@@ -679,6 +679,9 @@ impl Worker {
         if self.pause.is_some_and(|pause| pause.holds(command, queued)) {
             self.clients.wait(id);
             return Dispatched::Waits;
+        }
+        if self.settling.touched.is_attentive() {
+            self.see_touched(id, command, request);
         }
         if self.monitors.is_empty() {
             self.dispatch_plainly(id, command, request)

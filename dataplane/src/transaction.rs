@@ -64,6 +64,23 @@ impl Keys {
     }
 }
 
+/// Calls `visit` with each of these requests, that were all found to be some before.
+pub(crate) fn visit_frames(
+    frames: &[u8],
+    limits: &Limits,
+    mut visit: impl FnMut(&Command, &Request<'_>),
+) {
+    let (mut rest, mut args) = (frames, Vec::new());
+    while let Ok(Scanned::Request(len)) = Progress::default().scan(rest, &mut args, limits, true) {
+        let request = Request::new(&rest[..len], &args);
+        if let Some(command) = command::find(&request) {
+            visit(command, &request);
+        }
+        args.clear();
+        rest = &rest[len..];
+    }
+}
+
 impl Transaction {
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
@@ -86,18 +103,8 @@ impl Transaction {
     }
 
     /// Calls `visit` with each command that is queued.
-    pub(crate) fn visit(&self, limits: &Limits, mut visit: impl FnMut(&Command, &Request<'_>)) {
-        let (mut rest, mut args) = (&self.frames[..], Vec::new());
-        while let Ok(Scanned::Request(len)) =
-            Progress::default().scan(rest, &mut args, limits, true)
-        {
-            let request = Request::new(&rest[..len], &args);
-            if let Some(command) = command::find(&request) {
-                visit(command, &request);
-            }
-            args.clear();
-            rest = &rest[len..];
-        }
+    pub(crate) fn visit(&self, limits: &Limits, visit: impl FnMut(&Command, &Request<'_>)) {
+        visit_frames(&self.frames, limits, visit);
     }
 
     pub(crate) fn may_write(&self) -> bool {

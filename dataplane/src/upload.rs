@@ -15,6 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use proto::Slot;
 use tokio::time::Instant;
 
 use crate::{
@@ -25,8 +26,9 @@ use crate::{
     lease::{Exchange, Lease, Opening, Step},
     metrics::WorkerStats,
     resp::{Arg, Request, Tail},
-    route::{Route, route},
+    route::{Route, route, slot_of},
     session::{Detour, Dispatched},
+    settling::passages::Passage,
     socket::Socket,
     worker::{self, Worker},
 };
@@ -42,6 +44,8 @@ pub(crate) struct Upload {
     server: String,
     kind: Kind,
     may_write: bool,
+    /// Its slot is known to be asked for, while a server takes it.
+    passage: Option<Passage>,
     /// When it began, by the worker's clock.
     since: Option<u32>,
     /// When the server last did something.
@@ -78,6 +82,7 @@ impl Upload {
         tail: Tail,
         head: &[u8],
         counts: (Kind, bool),
+        passage: Passage,
     ) -> Self {
         let (kind, may_write) = counts;
         Self {
@@ -88,6 +93,7 @@ impl Upload {
             server,
             kind,
             may_write,
+            passage: Some(passage),
             since: None,
             alive: None,
         }
@@ -103,6 +109,7 @@ impl Upload {
             server: String::new(),
             kind: Kind::Read,
             may_write: false,
+            passage: None,
             since: None,
             alive: None,
         }
@@ -128,9 +135,12 @@ impl Upload {
 
     /// Sends what has come. `false`: the server takes no more for now.
     fn send(&mut self, now: Instant, stats: &WorkerStats) -> io::Result<bool> {
-        let State::Sending(lease) = &self.state else {
+        let State::Sending(lease) = &mut self.state else {
             return Ok(true);
         };
+        if self.may_write {
+            lease.debt.incur();
+        }
         while self.sent < self.out.len() {
             match lease.connection.socket.write(&self.out[self.sent..]) {
                 Ok(len) => {
@@ -150,8 +160,8 @@ impl Upload {
 
 /// Where a request goes that is not whole yet and longer than [`crate::session`] holds.
 enum UploadRoute {
-    /// To this group, as it comes: as what it counts, and whether it may write.
-    Starts(u16, Kind, bool),
+    /// To this group, as it comes: as what it counts, and whether it may write. Its slot.
+    Starts(u16, Kind, bool, Slot),
     /// Its slot is held.
     Waits,
     /// It waits for the end of a pause.
@@ -178,7 +188,7 @@ impl Worker {
         let argc = session.progress.argc(args.len());
         let request = Request::new(bytes, args);
         let refusal = match self.upload_route(id, &request, argc) {
-            UploadRoute::Starts(group, kind, may_write) => {
+            UploadRoute::Starts(group, kind, may_write, slot) => {
                 let session = self.clients.session(id);
                 if session.outbox.in_flight() > 0 {
                     return Some((0, Dispatched::Waits)); // it must not overtake
@@ -186,7 +196,9 @@ impl Worker {
                 if let Some(opening) = self.lease(id, group) {
                     let server = self.backends.primary(group).to_string();
                     let head = &bytes[..taken];
-                    let upload = Upload::new(opening, server, tail, head, (kind, may_write));
+                    let passage = self.settling.pass(slot);
+                    let counts = (kind, may_write);
+                    let upload = Upload::new(opening, server, tail, head, counts, passage);
                     self.begin_detour(id, Detour::Upload(upload));
                     self.stats.uploads.add(1);
                     return Some((taken, Dispatched::Done));
@@ -237,9 +249,15 @@ impl Worker {
         if self.pause.is_some_and(|pause| pause.holds(command, None)) {
             return UploadRoute::Paused;
         }
+        if self.settling.touched.is_attentive() {
+            let database = client.database;
+            let touched = &mut self.settling.touched;
+            touched.see(command, request, database, topology);
+        }
         match route(command, request, topology) {
             Route::Forward(group) => {
-                UploadRoute::Starts(group, command.kind(), command.may_write())
+                let slot = slot_of(command, request).expect("it was routed by its one key");
+                UploadRoute::Starts(group, command.kind(), command.may_write(), slot)
             }
             Route::Hold => UploadRoute::Waits,
             Route::Reject(why) => UploadRoute::Refused(error::rejection(why).to_owned()),
@@ -387,7 +405,7 @@ impl Worker {
                     unreachable!("it is being sent")
                 };
                 upload.out = Vec::new();
-                let exchange = Exchange::sent(lease, self.serving.server_timeout);
+                let exchange = Exchange::sent(lease, self.serving.server_timeout, upload.may_write);
                 upload.state = State::Answering(exchange);
                 return Next::Step;
             }
@@ -454,6 +472,7 @@ impl Worker {
     fn upload_lost(&mut self, id: u32, upload: &mut Upload, why: &Shut) -> Next {
         self.lease_lost(&upload.server, why);
         upload.state = State::Refused;
+        upload.passage = None;
         upload.out = Vec::new();
         let text = why.error(&upload.server);
         self.answer_error(id, &text);

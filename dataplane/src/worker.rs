@@ -49,6 +49,7 @@ use crate::{
     resp::Arg,
     scripts::Seen,
     session::{Clients, Session, Splitting},
+    settling::{Report, Settling},
     socket::Socket,
     tracking::Trackers,
 };
@@ -75,7 +76,9 @@ pub(crate) struct Worker {
     pub(crate) pause: Option<Pause>,
     /// Who is shown all requests.
     pub(crate) monitors: Vec<Monitor>,
-    /// Requests are not simply sent on: there is a pause, or a monitor.
+    /// What is under way for slots that are about to move.
+    pub(crate) settling: Settling,
+    /// Requests are not simply sent on: there is a pause, or a monitor, or a slot is copied.
     pub(crate) attentive: bool,
     /// Sessions end as soon as they are idle.
     pub(crate) draining: bool,
@@ -119,6 +122,8 @@ pub(crate) struct Inlet {
     pub(crate) drain: watch::Receiver<Option<Instant>>,
     /// What is routed by, told to whoever acknowledges it.
     pub(crate) applied: watch::Sender<Option<Version>>,
+    /// What is no longer under way, told likewise.
+    pub(crate) settled: watch::Sender<Report>,
 }
 
 impl Worker {
@@ -179,13 +184,14 @@ impl Worker {
 
     fn new(crew: Crew, serving: Arc<Serving>, proxy: Arc<Proxy>) -> Rc<RefCell<Self>> {
         let index = crew.own();
+        let settling = Settling::new();
         Rc::new_cyclic(|worker| {
             RefCell::new(Self {
                 this: worker.clone(),
                 crew,
                 clients: Clients::new(&serving, Account::new(Arc::clone(&proxy.memory))),
                 backends: Backends::new(worker.clone(), index, &serving, Arc::clone(&proxy)),
-                leases: Pool::new(serving.max_leases),
+                leases: Pool::new(serving.max_leases, Rc::clone(&settling.losses)),
                 pubsub: PubSub::new(worker.clone(), Arc::clone(&proxy.census)),
                 trackers: Trackers::new(serving.tracking_keys),
                 topology: None,
@@ -194,6 +200,7 @@ impl Worker {
                 proxy,
                 pause: None,
                 monitors: Vec::new(),
+                settling,
                 attentive: false,
                 draining: false,
                 scratch: vec![0; Self::SCRATCH],
@@ -207,9 +214,11 @@ impl Worker {
         })
     }
 
-    /// To be called when there is a pause or a monitor more, or less.
+    /// To be called when there is a pause or a monitor more, or less, or a topology.
     pub(crate) fn attend(&mut self) {
-        self.attentive = self.pause.is_some() || !self.monitors.is_empty();
+        self.attentive = self.pause.is_some()
+            || !self.monitors.is_empty()
+            || self.settling.touched.is_attentive();
     }
 
     /// Routes by a new topology from the next request on.
@@ -220,6 +229,7 @@ impl Worker {
         let before = self.topology.replace(topology);
         self.move_subscriptions();
         self.move_tracked(before.as_deref());
+        self.settle_anew(before.as_deref());
         self.clients.retry(usize::MAX);
     }
 }
@@ -243,6 +253,7 @@ pub(crate) fn yield_turn(cx: &mut Context<'_>) {
 /// Takes what comes from outside, until the worker has drained.
 async fn listen(worker: &Rc<RefCell<Worker>>, mut inlet: Inlet) {
     let mut deadline = None;
+    let news = worker.borrow().settling.news();
     loop {
         let over = async {
             match deadline {
@@ -268,6 +279,11 @@ async fn listen(worker: &Rc<RefCell<Worker>>, mut inlet: Inlet) {
             }
             Some((stream, peer)) = inlet.connections.recv() => {
                 serve(worker, stream, peer);
+            }
+            () = news.notified() => {
+                if let Some(report) = worker.borrow_mut().report_settled() {
+                    inlet.settled.send_replace(report);
+                }
             }
             () = over => return,
             () = drained(worker), if deadline.is_some() => return,

@@ -1,7 +1,7 @@
 //! A controller that says what the test tells it to, however wrong; but it admits servers, as a leader does
 //! before it tells of them.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use proto::{
     fence::KEY,
@@ -29,11 +29,14 @@ pub struct ScriptedController {
     pub addr: String,
     say: Say,
     heard: mpsc::Receiver<subscribe_request::Message>,
+    settled: mpsc::Receiver<v1::Settled>,
+    admitted: Mutex<HashSet<String>>,
 }
 
 struct Service {
     say: Say,
     heard: mpsc::Sender<subscribe_request::Message>,
+    settled: mpsc::Sender<v1::Settled>,
 }
 
 #[tonic::async_trait]
@@ -46,15 +49,21 @@ impl TopologyService for Service {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (say, said) = mpsc::channel(16);
         *self.say.lock().await = Some(say);
-        let heard = self.heard.clone();
+        let (heard, settled) = (self.heard.clone(), self.settled.clone());
         let mut stream = request.into_inner();
         tokio::spawn(async move {
             while let Some(Ok(v1::SubscribeRequest {
                 message: Some(message),
             })) = stream.next().await
             {
-                if !matches!(message, subscribe_request::Message::Stats(_)) {
-                    heard.send(message).await.ok();
+                match message {
+                    subscribe_request::Message::Stats(_) => {}
+                    subscribe_request::Message::Settled(said) => {
+                        settled.send(said).await.ok();
+                    }
+                    other => {
+                        heard.send(other).await.ok();
+                    }
                 }
             }
         });
@@ -68,10 +77,12 @@ impl ScriptedController {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let (heard_in, heard) = mpsc::channel(64);
+        let (settled_in, settled) = mpsc::channel(64);
         let say = Say::default();
         let service = Service {
             say: Arc::clone(&say),
             heard: heard_in,
+            settled: settled_in,
         };
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tokio::spawn(
@@ -79,10 +90,24 @@ impl ScriptedController {
                 .add_service(TopologyServiceServer::new(service))
                 .serve_with_incoming(incoming),
         );
-        Self { addr, say, heard }
+        Self {
+            addr,
+            say,
+            heard,
+            settled,
+            admitted: Mutex::default(),
+        }
     }
 
-    /// What the proxy says next, but for its counters.
+    /// The next group of which the proxy says that it has settled.
+    pub async fn hear_settled(&mut self) -> v1::Settled {
+        timeout(SOON, self.settled.recv())
+            .await
+            .expect("nothing has settled")
+            .unwrap()
+    }
+
+    /// What the proxy says next, but for its counters and what has settled.
     pub async fn hear(&mut self) -> subscribe_request::Message {
         timeout(SOON, self.heard.recv())
             .await
@@ -98,8 +123,11 @@ impl ScriptedController {
     /// Says something to the proxy, which has said hello. Servers it tells of are admitted before.
     pub async fn say(&self, message: subscribe_response::Message) {
         if let subscribe_response::Message::Snapshot(topology) = &message {
+            let mut admitted = self.admitted.lock().await;
             for group in &topology.groups {
-                admit(&group.primary, &topology.cluster_id).await;
+                if admitted.insert(group.primary.clone()) {
+                    admit(&group.primary, &topology.cluster_id).await;
+                }
             }
         }
         let say = self.say.lock().await;

@@ -7,7 +7,7 @@ use proto::{
     ClusterId, Group, GroupId, ServerAddr, Slot, SlotState, Topology, Version,
     v1::{self, subscribe_request::Message as Said, subscribe_response::Message as Say},
 };
-use tests::{Cluster, Proxy, Raw, SOON, ScriptedController, Server, eventually};
+use tests::{Cluster, Proxy, Raw, SOON, ScriptedController, Server, eventually, scripted::admit};
 use tokio::time::{Instant, timeout};
 
 async fn cluster(proxy_args: &[&str]) -> Cluster {
@@ -300,7 +300,13 @@ async fn a_server_that_is_lost_tells_what_became_of_it() {
     assert!(reply.starts_with("-CLUSTERDOWN server "), "{reply}");
     cluster.groups[1][0].restart();
     cluster.groups[1][0].answers().await;
-    assert_eq!(pops.command("BLPOP a 0.01").await, "*-1");
+    eventually(|| async {
+        match proxy.raw().await.command("BLPOP a 0.01").await {
+            reply if reply == "*-1" => Ok(()),
+            reply => Err(reply), // it is still to be admitted again
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -740,6 +746,7 @@ async fn a_watch_does_not_outlive_its_place() {
     scripted.servers[1].process.kill();
     scripted.servers[1].restart();
     scripted.servers[1].answers().await;
+    admit(&scripted.servers[1].addr, "scripted").await;
     for (command, reply) in transaction.iter().zip(["+OK", "+QUEUED", "*-1"]) {
         assert_eq!(client.command(command).await, reply, "{command}");
     }

@@ -19,6 +19,7 @@ mod drain;
 mod ensemble;
 mod fanout;
 mod fence;
+mod hold;
 mod hostile;
 mod import;
 mod info;

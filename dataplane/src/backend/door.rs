@@ -17,7 +17,7 @@
 
 use std::{fmt, future::poll_fn, io, rc::Rc, time::Duration};
 
-use proto::{ServerAddr, credentials::Login, fence};
+use proto::{ServerAddr, credentials::Login, fence, settled};
 use tokio::time::timeout;
 
 use super::greeting::{self, Routing, greeting};
@@ -51,6 +51,17 @@ pub(crate) struct Connection {
     pub(crate) id: u64,
     /// The server's process.
     pub(crate) run_id: String,
+}
+
+impl Connection {
+    /// What others call it, who know its server.
+    pub(crate) fn of(&self, server: &ServerAddr) -> settled::Connection {
+        settled::Connection {
+            server: server.clone(),
+            run_id: self.run_id.clone(),
+            client_id: self.id,
+        }
+    }
 }
 
 /// Why a connection is not there.

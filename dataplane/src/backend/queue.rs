@@ -24,6 +24,8 @@ pub(crate) enum Recipient {
     Nobody,
     /// The server has to agree, or the connection is of no use.
     Agreement,
+    /// All that was sent before has been answered: that is what matters to who waits for it, by its number.
+    Barrier(u32),
 }
 
 /// A request under way.
@@ -110,6 +112,12 @@ impl Queue {
         let sent = self.pending.len() - self.unsent;
         let all = std::mem::take(self).pending.into_iter().enumerate();
         all.map(move |(index, pending)| (pending, index < sent))
+    }
+
+    /// Whether something that may write may have been sent.
+    pub(super) fn owes(&self) -> bool {
+        let sent = self.pending.len() - self.unsent;
+        self.pending.iter().take(sent).any(|p| p.may_write)
     }
 
     #[inline]

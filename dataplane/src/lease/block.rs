@@ -31,6 +31,7 @@ use crate::{
     resp::{Request, put_bulk},
     route::Owner,
     session::{Detour, Dispatched},
+    settling::passages::Passage,
     socket::Socket,
     worker::{self, Worker},
 };
@@ -64,6 +65,7 @@ enum Stage {
     Asked {
         exchange: Exchange,
         server: ServerAddr,
+        passage: Passage,
         recall: Option<Recall>,
     },
     /// No server has it. It goes to the slot's owner, once that serves.
@@ -176,8 +178,9 @@ impl Worker {
         let remaining = block.until.map(|until| until - Instant::now());
         let silence = remaining.map(|time| time.saturating_add(self.serving.server_timeout));
         Some(Stage::Asked {
-            exchange: Exchange::new(opening, request, 1, silence),
+            exchange: Exchange::new(opening, request, 1, silence, block.may_write),
             server,
+            passage: self.settling.pass(block.slot),
             recall: None,
         })
     }
@@ -264,6 +267,7 @@ impl Worker {
         let Stage::Asked {
             exchange,
             server,
+            passage,
             recall,
         } = &mut block.stage
         else {
@@ -271,7 +275,11 @@ impl Worker {
         };
         let why = match recall {
             Some(recall) => recall.why,
-            None if !self.serves(block.slot, server) => Why::Moves,
+            None if !self.serves(block.slot, server)
+                || self.is_from_before(passage, block.slot) =>
+            {
+                Why::Moves
+            }
             None if self.draining => Why::Drains,
             None => return true,
         };
@@ -309,6 +317,12 @@ impl Worker {
         true
     }
 
+    /// Whether it was asked when its slot was not copied yet: so it would not be known what it touches.
+    fn is_from_before(&self, passage: &Passage, slot: Slot) -> bool {
+        let topology = self.topology.as_ref();
+        topology.is_some_and(|now| self.settling.has_changed_since(slot, passage.turn, now))
+    }
+
     /// Whether requests for a slot go to this server now.
     pub(super) fn serves(&self, slot: Slot, server: &ServerAddr) -> bool {
         let owner = self
@@ -326,6 +340,7 @@ impl Worker {
                 let now = Instant::now();
                 let remaining = block.until.map(|until| until - now);
                 let request = block.request_for(remaining);
+                self.see_again(id, &request);
                 self.clients.session(id).held_since = None;
                 match self.ask_owner(id, block, group, request) {
                     Some(asked) => {

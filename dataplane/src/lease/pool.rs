@@ -7,7 +7,10 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use tokio::time::Instant;
 
 use super::{Lease, Opening};
-use crate::backend::{Door, Shut};
+use crate::{
+    backend::{Door, Shut},
+    settling::losses::Losses,
+};
 
 /// Of the leases that nobody has, so many are kept, over all servers.
 const IDLE_MAX: usize = 64;
@@ -20,6 +23,7 @@ pub(crate) struct Pool {
     idle: Vec<Idle>,
     open: Rc<Cell<usize>>,
     most: usize,
+    losses: Rc<Losses>,
 }
 
 struct Idle {
@@ -44,11 +48,12 @@ impl Drop for Counted {
 }
 
 impl Pool {
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize, losses: Rc<Losses>) -> Self {
         Self {
             idle: Vec::new(),
             open: Rc::default(),
             most,
+            losses,
         }
     }
 
@@ -57,7 +62,7 @@ impl Pool {
         while let Some(at) = self.find(&door) {
             let lease = self.idle.remove(at).lease;
             if lease.is_quiet() {
-                return Some(Box::pin(reuse(lease, door)));
+                return Some(Box::pin(reuse(lease, door, Rc::clone(&self.losses))));
             }
         }
         if self.open.get() >= self.most && !self.idle.is_empty() {
@@ -67,7 +72,11 @@ impl Pool {
             return None;
         }
         let counted = Counted::new(&self.open);
-        Some(Box::pin(Lease::open(door, counted)))
+        Some(Box::pin(Lease::open(
+            door,
+            counted,
+            Rc::clone(&self.losses),
+        )))
     }
 
     /// One that leads to the same server; if there is, one that need not be attuned.
@@ -108,10 +117,10 @@ impl Pool {
     }
 }
 
-async fn reuse(mut lease: Lease, door: Door) -> Result<Lease, Shut> {
+async fn reuse(mut lease: Lease, door: Door, losses: Rc<Losses>) -> Result<Lease, Shut> {
     match lease.attune(door.protocol, door.database).await {
         Ok(()) => Ok(lease),
         // It was closed just now, or says what it should not; nothing of the request has been sent.
-        Err(_) => Lease::open(door, lease.counted).await,
+        Err(_) => Lease::open(door, lease.counted, losses).await,
     }
 }

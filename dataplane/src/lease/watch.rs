@@ -21,6 +21,7 @@ use crate::{
     resp::{Protocol, Request, put_simple},
     route::{Owner, Rejection, slot_of},
     session::{Detour, Dispatched},
+    settling::passages::Passage,
     worker::{self, Worker},
 };
 
@@ -65,6 +66,8 @@ pub(crate) struct Watching {
     exchange: Exchange,
     place: Place,
     asks: Asks,
+    /// Its slot is known to be asked for.
+    _passage: Passage,
     /// When it began, by the worker's clock.
     since: u32,
 }
@@ -203,8 +206,10 @@ impl Worker {
         replies: u32,
     ) -> Dispatched {
         let silence = Some(self.serving.server_timeout);
+        let may_write = matches!(asks, Asks::Exec { may_write: true });
         let watching = Watching {
-            exchange: Exchange::new(opening, requests, replies, silence),
+            exchange: Exchange::new(opening, requests, replies, silence, may_write),
+            _passage: self.settling.pass(place.slot),
             place,
             asks,
             since: self.micros,

@@ -4,7 +4,7 @@
 //! subscribers must agree on one: that of the group that owns the channel's slot. What servers publish
 //! themselves, keyspace events, comes from where the key is. Decides only; knows no connection.
 
-use proto::{Slot, SlotState, Topology, slot::RESERVED};
+use proto::{Slot, SlotRoute, SlotState, Topology, slot::RESERVED};
 
 use crate::{command::Topic, route::Rejection};
 
@@ -46,8 +46,16 @@ pub(crate) fn slot(topic: Topic, channel: &[u8]) -> Slot {
     }
 }
 
+/// The group where the channels of a held slot are subscribed besides, ahead of their move.
+pub(super) fn ahead(route: &SlotRoute) -> Option<u16> {
+    match route.state {
+        SlotState::Held { target } => target,
+        SlotState::Serving | SlotState::Copying { .. } => None,
+    }
+}
+
 /// The groups, by their indices, where a channel or pattern is subscribed. One that is held stays where
-/// it is until it has moved.
+/// it is until it has moved, and is subscribed where it goes, too.
 pub(super) fn groups(
     topic: Topic,
     name: &[u8],
@@ -56,10 +64,11 @@ pub(super) fn groups(
     match of(topic, name) {
         Home::Proxy => Ok(Vec::new()),
         Home::Everywhere => Ok((0..topology.groups().len() as u16).collect()),
-        Home::Slot(slot) => match topology.route(slot).group {
-            Some(group) => Ok(vec![group]),
-            None => Err(Rejection::NotServed(slot)),
-        },
+        Home::Slot(slot) => {
+            let route = topology.route(slot);
+            let owner = route.group.ok_or(Rejection::NotServed(slot))?;
+            Ok([owner].into_iter().chain(ahead(&route)).collect())
+        }
     }
 }
 

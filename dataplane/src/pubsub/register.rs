@@ -153,6 +153,19 @@ impl Register {
         moved.map(|(id, _)| id as u32).collect()
     }
 
+    /// Whether all topics with such a home that sessions are subscribed to are subscribed there.
+    pub(super) fn all_stand(
+        &self,
+        concerns: impl Fn(Home) -> bool,
+        link: impl Fn(u32) -> Link,
+    ) -> bool {
+        let mut entries = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !entry.sessions.is_empty() && concerns(entry.home));
+        entries.all(|(_, entry)| entry.is_settled(&link))
+    }
+
     /// Whether something is, or may be, subscribed over a subscriber's connection.
     pub(super) fn needs(&self, subscriber: u32) -> bool {
         self.entries.iter().any(|(_, entry)| {

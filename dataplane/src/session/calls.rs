@@ -220,6 +220,7 @@ impl Worker {
             if self.show_script(pipe, sha) {
                 self.backends.output(pipe).extend_from_slice(&request);
                 self.backends.expect(pipe, pending);
+                self.place_barriers_again(pipe);
                 self.clients.wake_flusher();
             } else {
                 let mut reply = Vec::new();

@@ -44,6 +44,8 @@ pub(crate) struct Clients {
     stopped: Vec<Waker>,
     /// The session that a reply has just made overfull.
     overfull: Option<u32>,
+    /// Barriers that were answered, by the numbers of those who wait.
+    pub(crate) barriers: Vec<u32>,
     /// Memory was short when it was last looked at.
     pub(super) short: bool,
     /// What clients' first replies weigh: a running mean.
@@ -72,6 +74,7 @@ impl Clients {
             waiting: Vec::new(),
             stopped: Vec::new(),
             overfull: None,
+            barriers: Vec::new(),
             short: false,
             first_reply: 0,
             output_limit: serving.output_limit,
@@ -171,7 +174,8 @@ impl Clients {
             | Recipient::Part(_)
             | Recipient::Call(_)
             | Recipient::Nobody
-            | Recipient::Agreement => {
+            | Recipient::Agreement
+            | Recipient::Barrier(_) => {
                 self.deliver_otherwise(pending, piece, outcome, stats, micros);
             }
         }
@@ -196,7 +200,8 @@ impl Clients {
             Recipient::Call(call) => {
                 self.deliver_call(call, pending, piece, outcome, stats, micros);
             }
-            Recipient::Nobody | Recipient::Agreement => {}
+            Recipient::Barrier(number) if piece.last => self.barriers.push(number),
+            Recipient::Nobody | Recipient::Agreement | Recipient::Barrier(_) => {}
         }
     }
 
@@ -276,7 +281,7 @@ impl Clients {
                     self.sessions[session as usize].fanned -= bytes;
                 }
             }
-            Recipient::Nobody | Recipient::Agreement => {}
+            Recipient::Nobody | Recipient::Agreement | Recipient::Barrier(_) => {}
         }
     }
 
