@@ -8,8 +8,8 @@ use proto::{ServerAddr, settings};
 use crate::{
     commands::{
         check, cluster, completions, events, fence::FenceCommand, group::GroupCommand,
-        import::ImportCommand, proxy::ProxyCommand, server::ServerCommand, slot::SlotCommand,
-        topology::TopologyCommand,
+        import::ImportCommand, migration::MigrationCommand, proxy::ProxyCommand,
+        server::ServerCommand, slot::SlotCommand, topology::TopologyCommand,
     },
     dev,
     output::Format,
@@ -96,6 +96,9 @@ pub(crate) enum Command {
     /// Show and assign slots: the 1024 parts of the key space
     #[command(subcommand, visible_alias = "slots")]
     Slot(SlotCommand),
+    /// Move slots between groups while clients use them
+    #[command(subcommand, visible_alias = "migrations")]
+    Migration(MigrationCommand),
     /// Manage proxies: what clients connect to
     #[command(subcommand, visible_alias = "proxies")]
     Proxy(ProxyCommand),

@@ -192,6 +192,12 @@ impl Client {
     );
     list_all!(list_fences, fences, ListFencesRequest, ListFencesResponse);
     list_all!(
+        list_migrations,
+        migrations,
+        ListMigrationsRequest,
+        ListMigrationsResponse
+    );
+    list_all!(
         list_proxies,
         proxies,
         ListProxiesRequest,

@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod fence;
 pub(crate) mod group;
 pub(crate) mod import;
+pub(crate) mod migration;
 pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod slot;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Group(command) => group::run(context, command).await,
         Command::Server(command) => server::run(context, command).await,
         Command::Slot(command) => slot::run(context, command).await,
+        Command::Migration(command) => migration::run(context, command).await,
         Command::Proxy(command) => proxy::run(context, command).await,
         Command::Fence(command) => fence::run(context, command).await,
         Command::Topology(command) => topology::run(context, command).await,
@@ -64,6 +66,9 @@ enum Verb {
     Add,
     Remove,
     Assign,
+    Pause,
+    Resume,
+    Cancel,
     Repair,
 }
 
@@ -76,6 +81,9 @@ fn announcement(validate_only: bool, verb: Verb, what: &str) -> String {
         Verb::Remove => ("remove", "Removed"),
         Verb::Assign => ("assign", "Assigned"),
         Verb::Repair => ("repair", "Repaired"),
+        Verb::Pause => ("pause", "Paused"),
+        Verb::Resume => ("resume", "Resumed"),
+        Verb::Cancel => ("cancel", "Cancelling"),
     };
     if validate_only {
         format!("Would {would} {what} (dry run: nothing was changed)")

@@ -116,7 +116,14 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::RevisionMismatch => {
             Some("somebody was faster: `get` shows it as it is now, with the revision to expect")
         }
-        Reason::SlotOwned | Reason::GroupOwnsSlots => Some(SLOTS_STAY),
+        Reason::SlotOwned | Reason::GroupOwnsSlots => {
+            Some("`sluice migration create --slots RANGES --target GROUP` moves slots")
+        }
+        Reason::MigrationNotFound => Some("`sluice migration list` shows the migrations"),
+        Reason::MigrationExists => Some("leave out `--id`: one is chosen"),
+        Reason::SlotNotMovable => Some("`sluice slot list` shows who owns which slots"),
+        Reason::GroupInMigration => Some("`sluice migration watch ID` waits for its end"),
+        Reason::MigrationTooFar => Some("`sluice migration get ID` shows how far it is"),
         Reason::ServerIsPrimary => Some(
             "a primary leaves only with its group: `sluice group delete ID`, if it owns no slots",
         ),
@@ -149,10 +156,6 @@ fn hint(status: &Status) -> Option<&'static str> {
     }
 }
 
-/// Where it would take a migration to go on.
-const SLOTS_STAY: &str = "slots that are owned cannot be moved yet in this version; an empty \
-                          cluster can be started anew: a controller with a new `--data-dir`";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,11 +169,11 @@ mod tests {
         }
         check(
             Reason::SlotOwned.status("slot 3 belongs to g1"),
-            Some("cannot be moved yet"),
+            Some("migration create"),
         );
         check(
             Reason::GroupOwnsSlots.status("group g1 owns 512 slots"),
-            Some("--data-dir"),
+            Some("migration create"),
         );
         check(
             Reason::ServerRoleMismatch.status("make it one with `redis-cli … REPLICAOF …`"),

@@ -83,6 +83,22 @@ impl Output {
         }
     }
 
+    /// Shows one of a stream of answers to programs; to people nothing.
+    pub(crate) fn stream_json(&self, answer: &impl Serialize) -> Result<(), Error> {
+        match self.format {
+            Format::Table => Ok(()),
+            Format::Json => self.text(&serde_json::to_string(answer).context("write JSON")?),
+        }
+    }
+
+    /// Shows a table to people; to programs nothing.
+    pub(crate) fn show_table(&self, table: Table) -> Result<(), Error> {
+        match self.format {
+            Format::Table => self.text(&table.render(self.width)),
+            Format::Json => Ok(()),
+        }
+    }
+
     /// Says for people that a list is empty, and what would fill it.
     pub(crate) fn note_if_empty<T>(&self, list: &[T], text: &str) {
         if list.is_empty() && self.format == Format::Table {
@@ -119,6 +135,41 @@ impl Output {
 /// Says on stderr what was done, or what to know.
 pub(crate) fn note(text: &str) {
     say(text);
+}
+
+/// A line on stderr that is written anew as things change. Where stderr is no terminal, lines below each
+/// other, and only what matters.
+pub(crate) struct StatusLine {
+    is_terminal: bool,
+    open: bool,
+}
+
+impl StatusLine {
+    /// Shows nothing yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            is_terminal: io::stderr().is_terminal(),
+            open: false,
+        }
+    }
+
+    /// Shows this in place of what was shown before.
+    pub(crate) fn show(&mut self, text: &str, matters: bool) {
+        if self.is_terminal {
+            // If stderr is closed, nobody is left to be told so.
+            drop(write!(io::stderr(), "\r\x1b[2K{text}").and_then(|()| io::stderr().flush()));
+            self.open = true;
+        } else if matters {
+            say(text);
+        }
+    }
+
+    /// What is said next stands below it.
+    pub(crate) fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            say("");
+        }
+    }
 }
 
 /// Says on stderr that a step of several is done.

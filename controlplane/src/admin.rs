@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
 use proto::{
-    GroupId, ProxyId, ServerAddr,
+    GroupId, MigrationId, ProxyId, ServerAddr,
     reason::Reason,
     v1::{admin_service_server::AdminService, *},
 };
@@ -22,7 +22,9 @@ use crate::{
     change::{self, Decision, Refusal},
     events::{Event, EventLog, Lost, Position},
     fence::{Fences, Spare, Target},
+    migration::Wish,
     model::{self, Role},
+    orchestrator::Activities,
     page::page,
     parse,
     probe::{Facts, Probe},
@@ -58,6 +60,8 @@ pub struct Admin {
     pub fences: Fences,
     /// What the servers said last.
     pub observations: watch::Receiver<Observations>,
+    /// What migrations do.
+    pub activities: watch::Receiver<Activities>,
     /// Ends all streams.
     pub stopping: CancellationToken,
 }
@@ -256,6 +260,36 @@ impl Admin {
     fn show_group(&self, now: &Snapshot, id: &GroupId) -> Result<Response<Group>, Status> {
         let group = change::find_group(now, id)?;
         Ok(Response::new(view::group(now, group)))
+    }
+
+    async fn wish(
+        &self,
+        id: &str,
+        wish: Wish,
+        expected: u64,
+        mode: Mode,
+    ) -> Result<Response<Migration>, Status> {
+        let id = parse::migration_id("id", id)?;
+        let migration = id.clone();
+        let after = self
+            .mutate(mode, move |now| {
+                change::wish(now, &migration, wish, expected)
+            })
+            .await?;
+        self.show_migration(&after, &id)
+    }
+
+    fn show_migration(
+        &self,
+        now: &Snapshot,
+        id: &MigrationId,
+    ) -> Result<Response<Migration>, Status> {
+        let migration = change::find_migration(now, id)?;
+        let activities = self.activities.borrow();
+        Ok(Response::new(view::migration(
+            migration,
+            activities.get(id),
+        )))
     }
 
     fn show_server(
@@ -481,6 +515,91 @@ impl AdminService for Admin {
             })
             .await?;
         Ok(Response::new(view::slot_map(&after.slots)))
+    }
+
+    async fn list_migrations(
+        &self,
+        request: Request<ListMigrationsRequest>,
+    ) -> Result<Response<ListMigrationsResponse>, Status> {
+        let request = request.into_inner();
+        let now = self.store.snapshot();
+        let (listed, next_page_token) = page(
+            now.migrations.values(),
+            |migration| migration.id.to_string(),
+            request.page_size,
+            &request.page_token,
+        );
+        let activities = self.activities.borrow();
+        let migrations = listed
+            .into_iter()
+            .map(|m| view::migration(m, activities.get(&m.id)));
+        Ok(Response::new(ListMigrationsResponse {
+            migrations: migrations.collect(),
+            next_page_token,
+            revision: now.head.revision,
+        }))
+    }
+
+    async fn get_migration(
+        &self,
+        request: Request<GetMigrationRequest>,
+    ) -> Result<Response<Migration>, Status> {
+        let id = parse::migration_id("id", &request.get_ref().id)?;
+        self.show_migration(&self.store.snapshot(), &id)
+    }
+
+    async fn create_migration(
+        &self,
+        request: Request<CreateMigrationRequest>,
+    ) -> Result<Response<Migration>, Status> {
+        let request = request.into_inner();
+        let id = match request.id.as_str() {
+            "" => None,
+            text => Some(parse::migration_id("id", text)?),
+        };
+        let slots = parse::slots("slots", &request.slots)?;
+        let target = parse::group_id("target_group_id", &request.target_group_id)?;
+        let mode = mode!("CreateMigration", request)?;
+        let after = self
+            .mutate(mode, move |now| {
+                change::create_migration(now, id.as_ref(), slots, &target)
+            })
+            .await?;
+        // It is not over; or the request was taken before, and the newest is what became of it.
+        let same = after.migrations.values().filter(|m| m.slots == slots);
+        let made = same.max_by_key(|m| (!m.is_over(), m.revision));
+        let made = made.ok_or_else(change::migration_forgotten)?;
+        self.show_migration(&after, &made.id)
+    }
+
+    async fn pause_migration(
+        &self,
+        request: Request<PauseMigrationRequest>,
+    ) -> Result<Response<Migration>, Status> {
+        let request = request.into_inner();
+        let mode = mode!("PauseMigration", request)?;
+        self.wish(&request.id, Wish::Pause, request.expected_revision, mode)
+            .await
+    }
+
+    async fn resume_migration(
+        &self,
+        request: Request<ResumeMigrationRequest>,
+    ) -> Result<Response<Migration>, Status> {
+        let request = request.into_inner();
+        let mode = mode!("ResumeMigration", request)?;
+        self.wish(&request.id, Wish::Run, request.expected_revision, mode)
+            .await
+    }
+
+    async fn cancel_migration(
+        &self,
+        request: Request<CancelMigrationRequest>,
+    ) -> Result<Response<Migration>, Status> {
+        let request = request.into_inner();
+        let mode = mode!("CancelMigration", request)?;
+        self.wish(&request.id, Wish::Cancel, request.expected_revision, mode)
+            .await
     }
 
     async fn list_proxies(

@@ -37,6 +37,7 @@ use crate::{
     fence::{Fences, keeper::Keeper},
     http::{self, Pages},
     metrics::Metrics,
+    orchestrator::{Activities, Orchestrator, Tools},
     probe::Probe,
     prober::{Observations, Prober},
     publish::Publisher,
@@ -156,6 +157,13 @@ impl App {
             registry: registry.clone(),
             fences: fences.clone(),
         };
+        let tools = Tools {
+            store: self.store.clone(),
+            registry: registry.clone(),
+            fences: fences.clone(),
+            probe: probe.clone(),
+            activities: Arc::new(watch::Sender::new(Activities::new())),
+        };
         let observations = watch::Sender::new(Observations::new());
         let snapshots = self.store.subscribe();
         let first = topology::compile(&self.store.snapshot());
@@ -173,6 +181,7 @@ impl App {
             probe: probe.clone(),
             fences: fences.clone(),
             observations: observations.subscribe(),
+            activities: tools.activities.subscribe(),
             stopping: stopping.clone(),
         };
         let pages = Pages {
@@ -193,6 +202,7 @@ impl App {
         let mut background = JoinSet::new();
         background.spawn(topology::follow(snapshots, histories));
         background.spawn(keeper.run());
+        background.spawn(Orchestrator::new(tools).run());
         background.spawn(prober.run());
         let routes = grpc_routes(admin, publisher, health)?;
         let grpc = serve_grpc(self.grpc, routes, self.metrics, stopping.clone());

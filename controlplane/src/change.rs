@@ -6,15 +6,22 @@
 //!
 //! Nothing here asks a server, a clock or a proxy: what they said comes in as an argument.
 
-use proto::{GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, reason::Reason, slot};
+use proto::{
+    GroupId, MigrationId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, SlotSet,
+    reason::Reason, slot,
+};
 
 use crate::{
     assign,
     events::{Draft, Kind},
     fence::Mark,
+    migration::{Advance, Migration, Phase, Wish},
     model::{Group, Head, Registration, Request, Role, Server, SlotMap},
     snapshot::Snapshot,
 };
+
+/// How many migrations that are over are kept.
+const MIGRATIONS_KEPT: usize = 100;
 
 /// What a commit does to the store. An empty one is not committed.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -59,6 +66,10 @@ pub enum Edit {
     PutProxy(Registration),
     /// The proxy is forgotten.
     RemoveProxy(ProxyId),
+    /// The migration is new or changed.
+    PutMigration(Box<Migration>),
+    /// The migration, which is over, is forgotten.
+    RemoveMigration(MigrationId),
 }
 
 /// Why a mutation is not allowed.
@@ -246,9 +257,17 @@ pub fn delete_group(now: &Snapshot, id: &GroupId, expected_revision: u64) -> Dec
         return Err(Refusal::new(
             Reason::GroupOwnsSlots,
             format!(
-                "group {id} owns {}: owned slots are moved by a migration, which this version does \
-                 not have yet",
+                "group {id} owns {}: move them to other groups first (`sluice migration create`)",
                 count(owned, "slot")
+            ),
+        ));
+    }
+    let taking = now.moving().find(|m| m.source == *id || m.target == *id);
+    if let Some(Migration { id: migration, .. }) = taking.map(|m| &**m) {
+        return Err(Refusal::new(
+            Reason::GroupInMigration,
+            format!(
+                "group {id} takes part in migration {migration}: wait for its end, or cancel it"
             ),
         ));
     }
@@ -440,6 +459,178 @@ pub fn delete_proxy(
     ))
 }
 
+/// A new migration: of slots that all have one owner, to another group. Ids of those that are over and
+/// long past are forgotten.
+pub fn create_migration(
+    now: &Snapshot,
+    id: Option<&MigrationId>,
+    slots: SlotSet,
+    target: &GroupId,
+) -> Decision {
+    let id = match id {
+        Some(id) => id.clone(),
+        None => next_id(now),
+    };
+    if now.migrations.contains_key(&id) {
+        let message = format!("migration {id} exists already");
+        return Err(Refusal::new(Reason::MigrationExists, message));
+    }
+    find_group(now, target)?;
+    let source = movable(now, &slots, target)?;
+    let migration = Migration::new(id.clone(), source.clone(), target.clone(), slots);
+    let over = now.migrations.values().filter(|m| m.is_over());
+    let mut over: Vec<_> = over.map(|m| (m.revision, &m.id)).collect();
+    over.sort();
+    let surplus = (over.len() + 1).saturating_sub(MIGRATIONS_KEPT);
+    let forgotten = over.iter().take(surplus);
+    let mut edits: Vec<Edit> = forgotten
+        .map(|(_, id)| Edit::RemoveMigration((*id).clone()))
+        .collect();
+    edits.push(Edit::PutMigration(Box::new(migration)));
+    let message = format!("migration {id} of slots {slots} from {source} to {target} was created");
+    Ok(Change {
+        edits,
+        request: None,
+        events: vec![migration_event(&id, Kind::MigrationCreated, message)],
+    })
+}
+
+/// Another wish for a migration that is not over.
+pub fn wish(now: &Snapshot, id: &MigrationId, wish: Wish, expected_revision: u64) -> Decision {
+    let migration = find_migration(now, id)?;
+    at_revision(
+        &format!("migration {id}"),
+        migration.revision,
+        expected_revision,
+    )?;
+    if migration.wish == wish {
+        return Ok(Change::default());
+    }
+    let too_far = |message: String| Err(Refusal::new(Reason::MigrationTooFar, message));
+    if migration.is_over() {
+        return too_far(format!("migration {id} is over"));
+    }
+    match (migration.wish, wish, &migration.phase) {
+        (Wish::Cancel, Wish::Run | Wish::Pause, _) => {
+            return too_far(format!("migration {id} is being cancelled"));
+        }
+        (_, Wish::Cancel, Phase::Committed | Phase::Reaping { .. }) => {
+            return too_far(format!(
+                "migration {id} has moved all its slots: move them back by a migration to {}",
+                migration.source
+            ));
+        }
+        _ => {}
+    }
+    let next = Migration {
+        wish,
+        ..migration.clone()
+    };
+    let what = match wish {
+        Wish::Run => "goes on",
+        Wish::Pause => "is to wait",
+        Wish::Cancel => "is to end",
+    };
+    let message = format!("migration {id} {what}");
+    Ok(Change::one(
+        Edit::PutMigration(Box::new(next)),
+        migration_event(id, Kind::MigrationUpdated, message),
+    ))
+}
+
+/// The next phase of a migration that is still as it was when that was decided. Otherwise nothing.
+pub fn advance(now: &Snapshot, id: &MigrationId, seen: u64, advance: &Advance) -> Change {
+    let Some(migration) = now.migrations.get(id).filter(|m| m.revision == seen) else {
+        return Change::default();
+    };
+    let Some(next) = migration.after(advance) else {
+        return Change::default();
+    };
+    let mut edits = Vec::new();
+    let gained = next.moved.without(&migration.moved);
+    if !gained.is_empty() {
+        // What the source does not own any more is not its to give.
+        if !gained.without(&owned_by(now, &migration.source)).is_empty() {
+            return Change::default();
+        }
+        let mut slots = SlotMap::clone(&now.slots);
+        for slot in gained.iter() {
+            slots.give(slot, migration.target.clone());
+        }
+        edits.push(Edit::PutSlots(slots));
+    }
+    let message = format!("migration {id} {}", next.news(&gained));
+    edits.push(Edit::PutMigration(Box::new(next)));
+    Change {
+        edits,
+        request: None,
+        events: vec![migration_event(id, Kind::MigrationAdvanced, message)],
+    }
+}
+
+/// The slots that a group owns.
+pub fn owned_by(now: &Snapshot, group: &GroupId) -> SlotSet {
+    Slot::all()
+        .filter(|slot| now.slots.owner(*slot) == Some(group))
+        .collect()
+}
+
+/// Who has all these slots, if they can be moved to this target.
+fn movable<'a>(
+    now: &'a Snapshot,
+    slots: &SlotSet,
+    target: &GroupId,
+) -> Result<&'a GroupId, Refusal> {
+    let owned = |slot: Slot| Some((slot, now.slots.owner(slot)?.clone()));
+    let owners: Vec<(Slot, GroupId)> = slots.iter().filter_map(owned).collect();
+    let refuse = |message: String| Err(Refusal::new(Reason::SlotNotMovable, message));
+    if owners.len() < slots.len() {
+        return refuse("some of these slots belong to no group: assign them".to_owned());
+    }
+    if let Some(other) = now.moving().find(|m| m.slots.overlaps(slots)) {
+        return refuse(format!("migration {} has some of these slots", other.id));
+    }
+    let Some(first) = slots.iter().next() else {
+        return Err(Refusal::field("slots", "name at least one slot"));
+    };
+    let source = now.slots.owner(first).expect("all of them have owners");
+    if owners.iter().any(|(_, owner)| owner != source) {
+        return refuse(format!(
+            "these slots have several owners: {}; create a migration for each",
+            list(&owners)
+        ));
+    }
+    if source == target {
+        return refuse(format!("group {target} owns these slots already"));
+    }
+    Ok(source)
+}
+
+/// `m12`, by the revision that creates it.
+fn next_id(now: &Snapshot) -> MigrationId {
+    MigrationId::new(format!("m{}", now.head.revision + 1)).expect("a letter and digits")
+}
+
+fn migration_event(id: &MigrationId, kind: Kind, message: String) -> Draft {
+    Draft::new(format!("migration/{id}"), kind, message)
+}
+
+/// Of a request that was taken long ago.
+pub fn migration_forgotten() -> Refusal {
+    let message = "this request was taken, and the migration that it made is over and forgotten";
+    Refusal::new(Reason::MigrationNotFound, message)
+}
+
+/// The migration with this id.
+pub fn find_migration<'a>(now: &'a Snapshot, id: &MigrationId) -> Result<&'a Migration, Refusal> {
+    now.migrations.get(id).map(|m| &**m).ok_or_else(|| {
+        Refusal::new(
+            Reason::MigrationNotFound,
+            format!("there is no migration {id}"),
+        )
+    })
+}
+
 /// The group with this id.
 pub fn find_group<'a>(now: &'a Snapshot, id: &GroupId) -> Result<&'a Group, Refusal> {
     now.groups
@@ -533,8 +724,7 @@ fn are_unowned(map: &SlotMap, wanted: &[(Slot, GroupId)]) -> Result<(), Refusal>
     Err(Refusal::new(
         Reason::SlotOwned,
         format!(
-            "owned already: slots {}; owned slots are moved by a migration, which this version does \
-             not have yet",
+            "owned already: slots {}; owned slots are moved (`sluice migration create`)",
             list(&owned)
         ),
     ))
@@ -566,8 +756,13 @@ fn list(slots: &[(Slot, GroupId)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proto::SlotState;
+
     use super::*;
-    use crate::snapshot::tests::{empty, group, with_groups};
+    use crate::{
+        migration::Ending,
+        snapshot::tests::{empty, group, with_groups},
+    };
 
     fn id(text: &str) -> GroupId {
         GroupId::new(text).unwrap()
@@ -635,8 +830,7 @@ mod tests {
         let taken = create_group(&now, &group("g3", 7100, 0));
         refused(taken, Reason::ServerExists, "group g2");
         let owner = delete_group(&now, &id("g1"), 0);
-        let part =
-            "10 slots: owned slots are moved by a migration, which this version does not have";
+        let part = "10 slots: move them to other groups first";
         refused(owner, Reason::GroupOwnsSlots, part);
         let unknown = delete_group(&now, &id("g9"), 0);
         refused(unknown, Reason::GroupNotFound, "g9");
@@ -705,8 +899,7 @@ mod tests {
         assert_eq!(next.slots.count(&id("g2")), SLOT_COUNT / 2);
 
         let owned = assign_slots(&now, &slots(5..20, "g2"), 0);
-        let part =
-            "slots 5-9 (g1); owned slots are moved by a migration, which this version does not";
+        let part = "slots 5-9 (g1); owned slots are moved";
         refused(owned, Reason::SlotOwned, part);
         let stale = assign_slots(&now, &slots(20..21, "g2"), 77);
         refused(stale, Reason::RevisionMismatch, "the slot map");
@@ -740,6 +933,139 @@ mod tests {
         let now = now.after(&delete_proxy(&now, &proxy.id, 2, false).unwrap());
         let gone = delete_proxy(&now, &proxy.id, 0, false);
         refused(gone, Reason::ProxyNotFound, "p1");
+    }
+
+    /// The cluster with a migration `m1` of 0-4 from g1 to g2.
+    fn moving() -> Snapshot {
+        let now = cluster();
+        let id = MigrationId::new("m1").unwrap();
+        now.after(&create_migration(&now, Some(&id), set(0..5), &self::id("g2")).unwrap())
+    }
+
+    fn set(numbers: std::ops::Range<u32>) -> SlotSet {
+        numbers.map(|n| Slot::new(n).unwrap()).collect()
+    }
+
+    fn m1() -> MigrationId {
+        MigrationId::new("m1").unwrap()
+    }
+
+    #[test]
+    fn only_what_can_move_is_moved() {
+        let now = moving();
+        let migration = &now.migrations[&m1()];
+        assert_eq!((migration.source.as_str(), migration.entered), ("g1", 4));
+        let create = |id: Option<&str>, slots, target: &str| {
+            let id = id.map(|id| MigrationId::new(id).unwrap());
+            create_migration(&now, id.as_ref(), slots, &self::id(target))
+        };
+        let next = create(None, set(5..6), "g2").unwrap();
+        assert!(now.after(&next).migrations.contains_key("m5"));
+        refused(
+            create(Some("m1"), set(5..6), "g2"),
+            Reason::MigrationExists,
+            "m1",
+        );
+        refused(create(None, set(5..6), "g9"), Reason::GroupNotFound, "g9");
+        let taken = create(None, set(4..6), "g2");
+        refused(taken, Reason::SlotNotMovable, "migration m1");
+        let unowned = create(None, set(9..11), "g2");
+        refused(unowned, Reason::SlotNotMovable, "belong to no group");
+        let own = create(None, set(5..6), "g1");
+        refused(own, Reason::SlotNotMovable, "owns these slots already");
+        let now = now.after(&assign_slots(&now, &slots(10..12, "g2"), 0).unwrap());
+        let both = create_migration(&now, None, set(9..11), &id("g1"));
+        refused(
+            both,
+            Reason::SlotNotMovable,
+            "several owners: 9 (g1), 10 (g2)",
+        );
+        let group = delete_group(&now, &id("g2"), 0);
+        refused(group, Reason::GroupOwnsSlots, "2 slots");
+    }
+
+    #[test]
+    fn a_migration_moves_its_slots_with_one_commit() {
+        let mut now = moving();
+        let mut step = |advance_to: &Advance| {
+            let seen = now.migrations[&m1()].revision;
+            let stale = advance(&now, &m1(), seen + 1, advance_to);
+            assert!(stale.is_empty(), "{advance_to:?} by another record");
+            now = now.after(&advance(&now, &m1(), seen, advance_to));
+            now.clone()
+        };
+        let copying = step(&Advance::Copy);
+        let target = || id("g2");
+        let slot = |n| Slot::new(n).unwrap();
+        assert_eq!(
+            copying.state(slot(0)),
+            SlotState::Copying { target: target() }
+        );
+        assert_eq!(copying.state(slot(5)), SlotState::Serving);
+        let held = step(&Advance::Hold(set(0..3)));
+        let target = Some(target());
+        assert_eq!(held.state(slot(0)), SlotState::Held { target });
+        assert_eq!(held.slots.count(&id("g2")), 0);
+        let same = step(&Advance::Reap); // does not follow
+        assert_eq!(same.migrations, held.migrations);
+        let moved = step(&Advance::Commit);
+        assert_eq!(moved.slots.count(&id("g2")), 3);
+        assert_eq!(moved.slots.owner(slot(2)), Some(&id("g2")));
+        assert_eq!(moved.state(slot(2)), SlotState::Serving);
+        assert_eq!(moved.fault(), None);
+        let migration = &moved.migrations[&m1()];
+        assert_eq!(
+            (migration.moved, migration.entered),
+            (set(0..3), moved.head.revision)
+        );
+    }
+
+    #[test]
+    fn wishes_end_where_there_is_no_way_back() {
+        let mut now = moving();
+        let paused = wish(&now, &m1(), Wish::Pause, 0).unwrap();
+        assert_eq!(paused.events[0].message, "migration m1 is to wait");
+        now = now.after(&paused);
+        assert!(wish(&now, &m1(), Wish::Pause, 0).unwrap().is_empty());
+        refused(
+            wish(&now, &m1(), Wish::Run, 1),
+            Reason::RevisionMismatch,
+            "m1",
+        );
+        let unknown = MigrationId::new("m2").unwrap();
+        refused(
+            wish(&now, &unknown, Wish::Run, 0),
+            Reason::MigrationNotFound,
+            "m2",
+        );
+        let group = delete_group(&now, &id("g2"), 0);
+        refused(group, Reason::GroupInMigration, "migration m1");
+        for to in [Advance::Copy, Advance::Hold(set(0..5)), Advance::Commit] {
+            let seen = now.migrations[&m1()].revision;
+            now = now.after(&advance(&now, &m1(), seen, &to));
+        }
+        let late = wish(&now, &m1(), Wish::Cancel, 0);
+        refused(late, Reason::MigrationTooFar, "by a migration to g1");
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten_in_the_end() {
+        let mut now = cluster();
+        for n in 0..MIGRATIONS_KEPT + 2 {
+            let id = MigrationId::new(format!("m{n}")).unwrap();
+            let made = create_migration(&now, Some(&id), set(0..1), &self::id("g2"));
+            now = now.after(&made.unwrap());
+            let seen = now.migrations[&id].revision;
+            now = now.after(&advance(
+                &now,
+                &id,
+                seen,
+                &Advance::Abort(Ending::Cancelled),
+            ));
+        }
+        assert_eq!(now.migrations.len(), MIGRATIONS_KEPT);
+        assert!(!now.migrations.contains_key("m1"));
+        assert!(now.migrations.contains_key("m2"));
     }
 
     #[test]

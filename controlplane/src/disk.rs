@@ -1,7 +1,7 @@
 //! The embedded store's files. The only module that knows `sled`.
 //!
 //! Records are JSON under readable keys, each behind a CRC-32 of its key and text: `cluster`, `head`,
-//! `slots`, `groups/<id>`, `proxies/<id>`, `requests/<revision>`, `events/<term>/<index>`. One tree,
+//! `slots`, `groups/<id>`, `proxies/<id>`, `migrations/<id>`, `requests/<revision>`, `events/<term>/<index>`. One tree,
 //! so that one batch holds a whole commit. A commit is synced before this module returns.
 //!
 //! These files are the truth, not a copy of it. Where they are damaged or not ours, they are refused:
@@ -29,6 +29,7 @@ use sled::Batch;
 use crate::{
     change::{Change, Edit},
     events::{Event, KEPT, Position},
+    migration::Migration,
     model::{Cluster, FORMAT, Group, Registration, Request},
     snapshot::Snapshot,
     witness::{self, Acknowledged},
@@ -39,6 +40,7 @@ const HEAD: &str = "head";
 const SLOTS: &str = "slots";
 const GROUPS: &str = "groups/";
 const PROXIES: &str = "proxies/";
+const MIGRATIONS: &str = "migrations/";
 const REQUESTS: &str = "requests/";
 const EVENTS: &str = "events/";
 
@@ -186,6 +188,9 @@ impl Disk {
         for (id, proxy) in &snapshot.proxies {
             put(&mut batch, &format!("{PROXIES}{id}"), &**proxy);
         }
+        for (id, migration) in &snapshot.migrations {
+            put(&mut batch, &format!("{MIGRATIONS}{id}"), &**migration);
+        }
         for (revision, request) in &*snapshot.requests {
             put(&mut batch, &request_key(*revision), request);
         }
@@ -249,6 +254,12 @@ fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
             let record = next.proxies.get(id).map(|proxy| &**proxy);
             put_or_remove(batch, &format!("{PROXIES}{id}"), record);
         }
+        Edit::PutMigration(migration) => {
+            let id = &migration.id;
+            let record = next.migrations.get(id).map(|m| &**m);
+            put_or_remove(batch, &format!("{MIGRATIONS}{id}"), record);
+        }
+        Edit::RemoveMigration(id) => batch.remove(format!("{MIGRATIONS}{id}").as_bytes()),
     }
 }
 
@@ -350,6 +361,10 @@ impl Records {
         }
         for (_, proxy) in self.under::<Registration>(PROXIES)? {
             snapshot.proxies.insert(proxy.id.clone(), Arc::new(proxy));
+        }
+        for (_, migration) in self.under::<Migration>(MIGRATIONS)? {
+            let id = migration.id.clone();
+            snapshot.migrations.insert(id, Arc::new(migration));
         }
         let revision = |(key, request): (&str, Request)| {
             let revision = key.parse::<u64>().map_err(|e| format!("{key}: {e}"))?;

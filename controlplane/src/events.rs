@@ -38,6 +38,10 @@ pub enum Kind {
     /// The role a server says it has is no longer the one it has in its group, or is so again.
     ServerRoleChanged,
     SlotsAssigned,
+    MigrationCreated,
+    MigrationUpdated,
+    /// It entered another phase.
+    MigrationAdvanced,
     ProxyRegistered,
     ProxyConnected,
     ProxyDisconnected,

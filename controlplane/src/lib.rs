@@ -43,6 +43,7 @@ pub mod migration;
 mod mirror;
 pub mod model;
 pub mod mover;
+pub mod orchestrator;
 pub mod page;
 pub mod parse;
 pub mod probe;

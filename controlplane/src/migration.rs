@@ -769,6 +769,30 @@ impl Migration {
         }
     }
 
+    /// What has just become of it, for people. `gained`: slots that the target has got with it.
+    pub fn news(&self, gained: &SlotSet) -> String {
+        let got = if gained.is_empty() {
+            String::new()
+        } else {
+            format!("gave slots {gained} to {}; ", self.target)
+        };
+        let now = match &self.phase {
+            Phase::Pending => "waits".to_owned(),
+            Phase::Copying { given_up: None } => "copies".to_owned(),
+            Phase::Copying {
+                given_up: Some((why, _)),
+            } => format!("copies on: {why}"),
+            Phase::CuttingOver { batch, .. } => format!("holds slots {batch}"),
+            Phase::Committed => "has moved all its slots".to_owned(),
+            Phase::Reaping { .. } => format!("deletes what {} has left", self.source),
+            Phase::Aborting { .. } => format!("deletes what {} was given", self.target),
+            Phase::Succeeded => "succeeded".to_owned(),
+            Phase::Cancelled => "was cancelled".to_owned(),
+            Phase::Failed { reason } => format!("failed: {reason}"),
+        };
+        format!("{got}{now}")
+    }
+
     /// What becomes of it. `None`: that does not follow from its phase.
     pub fn after(&self, advance: &Advance) -> Option<Self> {
         let mut next = self.clone();

@@ -3,7 +3,7 @@
 //! Every error names the field.
 
 use proto::{
-    GroupId, ProxyId, ServerAddr, Settled, Slot, Version,
+    GroupId, MigrationId, ProxyId, ServerAddr, Settled, Slot, SlotSet, Version,
     id::InvalidId,
     reason::Reason,
     topology::SlotTable,
@@ -44,6 +44,20 @@ pub fn address(field: &str, text: &str) -> Result<ServerAddr, Refusal> {
 /// A proxy's id.
 pub fn proxy_id(field: &str, text: &str) -> Result<ProxyId, Refusal> {
     id(field, text, ProxyId::new)
+}
+
+/// A migration's id.
+pub fn migration_id(field: &str, text: &str) -> Result<MigrationId, Refusal> {
+    id(field, text, MigrationId::new)
+}
+
+/// Slots, as `0-99,200`; at least one.
+pub fn slots(field: &str, text: &str) -> Result<SlotSet, Refusal> {
+    match text.parse::<SlotSet>() {
+        Ok(slots) if slots.is_empty() => Err(Refusal::field(field, "name at least one slot")),
+        Ok(slots) => Ok(slots),
+        Err(e) => Err(Refusal::field(field, e.to_string())),
+    }
 }
 
 /// A text for people.

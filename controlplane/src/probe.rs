@@ -132,6 +132,11 @@ impl Probe {
         Ok(connection)
     }
 
+    /// The login at the servers of a group.
+    pub(crate) fn login(&self, group: &GroupId) -> Option<Login> {
+        self.credentials.login(group)
+    }
+
     /// The user that it is at the servers of a group.
     pub(crate) fn user(&self, group: &GroupId) -> String {
         let login = self.credentials.login(group);

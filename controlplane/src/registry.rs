@@ -109,6 +109,11 @@ impl Registry {
         });
     }
 
+    /// Tells when acks, nacks, settlements or connections change.
+    pub fn subscribe(&self) -> watch::Receiver<Proxies> {
+        self.0.subscribe()
+    }
+
     /// All proxies now.
     pub fn proxies(&self) -> watch::Ref<'_, Proxies> {
         self.0.borrow()

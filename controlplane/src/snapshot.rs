@@ -5,18 +5,21 @@
 //! throughout: what they see belongs together.
 //!
 //! Invariants: every owner of a slot is a group; no server is in two groups; there are at most as
-//! many groups as slots. [`Snapshot::fault`] checks them on what was read, `change.rs` upholds them.
+//! many groups as slots; migrations that are not over have their groups, and no slot in common. [`Snapshot::fault`] checks them on what was read, `change.rs` upholds them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use proto::{GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, Version};
+use proto::{
+    GroupId, MigrationId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotSet, SlotState, Version,
+};
 
 use crate::{
     change::{Change, Edit},
     fence::Mark,
+    migration::Migration,
     model::{Cluster, Group, Head, REQUESTS_KEPT, Registration, Request, Server, SlotMap},
 };
 
@@ -33,6 +36,8 @@ pub struct Snapshot {
     pub slots: Arc<SlotMap>,
     /// All proxies that registered and were not removed.
     pub proxies: BTreeMap<ProxyId, Arc<Registration>>,
+    /// All migrations that are not over, and some that are.
+    pub migrations: BTreeMap<MigrationId, Arc<Migration>>,
     /// The newest request ids, by the revision that took them.
     pub requests: Arc<BTreeMap<u64, Request>>,
 }
@@ -46,6 +51,7 @@ impl Snapshot {
             groups: BTreeMap::new(),
             slots: Arc::default(),
             proxies: BTreeMap::new(),
+            migrations: BTreeMap::new(),
             requests: Arc::default(),
         }
     }
@@ -76,6 +82,21 @@ impl Snapshot {
         self.groups
             .values()
             .flat_map(|group| group.servers.iter().map(move |server| (&**group, server)))
+    }
+
+    /// The migrations that are not over.
+    pub fn moving(&self) -> impl Iterator<Item = &Arc<Migration>> {
+        self.migrations.values().filter(|m| !m.is_over())
+    }
+
+    /// What proxies are to do with a slot.
+    pub fn state(&self, slot: Slot) -> SlotState {
+        let owner = self.slots.owner(slot);
+        let mover = self.moving().find(|m| m.slots.contains(slot));
+        match mover.filter(|m| owner == Some(&m.source)) {
+            Some(migration) => migration.state_of(slot),
+            None => SlotState::Serving,
+        }
     }
 
     /// The request that came with this id, if it is remembered.
@@ -125,6 +146,16 @@ impl Snapshot {
                     self.proxies.insert(proxy.id.clone(), Arc::new(proxy));
                 }
                 Edit::RemoveProxy(id) => drop(self.proxies.remove(&id)),
+                Edit::PutMigration(mut migration) => {
+                    let before = self.migrations.get(&migration.id);
+                    migration.revision = revision;
+                    if before.is_none_or(|before| before.phase != migration.phase) {
+                        migration.entered = revision;
+                    }
+                    let id = migration.id.clone();
+                    self.migrations.insert(id, Arc::new(*migration));
+                }
+                Edit::RemoveMigration(id) => drop(self.migrations.remove(&id)),
             }
         }
     }
@@ -142,6 +173,20 @@ impl Snapshot {
         let mut seen = BTreeSet::new();
         if let Some((_, server)) = self.servers().find(|(_, s)| !seen.insert(&s.address)) {
             return Some(format!("server {} is in two groups", server.address));
+        }
+        let mut moving = SlotSet::EMPTY;
+        for migration in self.moving() {
+            let Migration { id, slots, .. } = &**migration;
+            let groups = [&migration.source, &migration.target];
+            if let Some(group) = groups.iter().find(|g| !self.groups.contains_key(**g)) {
+                return Some(format!(
+                    "migration {id} has group {group}, which is not there"
+                ));
+            }
+            if moving.overlaps(slots) {
+                return Some(format!("migration {id} has slots of another one"));
+            }
+            moving = moving.with(slots);
         }
         let stray = |slot: &Slot| {
             self.slots

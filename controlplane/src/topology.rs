@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use proto::{SlotState, Topology, Version, topology, v1};
+use proto::{Topology, Version, topology, v1};
 use tokio::sync::watch;
 
 use crate::{
@@ -23,7 +23,7 @@ pub fn compile(now: &Snapshot) -> Topology {
         now.cluster.id.clone(),
         now.version(),
         now.groups.values().map(|group| route(group)),
-        |slot| (now.slots.owner(slot).cloned(), SlotState::Serving),
+        |slot| (now.slots.owner(slot).cloned(), now.state(slot)),
     )
     .expect("a snapshot upholds what a topology asks for")
 }

@@ -5,7 +5,7 @@
 //! | `cluster` | which cluster it is, and the format |
 //! | `epoch` | revision and leader term; set by every commit, so that its version serialises all writers |
 //! | `slots` | the slot map |
-//! | `groups/<id>`, `proxies/<id>` | a record each |
+//! | `groups/<id>`, `proxies/<id>`, `migrations/<id>` | a record each |
 //! | `requests/<revision>` | the request id that a commit took |
 //! | `leader` | ephemeral: who leads |
 //!
@@ -15,7 +15,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use proto::{GroupId, ProxyId};
+use proto::{GroupId, MigrationId, ProxyId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -30,10 +30,11 @@ pub(crate) const SLOTS: &str = "/slots";
 pub(crate) const LEADER: &str = "/leader";
 pub(crate) const GROUPS: &str = "/groups";
 pub(crate) const PROXIES: &str = "/proxies";
+pub(crate) const MIGRATIONS: &str = "/migrations";
 pub(crate) const REQUESTS: &str = "/requests";
 
 /// The nodes that have one for each record below them.
-pub(crate) const FOLDERS: [&str; 3] = [GROUPS, PROXIES, REQUESTS];
+pub(crate) const FOLDERS: [&str; 4] = [GROUPS, PROXIES, MIGRATIONS, REQUESTS];
 
 /// A multi may have so many bytes. A server closes the connection at 1 MiB (`jute.maxbuffer`), without a
 /// word.
@@ -119,6 +120,10 @@ impl Image {
                     let id = ProxyId::new(id).map_err(|e| e.to_string())?;
                     snapshot.proxies.insert(id, Arc::new(read(nodes, path)?));
                 }
+                Some(("migrations", id)) => {
+                    let id = MigrationId::new(id).map_err(|e| e.to_string())?;
+                    snapshot.migrations.insert(id, Arc::new(read(nodes, path)?));
+                }
                 Some(("requests", revision)) => {
                     let revision = revision.parse().map_err(|e| format!("{path}: {e}"))?;
                     requests.insert(revision, read::<Request>(nodes, path)?);
@@ -132,6 +137,9 @@ impl Image {
         }
         if let Some((id, _)) = snapshot.proxies.iter().find(|(id, proxy)| **id != proxy.id) {
             return Err(format!("{PROXIES}/{id} is of another proxy"));
+        }
+        if let Some((id, _)) = snapshot.migrations.iter().find(|(id, m)| **id != m.id) {
+            return Err(format!("{MIGRATIONS}/{id} is of another migration"));
         }
         match snapshot.fault() {
             Some(fault) => Err(fault),
@@ -217,6 +225,14 @@ pub(crate) fn operations(
                 let record = next.proxies.get(id).map(|proxy| json(&**proxy));
                 writes.insert(format!("{PROXIES}/{id}"), record);
             }
+            Edit::PutMigration(migration) => {
+                let id = &migration.id;
+                let record = next.migrations.get(id).map(|m| json(&**m));
+                writes.insert(format!("{MIGRATIONS}/{id}"), record);
+            }
+            Edit::RemoveMigration(id) => {
+                writes.insert(format!("{MIGRATIONS}/{id}"), None);
+            }
         }
     }
     for revision in now.snapshot.requests.keys() {
@@ -282,6 +298,7 @@ mod tests {
     use super::*;
     use crate::{
         change,
+        migration::Advance,
         model::REQUESTS_KEPT,
         snapshot::tests::{empty, group},
     };
@@ -348,7 +365,9 @@ mod tests {
             id: "r/1".to_owned(),
             content: 7,
         };
-        let steps: [Decide<'_>; 7] = [
+        let migration = proto::MigrationId::new("m1").unwrap();
+        let slots: proto::SlotSet = "0-9".parse().unwrap();
+        let steps: [Decide<'_>; 9] = [
             Box::new(|now| Ok(change::elect(now, "1"))),
             Box::new(|now| change::create_group(now, &group("g1", 7000, 1))),
             Box::new(|now| {
@@ -358,6 +377,8 @@ mod tests {
             }),
             Box::new(|now| change::assign_slots(now, &change::Assignment::Even, 0)),
             Box::new(|now| Ok(change::register(now, &registration))),
+            Box::new(|now| change::create_migration(now, Some(&migration), slots, &id("g2"))),
+            Box::new(|now| Ok(change::advance(now, &migration, 6, &Advance::Copy))),
             Box::new(|now| change::update_group(now, &id("g1"), "text", 0)),
             Box::new(|now| change::delete_server(now, &"127.0.0.1:7001".parse().unwrap(), 0)),
         ];
@@ -366,12 +387,12 @@ mod tests {
             image = commit(&mut nodes, &image, &change);
             assert_eq!(Image::read(&nodes).unwrap(), image);
         }
-        assert_eq!(image.epoch_version(), 7);
-        assert_eq!(image.snapshot.head.revision, 7);
+        assert_eq!(image.epoch_version(), 9);
+        assert_eq!(image.snapshot.head.revision, 9);
         let text = String::from_utf8(nodes[EPOCH].data.clone()).unwrap();
         assert_eq!(
             text,
-            "{\n  \"revision\": 7,\n  \"leader_term\": 1,\n  \"commit\": \"c7\"\n}"
+            "{\n  \"revision\": 9,\n  \"leader_term\": 1,\n  \"commit\": \"c9\"\n}"
         );
     }
 

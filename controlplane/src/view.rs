@@ -1,5 +1,7 @@
 //! What callers are shown: records and observations as messages of the contract. Pure.
 
+use std::time::Duration;
+
 use proto::{GroupId, fence, v1};
 
 use crate::{
@@ -8,7 +10,10 @@ use crate::{
         Inspection, NotFenced, Sight,
         step::{self, Step},
     },
+    migration::{Migration, Phase, Wish},
     model::{Group, Registration, Role, Server, SlotMap},
+    mover::{Progress, Stage},
+    orchestrator::Activity,
     probe::{Facts, Flavor},
     prober::Observation,
     registry::Live,
@@ -146,6 +151,64 @@ pub fn proxy(proxy: &Registration, live: Option<&Live>) -> v1::Proxy {
         stats: live.and_then(|l| l.stats),
         requests_per_second: live.map_or(0.0, |l| l.requests_per_second),
         revision: proxy.revision,
+    }
+}
+
+/// A migration, with what the controller that runs it knows of it.
+pub fn migration(migration: &Migration, activity: Option<&Activity>) -> v1::Migration {
+    let millis = |held: Duration| held.as_secs_f64() * 1e3;
+    let trouble = activity.and_then(|a| a.trouble.clone());
+    let waits_for = activity.and_then(|a| a.waits_for.as_ref());
+    let (phase, reason) = phase(&migration.phase);
+    v1::Migration {
+        id: migration.id.to_string(),
+        revision: migration.revision,
+        source_group_id: migration.source.to_string(),
+        target_group_id: migration.target.to_string(),
+        slots: migration.slots.to_string(),
+        moved_slots: migration.moved.to_string(),
+        left_slots: migration.left.to_string(),
+        phase: phase.into(),
+        paused: migration.wish == Wish::Pause && !migration.is_over(),
+        cancelling: migration.wish == Wish::Cancel && !migration.is_over(),
+        waits_for: waits_for.map(ToString::to_string).unwrap_or_default(),
+        reason: reason.or(trouble).unwrap_or_default(),
+        cut_overs: migration.cut_overs,
+        copy: activity.map(|a| copy(&a.copy)),
+        last_hold_ms: activity.map_or(0.0, |a| millis(a.last_hold)),
+        longest_hold_ms: activity.map_or(0.0, |a| millis(a.longest_hold)),
+        deleted_keys: activity.map_or(0, |a| a.deleted),
+    }
+}
+
+/// As it goes over the wire, and why, if it failed.
+fn phase(phase: &Phase) -> (v1::migration::Phase, Option<String>) {
+    use v1::migration::Phase as Wire;
+    let wire = match phase {
+        Phase::Pending => Wire::Pending,
+        Phase::Copying { .. } => Wire::Copying,
+        Phase::CuttingOver { .. } => Wire::CuttingOver,
+        Phase::Committed => Wire::Committed,
+        Phase::Reaping { .. } => Wire::Reaping,
+        Phase::Aborting { .. } => Wire::Aborting,
+        Phase::Succeeded => Wire::Succeeded,
+        Phase::Cancelled => Wire::Cancelled,
+        Phase::Failed { reason } => return (Wire::Failed, Some(reason.clone())),
+    };
+    (wire, None)
+}
+
+fn copy(progress: &Progress) -> v1::CopyProgress {
+    v1::CopyProgress {
+        attempt: progress.attempt,
+        interruption: progress.interruption.clone().unwrap_or_default(),
+        keys_seen: progress.seen,
+        keys_total: progress.total,
+        keys_copied: progress.keys,
+        bytes_copied: progress.bytes,
+        keys_dirty: progress.dirty,
+        keys_per_second: progress.keys_per_second,
+        following: progress.stage == Stage::Following,
     }
 }
 

@@ -45,18 +45,28 @@ reasons! {
     ServerNotFound = "SERVER_NOT_FOUND", NotFound;
     /// No such proxy.
     ProxyNotFound = "PROXY_NOT_FOUND", NotFound;
+    /// No such migration.
+    MigrationNotFound = "MIGRATION_NOT_FOUND", NotFound;
     /// The group is there already.
     GroupExists = "GROUP_EXISTS", AlreadyExists;
     /// The server is in a group already.
     ServerExists = "SERVER_EXISTS", AlreadyExists;
     /// Another live process registered under the same proxy id.
     ProxyIdInUse = "PROXY_ID_IN_USE", AlreadyExists;
+    /// A migration has this id.
+    MigrationExists = "MIGRATION_EXISTS", AlreadyExists;
     /// The resource was changed since.
     RevisionMismatch = "REVISION_MISMATCH", Aborted;
     /// A group owns the slot: it is moved by a migration, not assigned.
     SlotOwned = "SLOT_OWNED", FailedPrecondition;
     /// The group still owns slots.
     GroupOwnsSlots = "GROUP_OWNS_SLOTS", FailedPrecondition;
+    /// A slot cannot move from where it is: nobody owns it, the target does, or another migration has it.
+    SlotNotMovable = "SLOT_NOT_MOVABLE", FailedPrecondition;
+    /// A migration that is not over has the group.
+    GroupInMigration = "GROUP_IN_MIGRATION", FailedPrecondition;
+    /// The migration is too far for that, or over.
+    MigrationTooFar = "MIGRATION_TOO_FAR", FailedPrecondition;
     /// The server is its group's primary.
     ServerIsPrimary = "SERVER_IS_PRIMARY", FailedPrecondition;
     /// The server does not answer.

@@ -25,6 +25,7 @@ mod import;
 mod info;
 mod lease;
 mod memory;
+mod migration;
 mod model;
 mod monitor;
 mod mover;

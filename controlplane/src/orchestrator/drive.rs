@@ -1,0 +1,493 @@
+//! One migration: does what [`next_step`] says, and tells it what has become of that.
+//!
+//! Whatever is kept here is this leader's own, and of the migration's present phase; a new leader begins
+//! with nothing of it. No step may take longer than what it is for allows: while slots are held, all has
+//! to be over within the budget of the hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
+};
+
+use proto::{
+    GroupId, MigrationId, SlotSet,
+    fence::{Name, Role},
+    settled::Connection,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{Activity, Tools};
+use crate::{
+    change,
+    fence::{Mark, Spare, Target},
+    migration::{
+        Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
+        Phase, Step, Wish, World, next_step, reapable,
+    },
+    mover::{self, Copy, Endpoint, Mandate, Plan, Reaped, Settle, Stage, Throttle},
+    snapshot::Snapshot,
+};
+
+/// How long is waited at most before the world is looked at again.
+const TICK: Duration = Duration::from_millis(200);
+/// The same while slots are held.
+const HELD_TICK: Duration = Duration::from_millis(10);
+/// How long is waited when something did not work, while nobody waits for it.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a server may take for what is asked of it while nobody waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many keys are on their way at a time, so to say: see [`Plan::lanes`].
+const LANES: NonZeroUsize = NonZeroUsize::new(2).expect("it is not 0");
+
+/// See the module.
+pub(super) struct Drive {
+    id: MigrationId,
+    tools: Tools,
+    term: u64,
+    /// The revision at which the present phase was entered, and when that was seen.
+    phase: (u64, Instant),
+    fitness: Fitness,
+    claims: Claims,
+    copy: Option<Copy>,
+    /// The hold for which the copy was settled, and in which attempt.
+    settled: Option<(u64, u32)>,
+    /// Slots of which the copy writes nothing, since they were settled and may have moved.
+    shut: SlotSet,
+    census: Option<BTreeSet<Incarnation>>,
+    fence: Option<Fenced>,
+    /// The proxies that have been connected since the copy began.
+    noting: BTreeSet<Incarnation>,
+    /// The copy began before all proxies noted what it cannot see.
+    began_early: bool,
+    is_clean: bool,
+    is_reaped: bool,
+}
+
+/// Why a step was not done. It is tried again, if it is still to be done.
+type Trouble = String;
+
+impl Drive {
+    pub(super) fn new(id: MigrationId, tools: Tools, term: u64) -> Self {
+        Self {
+            id,
+            tools,
+            term,
+            phase: (0, Instant::now()),
+            fitness: Fitness::Unknown,
+            claims: Claims::default(),
+            copy: None,
+            settled: None,
+            shut: SlotSet::EMPTY,
+            census: None,
+            fence: None,
+            noting: BTreeSet::new(),
+            began_early: false,
+            is_clean: false,
+            is_reaped: false,
+        }
+    }
+
+    /// Until it is over.
+    pub(super) async fn run(mut self) {
+        let mut snapshots = self.tools.store.subscribe();
+        let mut proxies = self.tools.registry.subscribe();
+        loop {
+            let now = snapshots.borrow_and_update().clone();
+            proxies.mark_unchanged();
+            let Some(migration) = now.migrations.get(&self.id).cloned() else {
+                return;
+            };
+            self.enter(&migration).await;
+            let world = self.world(&now, &migration);
+            let held = matches!(migration.phase, Phase::CuttingOver { .. });
+            let tick = match next_step(&migration, &world) {
+                Step::Rest => {
+                    self.tell(|activity| activity.waits_for = None);
+                    return;
+                }
+                Step::Wait(why) => {
+                    self.tell(|activity| activity.waits_for = Some(why.clone()));
+                    if held { HELD_TICK } else { TICK }
+                }
+                step => {
+                    self.tell(|activity| activity.waits_for = None);
+                    match self.take(step, &now, &migration).await {
+                        Ok(()) => {
+                            self.tell(|activity| activity.trouble = None);
+                            continue;
+                        }
+                        Err(trouble) => {
+                            self.trouble(trouble);
+                            if held { HELD_TICK } else { PAUSE }
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                changed = proxies.changed() => if changed.is_err() { return },
+                () = sleep(tick) => {}
+            }
+        }
+    }
+
+    /// Forgets what was of another phase.
+    async fn enter(&mut self, m: &Migration) {
+        let (entered, since) = self.phase;
+        if entered != m.entered {
+            if self.fence.is_some() || self.settled.is_some() {
+                let held = since.elapsed();
+                self.tell(|activity| {
+                    activity.last_hold = held;
+                    activity.longest_hold = activity.longest_hold.max(held);
+                });
+            }
+            self.phase = (m.entered, Instant::now());
+            (self.fence, self.settled) = (None, None);
+            (self.is_clean, self.is_reaped) = (false, false);
+        }
+        match m.phase {
+            Phase::Copying { .. } => {
+                if entered != m.entered {
+                    self.census = None; // it is to be no older than this phase when the next begins
+                }
+                self.unshut(m).await;
+                if let Some(copy) = &self.copy {
+                    let paused = m.wish == Wish::Pause;
+                    copy.throttle(Throttle {
+                        paused,
+                        ..Throttle::default()
+                    });
+                }
+            }
+            Phase::CuttingOver { .. } => {}
+            Phase::Pending
+            | Phase::Committed
+            | Phase::Reaping { .. }
+            | Phase::Aborting { .. }
+            | Phase::Succeeded
+            | Phase::Cancelled
+            | Phase::Failed { .. } => self.end_copy().await,
+        }
+    }
+
+    /// Tells the copy what has become of slots that it has settled.
+    async fn unshut(&mut self, m: &Migration) {
+        let shut = std::mem::take(&mut self.shut);
+        let Some(copy) = self.copy.as_mut().filter(|_| !shut.is_empty()) else {
+            return;
+        };
+        let stay = shut.without(&m.moved);
+        let moved = shut.without(&stay);
+        if !stay.is_empty() {
+            copy.reopen(stay).await;
+        }
+        if !moved.is_empty()
+            && let Err(e) = copy.release(moved).await
+        {
+            // A copy that holds on to what is the target's must not go on.
+            warn!(migration = %self.id, %e, "the copy begins anew");
+            self.copy = None;
+        }
+    }
+
+    async fn end_copy(&mut self) {
+        let Some(copy) = self.copy.take() else { return };
+        match timeout(PATIENCE, copy.end()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => warn!(migration = %self.id, %e, "a copy's marks stay at the target"),
+            Err(_) => warn!(migration = %self.id, "a copy's marks stay at the target"),
+        }
+    }
+
+    fn world(&mut self, now: &Snapshot, m: &Migration) -> World {
+        let proxies = self.proxies(&m.source);
+        let connected = proxies.iter().filter(|(_, proxy)| proxy.connected);
+        let connected: BTreeSet<&Incarnation> = connected.map(|(proxy, _)| proxy).collect();
+        let is_gone = |proxy: &Incarnation| !connected.contains(proxy);
+        let notes_lost = self.began_early || self.noting.iter().any(is_gone);
+        self.noting.extend(connected.into_iter().cloned());
+        World {
+            term: self.term,
+            at_source: change::owned_by(now, &m.source),
+            before: before(now, m),
+            fitness: self.fitness.clone(),
+            claims: self.claims,
+            copy: self.copying(),
+            census: self.census.clone(),
+            proxies,
+            fence: self.fence.clone(),
+            notes_lost,
+            in_phase: self.phase.1.elapsed(),
+            is_clean: self.is_clean,
+            is_reaped: self.is_reaped,
+        }
+    }
+
+    /// What proxies have said of a group, by their processes.
+    fn proxies(&self, source: &GroupId) -> BTreeMap<Incarnation, Answer> {
+        let live = self.tools.registry.proxies();
+        let answers = live.iter().map(|(id, live)| {
+            let answer = Answer {
+                id: id.clone(),
+                connected: live.connected,
+                switched: live.acked.map_or(0, |version| version.epoch),
+                settled: live.settled.get(source).map(|settled| (**settled).clone()),
+            };
+            (live.incarnation.clone(), answer)
+        });
+        answers.collect()
+    }
+
+    fn copying(&self) -> Copying {
+        let Some(copy) = &self.copy else {
+            return Copying::None;
+        };
+        let progress = copy.progress().borrow().clone();
+        self.tell(|activity| activity.copy = progress.clone());
+        match (progress.stage, self.settled) {
+            (Stage::Following, Some((hold, attempt))) if attempt == progress.attempt => {
+                Copying::Settled { hold }
+            }
+            (Stage::Following, _) => Copying::Following {
+                dirty: progress.dirty,
+            },
+            (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => Copying::Underway,
+        }
+    }
+
+    async fn take(&mut self, step: Step, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
+        match step {
+            Step::Wait(_) | Step::Rest => Ok(()),
+            Step::Record(advance) => self.record(m, advance).await,
+            Step::Examine => self.examine(now, m).await,
+            Step::Claim => self.claim(now, m).await,
+            Step::Copy => {
+                self.begin_copy(now, m);
+                Ok(())
+            }
+            Step::Count => self.count(now, m).await,
+            Step::Fence {
+                epoch,
+                spare,
+                close,
+            } => self.raise(now, m, epoch, spare, close).await,
+            Step::Settle {
+                slots,
+                hold,
+                streams,
+            } => {
+                let Some(copy) = &mut self.copy else {
+                    return Ok(());
+                };
+                let settle = Settle {
+                    slots,
+                    streams,
+                    budget: HOLD_BUDGET.saturating_sub(self.phase.1.elapsed()),
+                };
+                let attempt = copy.progress().borrow().attempt;
+                let settled = copy.settle(settle).await.map_err(words)?;
+                self.shut = self.shut.with(&slots);
+                info!(migration = %self.id, hold, keys = settled.keys, took = ?settled.took, "settled");
+                self.settled = Some((hold, attempt));
+                Ok(())
+            }
+            Step::Clean(slots) => {
+                self.end_copy().await;
+                let plan = self.plan(now, m, slots);
+                let deleted = mover::clean_up(&plan).await.map_err(words)?;
+                self.tell(|activity| activity.deleted += deleted);
+                self.is_clean = true;
+                Ok(())
+            }
+            Step::Reap(slots) => {
+                let plan = self.plan(now, m, slots);
+                let store = self.tools.store.clone();
+                let (id, term) = (self.id.clone(), self.term);
+                // Asked before each page: what the source owns again is not touched.
+                let may = move || {
+                    let Some(now) = store.leading() else {
+                        return false;
+                    };
+                    let same = now.head.leader_term == term;
+                    let migration = now.migrations.get(&id);
+                    same && migration.is_some_and(|m| {
+                        reapable(m, change::owned_by(&now, &m.source)).includes(&slots)
+                    })
+                };
+                let progress = watch::Sender::new(Reaped::default());
+                let reaped = mover::reap(&plan, slots, may, &progress).await;
+                self.tell(|activity| activity.deleted += progress.borrow().deleted);
+                self.is_reaped = reaped.is_ok();
+                reaped.map_err(words)
+            }
+        }
+    }
+
+    async fn record(&mut self, m: &Migration, advance: Advance) -> Result<(), Trouble> {
+        let (id, seen) = (self.id.clone(), m.revision);
+        let decide = move |now: &Snapshot| Ok(change::advance(now, &id, seen, &advance));
+        let committed = self.tools.store.commit(decide).await;
+        committed.map(drop).map_err(words)
+    }
+
+    async fn examine(&mut self, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
+        let plan = self.plan(now, m, m.slots);
+        let owned = change::owned_by(now, &m.source).len();
+        // If they do not fit, it is looked at again: a person may be mending it.
+        let fit = mover::examine(&plan, owned).await.map_err(words)?;
+        if !fit.restores {
+            info!(migration = %self.id, "the target cannot restore what the source dumps: values are made anew");
+        }
+        self.fitness = Fitness::Fit;
+        Ok(())
+    }
+
+    async fn claim(&mut self, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
+        let deadline = Instant::now() + PATIENCE;
+        let (source, target) = (primary(now, &m.source), primary(now, &m.target));
+        if !self.claims.source {
+            let claimed = self.tools.fences.claim(&source, deadline).await;
+            claimed.map_err(words)?;
+            self.claims.source = true;
+        }
+        if !self.claims.target {
+            let claimed = self.tools.fences.claim(&target, deadline).await;
+            claimed.map_err(words)?;
+            self.claims.target = true;
+        }
+        Ok(())
+    }
+
+    fn begin_copy(&mut self, now: &Snapshot, m: &Migration) {
+        let proxies = self.proxies(&m.source);
+        let notes = |proxy: &Answer| {
+            let settled = proxy.settled.as_ref();
+            !proxy.connected || settled.is_some_and(|s| s.version.epoch >= m.entered)
+        };
+        self.began_early = !proxies.values().all(notes);
+        self.noting = BTreeSet::new();
+        self.copy = Some(Copy::begin(self.plan(now, m, m.remaining())));
+    }
+
+    async fn count(&mut self, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
+        let source = primary(now, &m.source);
+        let deadline = Instant::now() + HOLD_BUDGET;
+        let seen = self.tools.fences.inspect(&source, deadline).await;
+        let census = seen.map_err(words)?.census.into_keys();
+        let proxies = census.filter(|(role, _)| *role == Role::Proxy);
+        self.census = Some(proxies.map(|(_, incarnation)| incarnation).collect());
+        Ok(())
+    }
+
+    async fn raise(
+        &mut self,
+        now: &Snapshot,
+        m: &Migration,
+        epoch: u64,
+        spare: BTreeSet<Incarnation>,
+        close: BTreeSet<Connection>,
+    ) -> Result<(), Trouble> {
+        let source = primary(now, &m.source);
+        let mark = Mark {
+            term: self.term,
+            epoch,
+        };
+        let deadline = self.phase.1 + HOLD_BUDGET;
+        let spared = Spare::Only(&spare);
+        let raised = self
+            .tools
+            .fences
+            .raise(&source, mark, spared, &close, deadline);
+        let evidence = raised.await.map_err(words)?;
+        let is_proxy = |name: &str| {
+            name.parse()
+                .is_ok_and(|name: Name| name.role == Role::Proxy)
+        };
+        let hit = evidence.killed().iter().any(|c| is_proxy(&c.name));
+        let closed = evidence.closed().clone();
+        let mut fence = Fenced {
+            term: self.term,
+            epoch,
+            spared: spare,
+            hit,
+            closed,
+        };
+        if let Some(before) = self.fence.take() {
+            fence.hit |= before.hit;
+            fence.closed.extend(before.closed);
+        }
+        self.fence = Some(fence);
+        Ok(())
+    }
+
+    fn plan(&self, now: &Snapshot, m: &Migration, slots: SlotSet) -> Plan {
+        let endpoint = |group: &GroupId| Endpoint {
+            address: primary(now, group).address,
+            login: self.tools.probe.login(group),
+        };
+        Plan {
+            name: self.id.clone(),
+            mandate: Arc::new(Mandate {
+                cluster: now.cluster.id.clone(),
+                term: self.term,
+                incarnation: self.tools.fences.incarnation().to_owned(),
+            }),
+            source: endpoint(&m.source),
+            target: endpoint(&m.target),
+            slots,
+            lanes: LANES,
+            patience: PATIENCE,
+        }
+    }
+
+    fn trouble(&self, trouble: Trouble) {
+        self.tell(|activity| {
+            if activity.trouble.as_ref() != Some(&trouble) {
+                warn!(migration = %self.id, trouble, "not done, and tried again");
+                activity.trouble = Some(trouble.clone());
+            }
+        });
+    }
+
+    fn tell(&self, tell: impl FnOnce(&mut Activity)) {
+        self.tools.activities.send_modify(|activities| {
+            tell(activities.entry(self.id.clone()).or_default());
+        });
+    }
+}
+
+/// A migration that is to end before this one begins: a group takes part in one at a time.
+fn before(now: &Snapshot, m: &Migration) -> Option<MigrationId> {
+    let shares = |other: &Migration| {
+        let groups = [&other.source, &other.target];
+        groups.contains(&&m.source) || groups.contains(&&m.target)
+    };
+    let is_before = |other: &Migration| other.phase != Phase::Pending || other.entered < m.entered;
+    let mut others = now.moving().filter(|other| other.id != m.id);
+    let first = others.find(|other| shares(other) && is_before(other))?;
+    Some(first.id.clone())
+}
+
+fn primary(now: &Snapshot, group: &GroupId) -> Target {
+    Target {
+        address: now.groups[group].primary().address.clone(),
+        group: group.clone(),
+    }
+}
+
+fn words(error: impl std::error::Error) -> Trouble {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    words
+}

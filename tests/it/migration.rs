@@ -1,0 +1,199 @@
+//! Slots move under traffic, and no client notices.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proto::v1::{self, migration::Phase};
+use redis::cmd;
+use tests::{Cluster, Controller, Server, Workload, ZooKeeper, eventually};
+use tokio::time::sleep;
+
+async fn create(controller: &Controller, slots: &str, target: &str) -> v1::Migration {
+    let request = v1::CreateMigrationRequest {
+        slots: slots.to_owned(),
+        target_group_id: target.to_owned(),
+        ..v1::CreateMigrationRequest::default()
+    };
+    let mut admin = controller.admin().await;
+    admin.create_migration(request).await.unwrap().into_inner()
+}
+
+async fn get(controller: &Controller, id: &str) -> Result<v1::Migration, String> {
+    let mut admin = controller.admin().await;
+    let request = v1::GetMigrationRequest { id: id.to_owned() };
+    let answer = admin.get_migration(request).await;
+    Ok(answer.map_err(|e| e.to_string())?.into_inner())
+}
+
+/// Returns once it is in this phase.
+async fn enters(controller: &Controller, id: &str, phase: Phase) -> v1::Migration {
+    eventually(|| async {
+        let migration = get(controller, id).await?;
+        match migration.phase() {
+            now if now == phase => Ok(migration),
+            now => Err(format!("{now:?}, not {phase:?}: {migration:?}")),
+        }
+    })
+    .await
+}
+
+/// Moves slots, and returns once that is over.
+async fn migrate(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
+    let migration = create(&cluster.controller, slots, target).await;
+    enters(&cluster.controller, &migration.id, Phase::Succeeded).await
+}
+
+/// Every key of a server's is of one of its group's slots.
+async fn assert_keys_are_at_their_owners(cluster: &Cluster) {
+    for group in &cluster.groups {
+        let mut server = group[0].connect().await;
+        let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut server).await.unwrap();
+        for key in keys.iter().filter(|key| !key.starts_with("{sluice}:")) {
+            let owner = cluster.owner_of(key).await;
+            assert_eq!(owner.addr, group[0].addr, "{key}");
+        }
+    }
+}
+
+fn proxies(cluster: &Cluster) -> Vec<String> {
+    cluster.proxies.iter().map(|p| p.addr.clone()).collect()
+}
+
+#[tokio::test]
+async fn slots_move_and_no_client_notices() {
+    let cluster = Cluster::builder().groups(2).proxies(2).start().await;
+    let workload = Workload::start(proxies(&cluster), 11);
+    workload.advance(2000).await;
+    let moved = migrate(&cluster, "0-299", "g2").await;
+    assert_eq!(moved.moved_slots, "0-299");
+    workload.advance(1000).await;
+    migrate(&cluster, "200-299,600-899", "g1").await;
+    workload.advance(1000).await;
+    let report = workload.stop().await;
+    assert_eq!(report.violations, Vec::<String>::new());
+    assert_eq!(report.errors, BTreeMap::new());
+    assert_keys_are_at_their_owners(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_migration_waits_and_ends_as_its_operator_wants() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let mut client = cluster.proxies[0].connect().await;
+    for n in 0..2000 {
+        let key = format!("key:{n}");
+        cmd("SET")
+            .arg(key)
+            .arg(n)
+            .exec_async(&mut client)
+            .await
+            .unwrap();
+    }
+    let migration = create(&cluster.controller, "0-511", "g2").await;
+    let mut admin = cluster.controller.admin().await;
+    let pause = v1::PauseMigrationRequest {
+        id: migration.id.clone(),
+        ..v1::PauseMigrationRequest::default()
+    };
+    admin.pause_migration(pause).await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    let paused = get(&cluster.controller, &migration.id).await.unwrap();
+    assert!(paused.paused, "{paused:?}");
+    assert_eq!(paused.moved_slots, "");
+    let cancel = v1::CancelMigrationRequest {
+        id: migration.id.clone(),
+        ..v1::CancelMigrationRequest::default()
+    };
+    admin.cancel_migration(cancel).await.unwrap();
+    enters(&cluster.controller, &migration.id, Phase::Cancelled).await;
+    assert_keys_are_at_their_owners(&cluster).await;
+    let count: usize = cmd("DBSIZE").query_async(&mut client).await.unwrap();
+    assert!((2000..=2010).contains(&count), "{count}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_hangs_does_not_hold_up_a_move_and_serves_nothing_stale() {
+    let cluster = Cluster::builder().groups(2).proxies(3).start().await;
+    let workload = Workload::start(proxies(&cluster), 12);
+    workload.advance(2000).await;
+    let migration = create(&cluster.controller, "0-299", "g2").await;
+    enters(&cluster.controller, &migration.id, Phase::Copying).await;
+    cluster.proxies[2].process.stop();
+    enters(&cluster.controller, &migration.id, Phase::Succeeded).await;
+    cluster.proxies[2].process.resume();
+    workload.advance(1000).await;
+    let report = workload.stop().await;
+    assert_eq!(report.violations, Vec::<String>::new());
+    assert_keys_are_at_their_owners(&cluster).await;
+}
+
+/// Whoever leads next ends it, one way or the other, and nothing is lost.
+#[tokio::test]
+async fn a_leader_that_dies_in_the_middle_is_replaced_and_the_move_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let args = [
+        "--zookeeper",
+        &zookeeper.addr,
+        "--zookeeper-session-timeout",
+        "2s",
+    ];
+    let mut cluster = Cluster::builder()
+        .groups(2)
+        .proxies(2)
+        .stand_bys(1)
+        .controller_args(&args)
+        .start()
+        .await;
+    let workload = Workload::start(proxies(&cluster), 13);
+    workload.advance(2000).await;
+    let migration = create(&cluster.controller, "0-399", "g2").await;
+    enters(&cluster.controller, &migration.id, Phase::Copying).await;
+    cluster.controller.process.kill();
+    let next = &cluster.stand_bys[0];
+    let moved = enters(next, &migration.id, Phase::Succeeded).await;
+    assert_eq!(moved.moved_slots, "0-399");
+    workload.advance(1000).await;
+    let report = workload.stop().await;
+    assert_eq!(report.violations, Vec::<String>::new());
+    // Slots that were held when it died wait for two seconds, and then say so.
+    let told = |code: &String| code == "TRYAGAIN" || code == "UNKNOWNOUTCOME";
+    assert!(report.errors.keys().all(told), "{:?}", report.errors);
+}
+
+/// kill -9 of everybody in turn while slots go back and forth.
+#[tokio::test]
+async fn whoever_is_killed_while_slots_move_nothing_is_lost() {
+    let mut cluster = Cluster::builder().groups(2).proxies(2).start().await;
+    let workload = Workload::start(proxies(&cluster), 14);
+    for cycle in 0..6 {
+        workload.advance(500).await;
+        let (slots, target) = if cycle % 2 == 0 {
+            ("0-199", "g2")
+        } else {
+            ("0-199", "g1")
+        };
+        let migration = create(&cluster.controller, slots, target).await;
+        sleep(Duration::from_millis(100 * (cycle % 3))).await;
+        match cycle % 3 {
+            0 => {
+                let proxy = &mut cluster.proxies[0];
+                proxy.process.kill();
+                proxy.restart();
+            }
+            1 => {
+                cluster.controller.process.kill();
+                cluster.controller.restart();
+            }
+            _ => {
+                let server: &mut Server = &mut cluster.groups[cycle as usize / 3][0];
+                server.process.kill();
+                server.restart();
+                server.answers().await;
+            }
+        }
+        enters(&cluster.controller, &migration.id, Phase::Succeeded).await;
+    }
+    workload.advance(1000).await;
+    let report = workload.stop().await;
+    assert_eq!(report.violations, Vec::<String>::new());
+    assert_keys_are_at_their_owners(&cluster).await;
+}
