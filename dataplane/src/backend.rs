@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{ServerAddr, Topology, credentials::Login, fence};
+use proto::{ServerAddr, Topology, credentials::Login, fence, settled};
 use slab::Slab;
 use tokio::{task::spawn_local, time::Instant};
 
@@ -407,6 +407,39 @@ impl Backends {
             self.expect(id, pending);
         }
         true
+    }
+
+    /// Has a server close another connection to it, if the usual one leads to the same process and takes a
+    /// request now; whether that is so. The reply goes to a burial of this number.
+    pub(crate) fn bury(
+        &mut self,
+        connection: &settled::Connection,
+        number: u32,
+        since: u32,
+    ) -> bool {
+        let Some(&server) = self.by_addr.get(&connection.server) else {
+            return false;
+        };
+        let id = self.pipe_of(server, Way::USUAL);
+        let pipe = &self.pipes[id as usize];
+        let takes = match &pipe.state {
+            State::Ready(own) => own.run_id == connection.run_id && !pipe.is_full(),
+            State::Opening(_) | State::Down(_) => false,
+        };
+        if takes {
+            let client_id = connection.client_id.to_string();
+            let words = [b"CLIENT", &b"KILL"[..], b"ID", client_id.as_bytes()];
+            put_command(self.output(id), &words);
+            let pending = Pending {
+                to: Recipient::Burial(number),
+                kind: Kind::Read,
+                may_write: false,
+                since,
+                weight: 0,
+            };
+            self.expect(id, pending);
+        }
+        takes
     }
 
     /// Behind all that is under way to a server, or to one that has left the topology, goes a barrier of this

@@ -4,6 +4,8 @@
 //! became of the request: `TRYAGAIN` and `CLUSTERDOWN` mean *not executed*, `UNKNOWNOUTCOME` means
 //! that it may have been.
 
+use std::fmt::Display;
+
 use proto::fence::Refusal;
 
 use crate::{
@@ -236,9 +238,10 @@ pub(crate) fn rejection(rejection: Rejection) -> &'static str {
 
 /// A request that was never sent, because its server is down; or so busy with a script that no connection to
 /// it can be opened: then clients are told what it tells them itself.
-pub(crate) fn server_down(address: &str, why: &str) -> String {
+pub(crate) fn server_down(address: &str, why: &(impl Display + ?Sized)) -> String {
+    let why = why.to_string();
     if why.starts_with("BUSY ") {
-        return why.to_owned();
+        return why;
     }
     format!("CLUSTERDOWN server {address} is down: {why}")
 }

@@ -176,19 +176,23 @@ impl Exchange {
         requests: Vec<u8>,
         replies: u32,
         silence: Option<Duration>,
-        may_write: bool,
     ) -> Self {
         Self {
             state: State::Opening(opening),
             out: requests,
             sent: 0,
             was_sent: false,
-            may_write,
+            may_write: false,
             replies,
             number: 0,
             silence,
             timer: None,
         }
+    }
+
+    /// The same, of requests of which it matters whether they were executed, if that is so.
+    pub(crate) fn writing(self, may_write: bool) -> Self {
+        Self { may_write, ..self }
     }
 
     /// One of which all has been sent that is to be; its reply has still to come.

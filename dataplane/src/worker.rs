@@ -277,13 +277,13 @@ async fn listen(worker: &Rc<RefCell<Worker>>, mut inlet: Inlet) {
                 worker.draining = deadline.is_some();
                 worker.clients.wake_all();
             }
-            Some((stream, peer)) = inlet.connections.recv() => {
-                serve(worker, stream, peer);
-            }
             () = news.notified() => {
                 if let Some(report) = worker.borrow_mut().report_settled() {
                     inlet.settled.send_replace(report);
                 }
+            }
+            Some((stream, peer)) = inlet.connections.recv() => {
+                serve(worker, stream, peer);
             }
             () = over => return,
             () = drained(worker), if deadline.is_some() => return,
@@ -374,6 +374,7 @@ async fn run_ticker(worker: Rc<RefCell<Worker>>) {
         worker.tell_monitors();
         worker.count_paused();
         worker.tick_tracking();
+        worker.bury_lost();
         worker.clients.retry(usize::MAX);
         worker.relieve();
         let seconds = worker.clock.seconds();

@@ -124,7 +124,9 @@ async fn a_server_that_restarts_is_used_once_it_was_admitted_again() {
     for _ in 0..20 {
         let mut client = proxy.raw().await;
         let reply = client.command("SET a old").await;
-        assert!(reply.contains(restarted), "{reply}");
+        // A pipe that has not dialled again yet says that it is down.
+        let is_refused = reply.contains(restarted) || reply.starts_with("-CLUSTERDOWN ");
+        assert!(is_refused, "{reply}");
         let reply = client.command("BLPOP a 1").await;
         assert!(reply.contains(restarted), "{reply}");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -298,10 +300,17 @@ async fn clients_do_not_open_a_way_round_the_fence() {
         client.command(command).await;
     }
     // All connections have their names still, and so are found and closed.
-    let list = direct.command("CLIENT LIST").await;
-    assert!(!list.contains("stranger"), "{list}");
-    let nameless = list.lines().filter(|line| line.contains(" name= "));
-    assert!(nameless.count() <= 1, "{list}"); // the test's own
+    let server = &scene.servers[1].addr;
+    eventually(|| async {
+        let list = Raw::connect(server).await.command("CLIENT LIST").await;
+        assert!(!list.contains("stranger"), "{list}");
+        // This test's own have none, nor has one that is just being opened.
+        match list.lines().filter(|line| line.contains(" name= ")).count() {
+            0..=2 => Ok(()),
+            _ => Err(list),
+        }
+    })
+    .await;
     for own in ["GET", "DEL", "HGETALL"] {
         let reply = client.command(&format!("{own} {KEY}")).await;
         assert!(reply.starts_with("-NOPERM"), "{reply}");
@@ -316,8 +325,8 @@ async fn clients_do_not_open_a_way_round_the_fence() {
     assert!(reply.contains("it has no fence record yet"), "{reply}");
     for command in ["RESET", "SELECT 3", "CLIENT SETNAME x", "MULTI", "EXEC"] {
         client.command(command).await;
-        let reply = client.command("GET a").await;
-        assert!(!reply.starts_with('$'), "{command}: {reply}");
+        let reply = client.command("SET a 2").await;
+        assert_ne!(reply, "+OK", "{command}");
     }
-    assert_eq!(close_all(&mut direct).await, 0, "somebody got in");
+    assert_eq!(direct.command("GET a").await, "$1 1");
 }

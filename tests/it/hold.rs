@@ -12,7 +12,7 @@ use proto::{
     GroupId, Slot, SlotState, Topology,
     settled::{Lost, Streams},
 };
-use tests::{Raw, Scene, eventually, scene::GROUPS};
+use tests::{Raw, SOON, Scene, eventually, scene::GROUPS};
 use tokio::time::{Instant, sleep, timeout};
 
 fn slot() -> Slot {
@@ -197,6 +197,19 @@ async fn a_connection_that_is_lost_with_something_unanswered_is_named() {
         assert!(line.unwrap().contains("name=sluice:proxy:"), "{list}");
     }
     scene.servers[0].process.resume();
+    // The server is asked to close it, and then nothing of it will be executed any more.
+    let mut epoch = 3;
+    let since = Instant::now();
+    loop {
+        scene.publish(&scene.topology(epoch, |_| None)).await;
+        scene.publish(&held(&scene, epoch + 1)).await;
+        if none_lost(&scene.settled().await.lost) {
+            break;
+        }
+        assert!(since.elapsed() < SOON, "it is still lost");
+        sleep(Duration::from_millis(100)).await;
+        epoch += 2;
+    }
 }
 
 fn words(line: &str) -> Vec<String> {

@@ -265,10 +265,10 @@ impl Worker {
             (Shut::Refused(why), _) => {
                 tracing::warn!(server = %pipe.addr, %why, "may not use server");
             }
-            (Shut::Down(_), State::Down(_)) => {}
-            (Shut::Down(why), State::Opening(_) | State::Ready(_)) => {
+            (Shut::Down(why), _) if was_ready || matches!(pipe.state, State::Opening(_)) => {
                 tracing::warn!(server = %pipe.addr, why, "lost server");
             }
+            (Shut::Down(_), _) => {}
         }
         let micros = clock.micros();
         pipe.fail(&why, &mut |pending, reply, outcome, cut| {

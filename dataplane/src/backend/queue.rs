@@ -26,6 +26,8 @@ pub(crate) enum Recipient {
     Agreement,
     /// All that was sent before has been answered: that is what matters to who waits for it, by its number.
     Barrier(u32),
+    /// A connection of this number is no more, if the server has done what it was asked.
+    Burial(u32),
 }
 
 /// A request under way.

@@ -178,7 +178,7 @@ impl Worker {
         let remaining = block.until.map(|until| until - Instant::now());
         let silence = remaining.map(|time| time.saturating_add(self.serving.server_timeout));
         Some(Stage::Asked {
-            exchange: Exchange::new(opening, request, 1, silence, block.may_write),
+            exchange: Exchange::new(opening, request, 1, silence).writing(block.may_write),
             server,
             passage: self.settling.pass(block.slot),
             recall: None,

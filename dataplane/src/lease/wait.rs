@@ -121,7 +121,7 @@ impl Worker {
             put_command(&mut requests, &[b"PUBLISH", CHANNEL, b""]);
             requests.extend_from_slice(request.raw());
             asked.push(Asked {
-                exchange: Exchange::new(opening, requests, 2, silence, false),
+                exchange: Exchange::new(opening, requests, 2, silence),
                 server: self.backends.primary(group).clone(),
                 is_over: false,
                 said: Vec::new(),

@@ -208,7 +208,7 @@ impl Worker {
         let silence = Some(self.serving.server_timeout);
         let may_write = matches!(asks, Asks::Exec { may_write: true });
         let watching = Watching {
-            exchange: Exchange::new(opening, requests, replies, silence, may_write),
+            exchange: Exchange::new(opening, requests, replies, silence).writing(may_write),
             _passage: self.settling.pass(place.slot),
             place,
             asks,

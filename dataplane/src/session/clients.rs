@@ -46,6 +46,8 @@ pub(crate) struct Clients {
     overfull: Option<u32>,
     /// Barriers that were answered, by the numbers of those who wait.
     pub(crate) barriers: Vec<u32>,
+    /// Burials that were answered, by their numbers, and whether the connection is no more.
+    pub(crate) burials: Vec<(u32, bool)>,
     /// Memory was short when it was last looked at.
     pub(super) short: bool,
     /// What clients' first replies weigh: a running mean.
@@ -75,6 +77,7 @@ impl Clients {
             stopped: Vec::new(),
             overfull: None,
             barriers: Vec::new(),
+            burials: Vec::new(),
             short: false,
             first_reply: 0,
             output_limit: serving.output_limit,
@@ -175,7 +178,8 @@ impl Clients {
             | Recipient::Call(_)
             | Recipient::Nobody
             | Recipient::Agreement
-            | Recipient::Barrier(_) => {
+            | Recipient::Barrier(_)
+            | Recipient::Burial(_) => {
                 self.deliver_otherwise(pending, piece, outcome, stats, micros);
             }
         }
@@ -201,7 +205,13 @@ impl Clients {
                 self.deliver_call(call, pending, piece, outcome, stats, micros);
             }
             Recipient::Barrier(number) if piece.last => self.barriers.push(number),
-            Recipient::Nobody | Recipient::Agreement | Recipient::Barrier(_) => {}
+            Recipient::Burial(number) if piece.last => {
+                self.burials.push((number, piece.bytes[0] == b':'));
+            }
+            Recipient::Nobody
+            | Recipient::Agreement
+            | Recipient::Barrier(_)
+            | Recipient::Burial(_) => {}
         }
     }
 
@@ -281,7 +291,10 @@ impl Clients {
                     self.sessions[session as usize].fanned -= bytes;
                 }
             }
-            Recipient::Nobody | Recipient::Agreement | Recipient::Barrier(_) => {}
+            Recipient::Nobody
+            | Recipient::Agreement
+            | Recipient::Barrier(_)
+            | Recipient::Burial(_) => {}
         }
     }
 
