@@ -8,7 +8,7 @@ use proto::{ServerAddr, settings};
 use crate::{
     commands::{
         check, cluster, completions, events, fence::FenceCommand, group::GroupCommand,
-        import::ImportCommand, migration::MigrationCommand, proxy::ProxyCommand,
+        import::ImportCommand, migration::MigrationCommand, proxy::ProxyCommand, rebalance,
         server::ServerCommand, slot::SlotCommand, topology::TopologyCommand,
     },
     dev,
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Move slots between groups while clients use them
     #[command(subcommand, visible_alias = "migrations")]
     Migration(MigrationCommand),
+    /// Move slots until each group owns its share
+    #[command(after_long_help = rebalance::HELP)]
+    Rebalance(rebalance::RebalanceArgs),
     /// Manage proxies: what clients connect to
     #[command(subcommand, visible_alias = "proxies")]
     Proxy(ProxyCommand),

@@ -9,6 +9,7 @@ pub(crate) mod group;
 pub(crate) mod import;
 pub(crate) mod migration;
 pub(crate) mod proxy;
+pub(crate) mod rebalance;
 pub(crate) mod server;
 pub(crate) mod slot;
 pub(crate) mod topology;
@@ -40,6 +41,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Server(command) => server::run(context, command).await,
         Command::Slot(command) => slot::run(context, command).await,
         Command::Migration(command) => migration::run(context, command).await,
+        Command::Rebalance(args) => rebalance::run(context, args).await,
         Command::Proxy(command) => proxy::run(context, command).await,
         Command::Fence(command) => fence::run(context, command).await,
         Command::Topology(command) => topology::run(context, command).await,

@@ -572,6 +572,24 @@ impl AdminService for Admin {
         self.show_migration(&after, &made.id)
     }
 
+    async fn rebalance(
+        &self,
+        request: Request<RebalanceRequest>,
+    ) -> Result<Response<RebalanceResponse>, Status> {
+        let request = request.into_inner();
+        let weights = parse::weights("weights", &request.weights)?;
+        let mode = mode!("Rebalance", request)?;
+        let after = self
+            .mutate(mode, move |now| change::rebalance(now, &weights))
+            .await?;
+        // Nothing moved before: whatever moves now is what was planned.
+        let migrations = after.moving().map(|m| view::migration(m, None));
+        Ok(Response::new(RebalanceResponse {
+            migrations: migrations.collect(),
+            revision: after.head.revision,
+        }))
+    }
+
     async fn pause_migration(
         &self,
         request: Request<PauseMigrationRequest>,

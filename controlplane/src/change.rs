@@ -6,6 +6,8 @@
 //!
 //! Nothing here asks a server, a clock or a proxy: what they said comes in as an argument.
 
+use std::collections::BTreeMap;
+
 use proto::{
     GroupId, MigrationId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, SlotSet,
     reason::Reason, slot,
@@ -17,6 +19,7 @@ use crate::{
     fence::Mark,
     migration::{Advance, Migration, Phase, Wish},
     model::{Group, Head, Registration, Request, Role, Server, SlotMap},
+    rebalance,
     snapshot::Snapshot,
 };
 
@@ -493,6 +496,47 @@ pub fn create_migration(
         request: None,
         events: vec![migration_event(&id, Kind::MigrationCreated, message)],
     })
+}
+
+/// Migrations after which each group owns its share of the slots, by weight. Groups without a weight have
+/// 1. Only where nothing moves: what is planned is of what is.
+pub fn rebalance(now: &Snapshot, weights: &BTreeMap<GroupId, u32>) -> Decision {
+    for group in weights.keys() {
+        find_group(now, group)?;
+    }
+    if let Some(other) = now.moving().next() {
+        return Err(Refusal::new(
+            Reason::GroupInMigration,
+            format!(
+                "migration {} is not over: wait for its end, or cancel it",
+                other.id
+            ),
+        ));
+    }
+    let weight = |group: &GroupId| weights.get(group).copied().unwrap_or(1);
+    let weights = now
+        .groups
+        .keys()
+        .map(|group| (group.clone(), weight(group)));
+    let weights: BTreeMap<GroupId, u32> = weights.collect();
+    if weights.values().all(|weight| *weight == 0) {
+        return Err(Refusal::field(
+            "weights",
+            "at least one group must have a weight above 0",
+        ));
+    }
+    let mut change = Change::default();
+    for (number, planned) in rebalance::plan(&now.slots, &weights)
+        .into_iter()
+        .enumerate()
+    {
+        let id = MigrationId::new(format!("{}-{}", next_id(now), number + 1));
+        let id = id.expect("a letter, digits and one dash");
+        let one = create_migration(now, Some(&id), planned.slots, &planned.target)?;
+        change.edits.extend(one.edits);
+        change.events.extend(one.events);
+    }
+    Ok(change)
 }
 
 /// Another wish for a migration that is not over.
@@ -1018,6 +1062,27 @@ mod tests {
             (migration.moved, migration.entered),
             (set(0..3), moved.head.revision)
         );
+    }
+
+    #[test]
+    fn groups_are_evened_out_where_nothing_moves() {
+        let now = cluster();
+        let change = rebalance(&now, &BTreeMap::new()).unwrap();
+        let next = now.after(&change);
+        let planned: Vec<_> = next.moving().map(|m| (m.id.as_str(), m.slots)).collect();
+        assert_eq!(planned, [("m4-1", set(5..10))]);
+        let again = rebalance(&next, &BTreeMap::new());
+        refused(
+            again,
+            Reason::GroupInMigration,
+            "migration m4-1 is not over",
+        );
+        let unknown = rebalance(&now, &BTreeMap::from([(id("g9"), 1)]));
+        refused(unknown, Reason::GroupNotFound, "g9");
+        let nobody = BTreeMap::from([(id("g1"), 0), (id("g2"), 0)]);
+        refused(rebalance(&now, &nobody), Reason::InvalidField, "above 0");
+        let as_it_is = BTreeMap::from([(id("g2"), 0)]);
+        assert!(rebalance(&now, &as_it_is).unwrap().is_empty());
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub mod parse;
 pub mod probe;
 pub mod prober;
 pub mod publish;
+pub mod rebalance;
 pub mod registry;
 pub mod snapshot;
 pub mod status;

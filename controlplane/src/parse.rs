@@ -2,6 +2,8 @@
 //!
 //! Every error names the field.
 
+use std::collections::BTreeMap;
+
 use proto::{
     GroupId, MigrationId, ProxyId, ServerAddr, Settled, Slot, SlotSet, Version,
     id::InvalidId,
@@ -21,6 +23,7 @@ const ZONE_MAX: usize = 63;
 const BUILD_VERSION_MAX: usize = 64;
 const REQUEST_ID_MAX: usize = 64;
 const SERVERS_MAX: usize = 100;
+const WEIGHT_MAX: u32 = 1000;
 
 /// An id or an address.
 pub fn id<T>(
@@ -58,6 +61,32 @@ pub fn slots(field: &str, text: &str) -> Result<SlotSet, Refusal> {
         Ok(slots) => Ok(slots),
         Err(e) => Err(Refusal::field(field, e.to_string())),
     }
+}
+
+/// The weights of groups.
+pub fn weights(
+    field: &str,
+    weights: &[v1::GroupWeight],
+) -> Result<BTreeMap<GroupId, u32>, Refusal> {
+    let mut parsed = BTreeMap::new();
+    for v1::GroupWeight { group_id, weight } in weights {
+        if *weight > WEIGHT_MAX {
+            return Err(Refusal::field(
+                field,
+                format!("a weight is 0 to {WEIGHT_MAX}"),
+            ));
+        }
+        if parsed
+            .insert(self::group_id(field, group_id)?, *weight)
+            .is_some()
+        {
+            return Err(Refusal::field(
+                field,
+                format!("`{group_id}` is there twice"),
+            ));
+        }
+    }
+    Ok(parsed)
 }
 
 /// A text for people.

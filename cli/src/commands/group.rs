@@ -5,7 +5,10 @@ use std::slice;
 use clap::Subcommand;
 use proto::{GroupId, ServerAddr, v1};
 
-use super::{Context, Verb, announce};
+use super::{
+    Context, Verb, announce,
+    rebalance::{self, How},
+};
 use crate::{
     args::{ChangeFlags, DryRun, TakeOver},
     client::{self, Admin, Client, request_id},
@@ -77,6 +80,18 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         change: ChangeFlags,
     },
+    /// Move all slots of a group to the others, so that it can be deleted
+    #[command(after_long_help = "Examples:\n  \
+        sluice group drain g3 --dry-run\n  \
+        sluice group drain g3 --wait && sluice group delete g3\n\n\
+        RPC: AdminService.Rebalance")]
+    Drain {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        id: GroupId,
+        #[command(flatten)]
+        how: How,
+    },
     /// Delete a group that owns no slots; its servers run on
     #[command(
         visible_alias = "rm",
@@ -96,6 +111,7 @@ pub(crate) enum GroupCommand {
 pub(crate) async fn run(context: &mut Context, command: GroupCommand) -> Result<(), Error> {
     match command {
         GroupCommand::List => list(context).await,
+        GroupCommand::Drain { id, how } => rebalance::drain(context, id, how).await,
         GroupCommand::Get { id } => {
             let request = v1::GetGroupRequest { id: id.into() };
             let group = context.client.call(Admin::get_group, request).await?;

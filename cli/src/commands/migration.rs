@@ -446,7 +446,7 @@ mod tests {
     fn a_line_tells_how_far_it_is() {
         insta::assert_snapshot!(
             progress(&migration(), Duration::from_secs(19)),
-            @"m7 COPYING      [#########-----------]  47%  50/100 slots, 12,345 keys, 3.0 MiB, 4,000 keys/s, 7 dirty, held 12.3 ms, 21s left"
+            @"m7 COPYING      [#########-----------]  47%  50/100 slots, 12,345 keys, 3.0 MiB, 4,000 keys/s, 7 dirty, held 12.3 ms, 22s left"
         );
         let begun = v1::Migration {
             phase: Phase::Pending.into(),

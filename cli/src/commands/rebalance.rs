@@ -1,0 +1,142 @@
+//! `sluice rebalance` and `sluice group drain`: slots move until each group owns its share.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use proto::{GroupId, MigrationId, SlotSet, v1};
+
+use super::{Context, migration};
+use crate::{
+    args::DryRun,
+    client::{Admin, request_id},
+    error::Error,
+    output::{self, Table, plural},
+};
+
+pub(crate) const HELP: &str = "Examples:\n  \
+    sluice rebalance --dry-run\n  \
+    sluice rebalance --wait\n  \
+    sluice rebalance --weights g1=2,g2=1 --wait\n\n\
+    RPC: AdminService.Rebalance";
+
+/// How the slots are to be shared.
+#[derive(Args)]
+pub(crate) struct RebalanceArgs {
+    /// How much each group is to own, as compared with the others; 1 where it is not named, 0 drains it
+    #[arg(
+        long,
+        value_name = "GROUP=N",
+        value_delimiter = ',',
+        value_parser = weight
+    )]
+    weights: Vec<(GroupId, u32)>,
+    #[command(flatten)]
+    pub(crate) how: How,
+}
+
+/// How it is done.
+#[derive(Args)]
+pub(crate) struct How {
+    /// Follow the migrations until they are over
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
+    #[command(flatten)]
+    dry_run: DryRun,
+}
+
+fn weight(text: &str) -> Result<(GroupId, u32), String> {
+    let (group, weight) = text.split_once('=').ok_or("must be GROUP=N, as g1=2")?;
+    let group = GroupId::new(group).map_err(|e| e.to_string())?;
+    let weight = weight
+        .parse()
+        .map_err(|_| "N must be a number, 0 to 1000")?;
+    Ok((group, weight))
+}
+
+/// Does it.
+pub(crate) async fn run(context: &mut Context, args: RebalanceArgs) -> Result<(), Error> {
+    let mut weights = BTreeMap::new();
+    for (group, weight) in args.weights {
+        if weights.insert(group.clone(), weight).is_some() {
+            return Err(Error::Usage {
+                message: format!("group {group} has two weights"),
+                hint: "name each group once".to_owned(),
+            });
+        }
+    }
+    carry_out(context, weights, args.how).await
+}
+
+/// Moves all slots of a group to the others, evenly.
+pub(crate) async fn drain(context: &mut Context, group: GroupId, how: How) -> Result<(), Error> {
+    carry_out(context, BTreeMap::from([(group, 0)]), how).await
+}
+
+async fn carry_out(
+    context: &mut Context,
+    weights: BTreeMap<GroupId, u32>,
+    how: How,
+) -> Result<(), Error> {
+    let weight = |(group, weight): (GroupId, u32)| v1::GroupWeight {
+        group_id: group.to_string(),
+        weight,
+    };
+    let request = v1::RebalanceRequest {
+        weights: weights.into_iter().map(weight).collect(),
+        validate_only: how.dry_run.dry_run,
+        request_id: request_id(),
+    };
+    let answer = context.client.call(Admin::rebalance, request).await?;
+    let slots: usize = answer.migrations.iter().map(count).sum();
+    let moves = plural(answer.migrations.len(), "migration");
+    match (answer.migrations.is_empty(), how.dry_run.dry_run) {
+        (true, _) => output::note("The groups own what they are to own; nothing moves"),
+        (false, true) => output::note(&format!(
+            "Would move {} by {moves} (dry run: nothing was changed)",
+            plural(slots, "slot")
+        )),
+        (false, false) => output::note(&format!("Moving {} by {moves}", plural(slots, "slot"))),
+    }
+    if !how.wait {
+        return context.output.show(&answer, table(&answer.migrations));
+    }
+    for migration in &answer.migrations {
+        let id = MigrationId::new(&migration.id).map_err(|e| Error::failed(e.to_string()))?;
+        migration::watch(context, &id).await?;
+    }
+    Ok(())
+}
+
+fn count(migration: &v1::Migration) -> usize {
+    migration
+        .slots
+        .parse::<SlotSet>()
+        .map_or(0, |slots| slots.len())
+}
+
+fn table(migrations: &[v1::Migration]) -> Table {
+    let row = |m: &v1::Migration| {
+        [
+            m.id.clone(),
+            m.source_group_id.clone(),
+            m.target_group_id.clone(),
+            m.slots.clone(),
+            count(m).to_string(),
+        ]
+    };
+    let header = ["ID", "SOURCE", "TARGET", "SLOTS", "COUNT"];
+    Table::new(header, migrations.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_read() {
+        assert_eq!(weight("g1=2"), Ok((GroupId::new("g1").unwrap(), 2)));
+        for wrong in ["g1", "g1=", "g1=-1", "G=1", "=1"] {
+            assert!(weight(wrong).is_err(), "{wrong}");
+        }
+    }
+}
