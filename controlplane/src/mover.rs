@@ -20,10 +20,17 @@
 //! What servers do *not* tell of is what happens to consumer groups of streams. Whoever settles says on
 //! which streams such commands were used; they are copied once more, of a big one the groups alone.
 //!
+//! From then on the slots are *shut*: they may be the target's at any moment, and nothing of them is
+//! written any more, unless it is said that they stay. A migration of many slots settles, and moves, some
+//! at a time, while the others are copied on.
+//!
+//! How fast that goes [`pace`] decides. Before a copy stands [`examine()`], after it [`verify()`] and
+//! [`reap()`].
+//!
 //! # What it never does
 //!
-//! It never decides who owns a slot, never writes to the source but its barrier, and never touches a key
-//! that begins with `{sluice}:`, but for its own at the target. It believes nothing of what it cannot see
+//! A copy never decides who owns a slot, never writes to the source but its barrier, and never touches a
+//! key that begins with `{sluice}:`, but for its own at the target. It believes nothing of what it cannot see
 //! to the end: when the source is flushed, tracking is lost, a connection breaks, or the target was
 //! restarted or flushed or has thrown out keys, the copy starts over, from an empty target, with all
 //! connections of the attempt before closed by the target itself.

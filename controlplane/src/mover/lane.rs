@@ -547,6 +547,71 @@ async fn sleep_until(time: Option<Instant>) {
 mod tests {
     use super::*;
 
+    fn key(text: &str) -> Key {
+        Key::from(text.as_bytes())
+    }
+
+    fn slot_of(key: &str) -> SlotSet {
+        [proto::Slot::of_key(key.as_bytes())].into_iter().collect()
+    }
+
+    fn changed(state: &mut State, role: &Role, keys: &[&str]) {
+        let keys = keys.iter().map(|text| key(text)).collect();
+        state.take(Notice::Changed(keys), role);
+    }
+
+    #[test]
+    fn what_changes_of_shut_slots_is_kept_and_of_released_ones_forgotten() {
+        let mut state = State {
+            shut: slot_of("a").with(&slot_of("b")),
+            ..State::default()
+        };
+        changed(&mut state, &Role::Big, &["a", "b", "c"]);
+        assert_eq!(state.dirty.take(9), [key("c")]);
+        state.take(Notice::Release(slot_of("a")), &Role::Big);
+        state.take(Notice::Reopen(slot_of("a").with(&slot_of("b"))), &Role::Big);
+        assert_eq!(state.dirty.take(9), [key("b")]);
+        changed(&mut state, &Role::Big, &["a", "b"]);
+        assert_eq!(state.dirty.take(9), [key("b")]);
+    }
+
+    #[test]
+    fn a_drain_waits_for_its_barrier_and_ends_with_its_hold() {
+        let mut state = State::default();
+        let drain = |barrier| {
+            let (done, _) = oneshot::channel();
+            Notice::Drain(Drain {
+                barrier,
+                slots: slot_of("a"),
+                streams: false,
+                replica: None,
+                done,
+            })
+        };
+        state.take(drain(2), &Role::Big);
+        state.take(Notice::Barrier(1), &Role::Big);
+        assert!(state.due().is_none());
+        state.take(Notice::Barrier(2), &Role::Big);
+        assert!(state.due().is_some());
+        state.take(Notice::Reopen(slot_of("b")), &Role::Big);
+        assert!(state.due().is_some());
+        state.take(Notice::Reopen(slot_of("a")), &Role::Big);
+        assert!(state.due().is_none());
+    }
+
+    #[test]
+    fn what_was_handed_over_stays_so() {
+        let (big, _) = mpsc::channel(1);
+        let role = Role::Common(big);
+        let mut state = State::default();
+        state.handed.insert(key("a"));
+        changed(&mut state, &role, &["a", "b"]);
+        state.take(Notice::Touched(vec![key("a"), key("c")]), &role);
+        assert_eq!(state.dirty.take(9), [key("b"), key("c")]);
+        assert_eq!(state.handing.take(9), [key("a")]);
+        assert_eq!(state.handing_touched.take(9), [key("a")]);
+    }
+
     #[test]
     fn the_keys_of_one_slot_use_all_lanes() {
         let mut counts = [0; 4];
