@@ -34,9 +34,8 @@ pub(crate) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(crate) const BAD_PROTOCOL: &str = "ERR Protocol version is not an integer or out of range";
 pub(crate) const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
-/// What cluster clients may ask in vain.
-pub(crate) const NO_KEYS_BY_SLOT: &str = "ERR this proxy has no keys by Redis Cluster's slots: it is one node for \
-    cluster clients, and spreads keys over its groups by other slots";
+pub(crate) const BAD_CLUSTER_SLOT: &str = "ERR Invalid slot";
+pub(crate) const BAD_CLUSTER_SLOT_OR_COUNT: &str = "ERR Invalid slot or number of keys";
 pub(crate) const BAD_PASSWORD_LENGTH: &str = "ERR ACL GENPASS argument must be the number of bits for the output \
     password, a positive number up to 4096";
 pub(crate) const BAD_MAX_AGE: &str = "ERR maxage should be greater than 0";
@@ -78,6 +77,10 @@ pub(crate) const NO_LEASE: &str = "TRYAGAIN as many clients wait, watch or uploa
 /// The whole of it would have to be in memory at once.
 pub(crate) const TOO_LARGE_TO_HOLD: &str =
     "ERR the request is larger than this proxy may hold (--max-request-bytes); it was not executed";
+
+/// The keys that were found would have to be in memory at once.
+pub(crate) const TOO_MANY_KEYS: &str =
+    "ERR the slot has more keys than this proxy may hold (--max-request-bytes)";
 
 /// What a server said to SCAN is no page.
 pub(crate) const NO_PAGE: &str = "ERR the server's reply to SCAN was not understood";

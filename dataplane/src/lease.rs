@@ -2,7 +2,7 @@
 //!
 //! What would make others wait, or means the connection it comes on, goes down a **lease** and not down a
 //! shared pipe: commands that block ([`block`]), `WATCH` up to its `EXEC` ([`watch`]), `WAIT` ([`wait`]),
-//! and requests too large to be held ([`crate::upload`]). While its request is on a lease a session takes
+//! what goes through all keys ([`gather`]), and requests too large to be held ([`crate::upload`]). While its request is on a lease a session takes
 //! no other one, and it begins only when all that it asked before has been answered: so nothing overtakes.
 //!
 //! Owns one connection and what is under way on it; whose turn it is, is the session's. A lease on which
@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub(crate) mod block;
+pub(crate) mod gather;
 pub(crate) mod pool;
 pub(crate) mod wait;
 pub(crate) mod watch;

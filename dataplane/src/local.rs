@@ -25,7 +25,10 @@ mod cluster;
 mod commands;
 mod login;
 
-pub(crate) use self::login::REDIS_VERSION;
+pub(crate) use self::{
+    cluster::{LAST as LAST_CLUSTER_SLOT, slot_of as cluster_slot},
+    login::REDIS_VERSION,
+};
 
 /// What an answer may look at, and the one thing it may change: who asks.
 pub(crate) struct Context<'a> {
@@ -77,7 +80,6 @@ pub(crate) fn answer(
         Local::ClusterHelp => put_help(out, "CLUSTER", cluster::HELP),
         Local::ClusterInfo => cluster::info(context, out),
         Local::ClusterKeySlot => cluster::key_slot(request, out),
-        Local::ClusterKeysInSlot => cluster::keys_in_slot(request, out),
         // Its node has links to no others, and no replicas whose replies could be stale.
         Local::ClusterLinks => put_header(out, b'*', 0),
         Local::ClusterMode => put_simple(out, "OK"),

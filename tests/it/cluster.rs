@@ -117,3 +117,69 @@ async fn texts_are_those_of_a_cluster_s_node() {
         assert_eq!(proxy.command(request).await, expected, "{request}");
     }
 }
+
+/// The keys of a reply, in order.
+fn keys(reply: &str) -> Vec<&str> {
+    let mut keys: Vec<&str> = reply.split(' ').skip(2).step_by(2).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[tokio::test]
+async fn keys_are_found_by_redis_cluster_s_slots() {
+    let cluster = Cluster::builder().groups(3).proxies(1).start().await;
+    let mut proxy = cluster.proxies[0].raw().await;
+    // Of 3,000 keys, more than a page of each group, 30 are in one slot.
+    for tens in 0..30 {
+        let pairs = (0..100).map(|n| match n {
+            0 => format!(" {{b}}{tens} 1"),
+            n => format!(" key:{tens}:{n} 1"),
+        });
+        let command = format!("MSET{}", pairs.collect::<String>());
+        assert_eq!(proxy.command(&command).await, "+OK");
+    }
+    let slot = proxy.command("CLUSTER KEYSLOT {b}0").await;
+    let slot = slot.trim_start_matches(':');
+    let count = format!("CLUSTER COUNTKEYSINSLOT {slot}");
+    let get = |most: u32| format!("CLUSTER GETKEYSINSLOT {slot} {most}");
+    assert_eq!(proxy.command(&count).await, ":30");
+    let mut expected: Vec<String> = (0..30).map(|n| format!("{{b}}{n}")).collect();
+    expected.sort_unstable();
+    assert_eq!(keys(&proxy.command(&get(100)).await), expected);
+    let some = proxy.command(&get(7)).await;
+    assert_eq!(keys(&some).len(), 7);
+    assert!(keys(&some).iter().all(|key| key.starts_with("{b}")));
+    assert_eq!(proxy.command(&get(0)).await, "*0");
+    // What is left in a group that does not own it is nobody's.
+    for group in &cluster.groups {
+        let mut server = Raw::connect(&group[0].addr).await;
+        assert_eq!(server.command("SET {b}0 1").await, "+OK");
+        assert_eq!(server.command("SET {b}30 1").await, "+OK");
+    }
+    assert_eq!(proxy.command(&count).await, ":31");
+    // It sees what was written before, and nothing overtakes it.
+    let words = |command: &str| -> Vec<String> { command.split(' ').map(str::to_owned).collect() };
+    let pipeline = ["DEL {b}0", &count, "SET {b}0 1", &count];
+    proxy.pipeline(&pipeline.map(words)).await;
+    for expected in [":1", ":30", "+OK", ":31"] {
+        assert_eq!(proxy.reply().await, expected);
+    }
+    assert_eq!(proxy.command("SELECT 1").await, "+OK");
+    assert_eq!(proxy.command(&count).await, ":0");
+}
+
+#[tokio::test]
+async fn who_goes_away_leaves_no_search_behind() {
+    let mut cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let mut proxy = cluster.proxies[0].raw().await;
+    cluster.groups[1][0].process.stop();
+    let count = ["CLUSTER", "COUNTKEYSINSLOT", "1"].map(str::to_owned);
+    proxy.pipeline(&[count.to_vec()]).await;
+    drop(proxy);
+    cluster.groups[1][0].process.resume();
+    cluster.groups[1][0].process.kill();
+    let mut proxy = cluster.proxies[0].raw().await;
+    let told = proxy.command("CLUSTER COUNTKEYSINSLOT 1").await;
+    assert!(told.starts_with("-CLUSTERDOWN server "), "{told}");
+    assert_eq!(proxy.command("PING").await, "+PONG");
+}

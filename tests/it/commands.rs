@@ -614,6 +614,10 @@ fn what_becomes_of(row: &Command) -> String {
             "one group after another, a cursor for any proxy; keys of the group's own slots"
                 .to_owned()
         }
+        Class::Across(Across::ClusterKeys) => {
+            "all keys are gone through, one group after another, as by `SCAN`: those of the slot"
+                .to_owned()
+        }
         Class::Across(Across::AllKeys) => {
             "to each group that owns slots; keys of its own slots, in one array".to_owned()
         }

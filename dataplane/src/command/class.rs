@@ -116,6 +116,8 @@ pub enum Across {
     AllKeys,
     /// All groups; a key of one that has some.
     RandomKey,
+    /// One group after another, page by page; of all keys, those of one of Redis Cluster's slots.
+    ClusterKeys,
     /// All groups; their figures in one, and the proxy's. A group that fails is left out.
     Info,
     /// All groups; the newest entries of their logs.
@@ -153,7 +155,6 @@ pub enum Local {
     ClusterHelp,
     ClusterInfo,
     ClusterKeySlot,
-    ClusterKeysInSlot,
     ClusterLinks,
     ClusterMode,
     ClusterMyId,
@@ -203,7 +204,6 @@ impl Local {
             | Self::ClusterHelp
             | Self::ClusterInfo
             | Self::ClusterKeySlot
-            | Self::ClusterKeysInSlot
             | Self::ClusterLinks
             | Self::ClusterMode
             | Self::ClusterMyId

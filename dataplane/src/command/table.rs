@@ -9,7 +9,7 @@
 //! commands`).
 
 use super::{
-    Across::{AllKeys, Configure, Info, Newest, RandomKey, Report, Scan, Settings},
+    Across::{AllKeys, ClusterKeys, Configure, Info, Newest, RandomKey, Report, Scan, Settings},
     Asked::{ClientKill, ClientList, ClientPause, ClientUnblock, ClientUnpause, Monitor},
     Bound::{Discard, Exec, Multi, Unwatch, Watch},
     Class::{
@@ -21,8 +21,8 @@ use super::{
         AclCat, AclGenPass, AclHelp, AclWhoAmI, Auth, ClientCaching, ClientCapa, ClientGetName,
         ClientGetRedir, ClientHelp, ClientId, ClientInfo, ClientNoEvict, ClientNoTouch,
         ClientReply, ClientSetInfo, ClientSetName, ClientTrackingInfo, ClusterHelp, ClusterInfo,
-        ClusterKeySlot, ClusterKeysInSlot, ClusterLinks, ClusterMode, ClusterMyId, ClusterNodes,
-        ClusterReplicas, ClusterShards, ClusterSlots, CommandAll, CommandCount, CommandGetKeys,
+        ClusterKeySlot, ClusterLinks, ClusterMode, ClusterMyId, ClusterNodes, ClusterReplicas,
+        ClusterShards, ClusterSlots, CommandAll, CommandCount, CommandGetKeys,
         CommandGetKeysAndFlags, CommandHelp, CommandInfo, CommandList, Echo, Hello, Ping, Quit,
         Reset, Role, Select, Time,
     },
@@ -141,14 +141,14 @@ pub(super) const TABLE: &[Command] = &[
     row("cluster|bumpepoch", 2, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|cancelslotmigrations", 2, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|count-failure-reports", 3, STALE | ADMIN, 0, Keys::None, Denied(CLUSTER)),
-    row("cluster|countkeysinslot", 3, STALE, 0, Keys::None, Local(ClusterKeysInSlot)),
+    row("cluster|countkeysinslot", 3, STALE, 0, Keys::None, Across(ClusterKeys)),
     row("cluster|delslots", -3, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|delslotsrange", -4, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|failover", -2, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|flushslot", -3, WRITE | ADMIN | NO_ASYNC_LOADING, KEYSPACE, Keys::None, Denied(CLUSTER)),
     row("cluster|flushslots", 2, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|forget", 3, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
-    row("cluster|getkeysinslot", 4, STALE, 0, Keys::None, Local(ClusterKeysInSlot)),
+    row("cluster|getkeysinslot", 4, STALE, 0, Keys::None, Across(ClusterKeys)),
     row("cluster|getslotmigrations", 2, STALE | ADMIN | NO_ASYNC_LOADING, 0, Keys::None, Denied(CLUSTER)),
     row("cluster|help", 2, LOADING | STALE, 0, Keys::None, Local(ClusterHelp)),
     row("cluster|info", 2, STALE, 0, Keys::None, Local(ClusterInfo)),

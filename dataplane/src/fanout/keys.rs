@@ -56,17 +56,29 @@ pub(crate) struct Page {
 impl Page {
     /// Writes the page: the cursor over all groups, and what is to be shown of the group's.
     pub(super) fn put(&self, reply: &[u8], out: &mut Vec<u8>) {
-        let group = self.owners.groups[0];
-        let Some((server, listed)) = page(reply) else {
-            return put_error(out, error::NO_PAGE);
-        };
-        match self.cursors.behind(group, server) {
-            Err(TooLarge) => put_error(out, error::CURSOR_TOO_LARGE),
-            Ok(cursor) => {
+        match self.read(reply) {
+            Err(text) => put_error(out, text),
+            Ok((cursor, shown)) => {
                 put_header(out, b'*', 2);
                 put_bulk(out, cursor.to_string().as_bytes());
-                put_frames(&self.owners.shown(group, listed), out);
+                put_frames(&shown, out);
             }
+        }
+    }
+
+    /// The cursor over all groups, and the keys to be shown; else the error.
+    pub(crate) fn keys<'a>(&self, reply: &'a [u8]) -> Result<(u64, Vec<&'a [u8]>), &'static str> {
+        let (cursor, shown) = self.read(reply)?;
+        Ok((cursor, shown.into_iter().filter_map(text).collect()))
+    }
+
+    /// The same, each key as it came.
+    fn read<'a>(&self, reply: &'a [u8]) -> Result<(u64, Vec<&'a [u8]>), &'static str> {
+        let group = self.owners.groups[0];
+        let (server, listed) = page(reply).ok_or(error::NO_PAGE)?;
+        match self.cursors.behind(group, server) {
+            Ok(cursor) => Ok((cursor, self.owners.shown(group, listed))),
+            Err(TooLarge) => Err(error::CURSOR_TOO_LARGE),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `CLUSTER`, for clients that want Redis Cluster: one node, this proxy, owns all 16,384 slots.
 //!
 //! These slots are not Sluice's: they only satisfy clients, which then send everything here. So `KEYSLOT`
-//! computes what such clients compute, and where keys are nobody can ask by it. What groups there are
+//! computes what such clients compute, and to find keys by it all have to be gone through
+//! ([`crate::lease::gather`]). What groups there are
 //! behind the proxy is not shown: they come and go without a client's notice, and none is ever `MOVED`.
 
 use std::net::SocketAddr;
@@ -9,11 +10,11 @@ use std::net::SocketAddr;
 use super::Context;
 use crate::{
     error,
-    resp::{Request, parse_int, put_bulk, put_error, put_header, put_int, put_map, put_verbatim},
+    resp::{Request, put_bulk, put_error, put_header, put_int, put_map, put_verbatim},
 };
 
 /// The last of Redis Cluster's slots.
-const LAST: i64 = 16_383;
+pub(crate) const LAST: u16 = 16_383;
 
 /// This proxy as a node of a cluster.
 struct Node {
@@ -55,7 +56,7 @@ pub(super) fn slots(context: &Context<'_>, out: &mut Vec<u8>) {
     put_header(out, b'*', 1);
     put_header(out, b'*', 3);
     put_int(out, 0);
-    put_int(out, LAST);
+    put_int(out, LAST.into());
     put_header(out, b'*', 4);
     put_bulk(out, node.host.as_bytes());
     put_int(out, node.port.into());
@@ -70,7 +71,7 @@ pub(super) fn shards(context: &Context<'_>, out: &mut Vec<u8>) {
     put_bulk(out, b"slots");
     put_header(out, b'*', 2);
     put_int(out, 0);
-    put_int(out, LAST);
+    put_int(out, LAST.into());
     put_bulk(out, b"nodes");
     put_header(out, b'*', 1);
     put_map(out, context.session.client.protocol, 7);
@@ -142,20 +143,8 @@ pub(super) fn key_slot(request: &Request<'_>, out: &mut Vec<u8>) {
     put_int(out, slot_of(request.arg(2)).into());
 }
 
-/// `COUNTKEYSINSLOT` and `GETKEYSINSLOT`: no server has keys by these slots.
-pub(super) fn keys_in_slot(request: &Request<'_>, out: &mut Vec<u8>) {
-    let numbers: Option<Vec<i64>> = request.args_from(2).map(parse_int).collect();
-    let text = match numbers.as_deref() {
-        None => error::NOT_AN_INTEGER,
-        Some([0..=LAST] | [0..=LAST, 0..=i64::MAX]) => error::NO_KEYS_BY_SLOT,
-        Some([_]) => "ERR Invalid slot",
-        Some(_) => "ERR Invalid slot or number of keys",
-    };
-    put_error(out, text);
-}
-
 /// As Redis Cluster computes it; an empty hash tag is none.
-fn slot_of(key: &[u8]) -> u16 {
+pub(crate) fn slot_of(key: &[u8]) -> u16 {
     let position = |bytes: &[u8], brace| bytes.iter().position(|&b| b == brace);
     let tag = position(key, b'{').and_then(|open| {
         let behind = &key[open + 1..];
@@ -163,7 +152,7 @@ fn slot_of(key: &[u8]) -> u16 {
             .filter(|&len| len > 0)
             .map(|len| &behind[..len])
     });
-    crc16(tag.unwrap_or(key)) & LAST as u16
+    crc16(tag.unwrap_or(key)) & LAST
 }
 
 /// CRC-16/XMODEM. Bit by bit: it is seldom asked for.

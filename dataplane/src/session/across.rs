@@ -54,6 +54,7 @@ impl Worker {
                 let merging = Merging::Report(report);
                 self.ask_groups(id, command, owners.groups, merging, &[request.raw()])
             }
+            Across::ClusterKeys => self.gather(id, request),
             Across::Info => self.info(id, command, request),
             Across::Settings => {
                 let own = self.serving.settings(request.args_from(2));

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use crate::{
     backend::Unblock,
     buffer,
-    lease::{block::Block, wait::Replicas, watch::Watching},
+    lease::{block::Block, gather::Gather, wait::Replicas, watch::Watching},
     socket::Socket,
     upload::Upload,
     worker::Worker,
@@ -23,6 +23,7 @@ pub(crate) enum Detour {
     Block(Block),
     Watching(Watching),
     Replicas(Replicas),
+    Gather(Gather),
 }
 
 impl Detour {
@@ -34,6 +35,7 @@ impl Detour {
                 Self::Block(block) => block.memory(),
                 Self::Watching(watching) => watching.memory(),
                 Self::Replicas(replicas) => replicas.memory(),
+                Self::Gather(gather) => gather.memory(),
             }
     }
 
@@ -41,7 +43,7 @@ impl Detour {
     pub(super) fn is_blocked(&self) -> bool {
         match self {
             Self::Block(_) | Self::Replicas(_) => true,
-            Self::Upload(_) | Self::Watching(_) => false,
+            Self::Upload(_) | Self::Watching(_) | Self::Gather(_) => false,
         }
     }
 
@@ -53,7 +55,7 @@ impl Detour {
                 replicas.end(how);
                 true
             }
-            Self::Upload(_) | Self::Watching(_) => false,
+            Self::Upload(_) | Self::Watching(_) | Self::Gather(_) => false,
         }
     }
 
@@ -61,7 +63,7 @@ impl Detour {
     pub(super) fn waits_for_client(&self) -> bool {
         match self {
             Self::Upload(upload) => upload.waits_for_client(),
-            Self::Block(_) | Self::Watching(_) | Self::Replicas(_) => false,
+            Self::Block(_) | Self::Watching(_) | Self::Replicas(_) | Self::Gather(_) => false,
         }
     }
 }
@@ -87,6 +89,7 @@ impl Worker {
             Detour::Block(block) => self.poll_block(id, block, client, cx),
             Detour::Watching(watching) => self.poll_watching(id, watching, cx),
             Detour::Replicas(replicas) => self.poll_replicas(id, replicas, client, cx),
+            Detour::Gather(gather) => self.poll_gather(id, gather, client, cx),
         }
     }
 
