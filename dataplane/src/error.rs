@@ -50,6 +50,9 @@ pub(crate) const BAD_UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be
 pub(crate) const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
+/// A transaction is executed as a whole or not at all, which several servers cannot promise together.
+pub(crate) const CONCERNS_ALL_GROUPS: &str = "ERR Command not allowed inside a transaction: it concerns \
+    all groups, and a transaction is executed by one";
 pub(crate) const INVALID_CURSOR: &str = "ERR invalid cursor";
 pub(crate) const TRANSACTION_DISCARDED: &str =
     "EXECABORT Transaction discarded because of previous errors.";

@@ -20,6 +20,7 @@ use crate::{
     framer::Piece,
     pubsub::census::Correction,
     resp::{ReplyProgress, put_error, put_header, put_int},
+    transaction::Mixture,
 };
 
 pub(crate) mod cursor;
@@ -52,6 +53,8 @@ pub(crate) enum Merging {
     Newest(usize),
     /// A text of each group.
     Report(Report),
+    /// The reply to `EXEC`, of one part, and the proxy's answers.
+    Mixture(Mixture),
     /// What each group says of itself, of those that do not fail.
     Info(Box<Info>),
 }
@@ -215,6 +218,9 @@ impl Fanout {
             let said = parts.map(|part| (!part.failed).then_some(part.bytes.as_slice()));
             return info.put(said, out);
         }
+        if let Merging::Mixture(mixture) = &self.merging {
+            return mixture.put(&self.parts[0].bytes, out);
+        }
         if let Some(failed) = self.failure() {
             return self.merge_failure(failed, out);
         }
@@ -232,7 +238,9 @@ impl Fanout {
             Merging::Subscribed(channels) => receivers::put_counts(channels, replies(), out),
             Merging::Newest(most) => log::put_newest(replies(), *most, out),
             Merging::Report(report) => report.put(replies(), out),
-            Merging::Info(_) => unreachable!("it is merged whatever fails"),
+            Merging::Info(_) | Merging::Mixture(_) => {
+                unreachable!("it is merged whatever fails")
+            }
         }
     }
 

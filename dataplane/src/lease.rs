@@ -408,6 +408,20 @@ impl Worker {
         step
     }
 
+    /// Goes on by a step with an exchange whose replies no client gets as they come: `take` does.
+    fn poll_aside(
+        &mut self,
+        exchange: &mut Exchange,
+        cx: &mut Context<'_>,
+        take: impl FnMut(u32, Piece<'_>),
+    ) -> Poll<Step> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.resize(Self::SCRATCH, 0);
+        let step = exchange.poll(cx, &mut scratch, &self.stats, take);
+        self.scratch = scratch;
+        step
+    }
+
     /// A request that took its lease is answered with an error.
     pub(crate) fn answer_failure(&mut self, id: u32, text: &str) {
         self.clients.errors += 1;

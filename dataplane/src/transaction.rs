@@ -5,34 +5,48 @@
 //! in one piece, so that nothing of another session stands between them; only the reply to `EXEC` is
 //! the client's.
 //!
+//! What the proxy answers itself ([`Local::is_queued`]) is answered when the rest is executed, and put into
+//! the reply in its place ([`mixture`]). What concerns all groups, or all clients, is refused: what is
+//! executed at one server as a whole is not at others.
+//!
 //! What is wrong with a command is said when it is queued, as far as the proxy can know, and `EXEC` then
 //! executes nothing. The server checks again: what it refuses while it queues makes its `EXEC` fail, too.
 //!
 //! Invariant: a transaction is executed as a whole, by the owner of the one slot of all its keys, or not
 //! at all.
 
+use std::ops::Range;
+
 use proto::Slot;
 
 use crate::{
     backend::{Pending, Recipient},
     command::{self, Bound, Class, Command, Kind, Local, PubSub},
-    error,
+    error, local,
     pubsub::home,
-    resp::{Limits, Progress, Request, Scanned, put_header, put_simple},
+    resp::{Limits, Progress, Request, Scanned, put_simple},
     route::{Owner, Rejection, denied, names_reserved},
     scripts::{self, Sha},
     session::Dispatched,
     worker::Worker,
 };
 
+mod mixture;
+
+pub(crate) use mixture::Mixture;
+
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+/// What a server would say to `EXEC` of nothing.
+const NOTHING: &[u8] = b"*0\r\n";
 
 /// What a client has queued since `MULTI`.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
     /// The commands, as they came.
     frames: Vec<u8>,
+    /// Those of them that the proxy answers.
+    own: Vec<Own>,
     /// The scripts that they call.
     scripts: Vec<Sha>,
     count: u32,
@@ -43,6 +57,15 @@ pub(crate) struct Transaction {
     runs_script: bool,
     /// A command was refused: `EXEC` will execute nothing.
     aborted: bool,
+}
+
+/// A command that the proxy answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Own {
+    /// Among all commands, from 0.
+    place: u32,
+    /// Where it stands in [`Transaction::frames`].
+    at: Range<usize>,
 }
 
 /// The slots of all keys so far.
@@ -84,7 +107,10 @@ pub(crate) fn visit_frames(
 impl Transaction {
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
-        size_of::<Self>() + self.frames.capacity() + self.scripts.capacity() * size_of::<Sha>()
+        size_of::<Self>()
+            + self.frames.capacity()
+            + self.own.capacity() * size_of::<Own>()
+            + self.scripts.capacity() * size_of::<Sha>()
     }
 
     /// The commands that are queued, as they came.
@@ -107,23 +133,34 @@ impl Transaction {
         visit_frames(&self.frames, limits, visit);
     }
 
+    /// Whether the proxy answers some of its commands.
+    pub(crate) fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
     pub(crate) fn may_write(&self) -> bool {
         self.may_write
     }
 
-    /// What is sent to execute it, and how many replies that has; the last one is the client's.
-    pub(crate) fn into_block(self) -> (Vec<u8>, u32) {
-        let mut block = Vec::with_capacity(MULTI.len() + self.frames.len() + EXEC.len());
-        block.extend_from_slice(MULTI);
-        block.extend_from_slice(&self.frames);
-        block.extend_from_slice(EXEC);
-        (block, self.count + 2)
+    /// Writes what is sent to execute it, and returns how many replies that has; the last one is the
+    /// client's.
+    pub(crate) fn put_block(&self, out: &mut Vec<u8>) -> u32 {
+        out.extend_from_slice(MULTI);
+        let mut from = 0;
+        for own in &self.own {
+            out.extend_from_slice(&self.frames[from..own.at.start]);
+            from = own.at.end;
+        }
+        out.extend_from_slice(&self.frames[from..]);
+        out.extend_from_slice(EXEC);
+        self.count - self.own.len() as u32 + 2
     }
 
     /// A command was refused. What is queued is of no use any more.
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
         self.frames = Vec::new();
+        self.own = Vec::new();
     }
 
     /// Queues a command, or says why it cannot be.
@@ -139,13 +176,15 @@ impl Transaction {
             Class::Replicas | Class::Transaction(Bound::Unwatch) => {}
             // These need nothing of the proxy: the server answers them like any other.
             Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
+            Class::Local(local) | Class::Container(Some(local)) if local.is_queued() => {}
+            Class::Everywhere(_) | Class::Across(_) | Class::PubSub(PubSub::Count(_)) => {
+                return Err(error::CONCERNS_ALL_GROUPS);
+            }
             Class::Local(_)
             | Class::Crew(_)
             | Class::Tracking
             | Class::Transaction(_)
-            | Class::Everywhere(_)
-            | Class::Across(_)
-            | Class::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_) | PubSub::Count(_))
+            | Class::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_))
             | Class::Container(_)
             | Class::Denied(_) => return Err(error::NOT_IN_TRANSACTION),
         }
@@ -167,8 +206,9 @@ impl Transaction {
         if let Some(why) = denied(command, request) {
             return Err(error::rejection(why));
         }
+        let (place, is_own) = (self.count, is_own(command));
         self.count += 1;
-        self.may_write |= command.may_write();
+        self.may_write |= command.may_write() && !is_own;
         self.may_be_replicated |= command.may_be_replicated();
         self.runs_script |= command.runs_script();
         if self.aborted {
@@ -177,10 +217,23 @@ impl Transaction {
         if self.frames.len() + request.raw().len() > most {
             return Err(error::TOO_LARGE_TO_HOLD);
         }
+        let from = self.frames.len();
         self.frames.extend_from_slice(request.raw());
+        if is_own {
+            let at = from..self.frames.len();
+            self.own.push(Own { place, at });
+        }
         self.scripts.extend(scripts::called(command, request));
         Ok(())
     }
+}
+
+/// Whether the proxy answers a command that may be queued: else its server does.
+fn is_own(command: &Command) -> bool {
+    matches!(
+        command.class,
+        Class::Local(local) | Class::Container(Some(local)) if local.is_queued()
+    )
 }
 
 /// The commands that begin and end a transaction.
@@ -278,6 +331,7 @@ impl Worker {
             return self.answer_error(id, error::TRANSACTION_DISCARDED);
         }
         let is_empty = transaction.count == 0;
+        let is_own = transaction.count as usize == transaction.own.len();
         let slot = match transaction.keys {
             Keys::None => None,
             Keys::InOneSlot(slot) => Some(slot),
@@ -289,7 +343,12 @@ impl Worker {
             return self.exec_watched(id, slot);
         }
         if is_empty {
-            return self.answer(id, |out| put_header(out, b'*', 0));
+            return self.answer(id, |out| out.extend_from_slice(NOTHING));
+        }
+        if is_own {
+            let transaction = self.clients.session(id).client.transaction.take();
+            let mixture = self.mix(id, &transaction.expect("it was looked at"));
+            return self.answer(id, |out| mixture.put(NOTHING, out));
         }
         let Some(topology) = &self.topology else {
             return self.answer_error(id, error::NO_TOPOLOGY);
@@ -317,22 +376,23 @@ impl Worker {
         for &sha in &transaction.scripts {
             self.show_script(pipe, sha);
         }
+        let mixture = transaction.has_own().then(|| self.mix(id, &transaction));
         let micros = self.micros;
         let Self {
             clients, backends, ..
         } = self;
-        let out = backends.output(pipe);
-        out.extend_from_slice(MULTI);
-        out.extend_from_slice(&transaction.frames);
-        out.extend_from_slice(EXEC);
+        let replies = transaction.put_block(backends.output(pipe));
         let kind = if transaction.may_write {
             Kind::Write
         } else {
             Kind::Read
         };
-        let exec = clients.pending(id, kind, transaction.may_write, micros);
+        let mut exec = clients.pending(id, kind, transaction.may_write, micros);
+        if let Some(mixture) = mixture {
+            exec = clients.mixed(exec, mixture);
+        }
         // `OK`, and `QUEUED` for each command.
-        for _ in 0..=transaction.count {
+        for _ in 1..replies {
             let to = Recipient::Nobody;
             backends.expect(
                 pipe,
@@ -346,5 +406,34 @@ impl Worker {
         backends.expect(pipe, exec);
         self.taken(id);
         Dispatched::Done
+    }
+
+    /// Answers those of its commands that are the proxy's.
+    pub(crate) fn mix(&mut self, id: u32, transaction: &Transaction) -> Mixture {
+        let mut mixture = Mixture::new(transaction.count);
+        let mut args = Vec::new();
+        for own in &transaction.own {
+            let raw = &transaction.frames[own.at.clone()];
+            args.clear();
+            let scanned = Progress::default().scan(raw, &mut args, &self.serving.limits, true);
+            let request = Request::new(raw, &args);
+            let (Ok(_), Some(command)) = (scanned, command::find(&request)) else {
+                unreachable!("it was scanned and found when it was queued")
+            };
+            let (Class::Local(local) | Class::Container(Some(local))) = command.class else {
+                unreachable!("only what the proxy answers is its own")
+            };
+            let mut context = local::Context {
+                session: self.clients.session(id),
+                seconds: self.seconds,
+                serving: &self.serving,
+                proxy: &self.proxy,
+                topology: self.topology.as_deref(),
+            };
+            let mut answer = Vec::new();
+            local::answer(local, &mut context, &request, &mut answer);
+            mixture.add(own.place, answer);
+        }
+        mixture
     }
 }

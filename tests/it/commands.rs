@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{
-    command::{self, Across, Bound, Class, Command, Keys, Merge, PubSub, Split, Topic},
+    command::{self, Across, Bound, Class, Command, Keys, Local, Merge, PubSub, Split, Topic},
     resp::{Limits, Progress, Request, put_bulk, put_header},
 };
 use redis::{Value, cmd};
@@ -519,17 +519,37 @@ fn page() -> String {
          the servers too: `HEXPIRE` needs Redis 7.4 or Valkey 9. What goes to each group fails with the first\n\
          group that fails, unless its line says otherwise; a write that others executed then is\n\
          `-UNKNOWNOUTCOME`.\n\n\
+         Between `MULTI` and `EXEC` may stand what goes to the group of its keys, `PUBLISH`, and what the proxy\n\
+         answers, but for\n\
+         {}.\n\
+         The rest is refused when it is to be queued: a transaction is executed by one group, as a whole or\n\
+         not at all.\n\n\
          Written by `make commands` from the [table](dataplane/src/command/table.rs), which `make test`\n\
          holds against real servers.\n\n\
          | command | through a proxy |\n|---|---|\n",
         count(Command::is_served),
         count(|row| matches!(row.class, Class::Denied(_))),
+        not_queued(),
     );
     for row in command::all() {
         let name = row.name.replace('|', " ").to_uppercase();
         page += &format!("| `{name}` | {} |\n", what_becomes_of(row));
     }
     page
+}
+
+/// What the proxy answers, but not in a transaction.
+fn not_queued() -> String {
+    let refused = command::all().iter().filter(|row| match row.class {
+        Class::Local(local) => {
+            !(local.is_queued()
+                || row.is_never_queued()
+                || matches!(local, Local::Echo | Local::Ping | Local::Time))
+        }
+        _ => false,
+    });
+    let names = refused.map(|row| format!("`{}`", row.name.replace('|', " ").to_uppercase()));
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn what_becomes_of(row: &Command) -> String {

@@ -12,7 +12,7 @@ async fn cluster(proxy_args: &[&str]) -> Cluster {
 }
 
 /// What a client sends, command by command; keys have one hash tag, so that they are in one slot.
-const SCRIPTS: [&[&str]; 17] = [
+const SCRIPTS: [&[&str]; 21] = [
     &[
         "MULTI",
         "SET {a}1 x",
@@ -67,6 +67,46 @@ const SCRIPTS: [&[&str]; 17] = [
         "XREAD BLOCK 0 STREAMS {a}x 1-1",
         "EXEC",
     ],
+    // What the proxy answers itself stands in its place.
+    &[
+        "MULTI",
+        "CLIENT SETNAME me",
+        "SET {a}1 x",
+        "CLIENT GETNAME",
+        "CLIENT SETNAME \n",
+        "INCR {a}1",
+        "ACL WHOAMI",
+        "COMMAND GETKEYS GET k",
+        "MGET {a}1 {a}none",
+        "EXEC",
+        "CLIENT GETNAME",
+    ],
+    &["MULTI", "CLIENT SETNAME you", "CLIENT GETNAME", "EXEC"],
+    &[
+        "WATCH {a}1",
+        "MULTI",
+        "CLIENT GETNAME",
+        "GET {a}1",
+        "CLIENT SETNAME me",
+        "EXEC",
+        "CLIENT GETNAME",
+        "WATCH {a}1",
+        "MULTI",
+        "CLIENT GETNAME",
+        "EXEC",
+    ],
+    &[
+        "WATCH {a}1",
+        "SET {a}1 other",
+        "MULTI",
+        "CLIENT GETNAME",
+        "GET {a}1",
+        "EXEC",
+        "MULTI",
+        "CLIENT GETNAME x",
+        "CLIENT GETNAME",
+        "EXEC",
+    ],
 ];
 
 #[tokio::test]
@@ -112,6 +152,9 @@ async fn keys_of_several_slots_are_no_transaction() {
     let cluster = cluster(&[]).await;
     let mut client = cluster.proxies[0].raw().await;
     let crossslot = "-CROSSSLOT Keys in request don't hash to the same slot";
+    let discarded = "-EXECABORT Transaction discarded because of previous errors.";
+    let of_all = "-ERR Command not allowed inside a transaction: it concerns all groups, and a \
+                  transaction is executed by one";
     for (command, reply) in [
         ("MULTI", "+OK"),
         ("SET a 1", "+QUEUED"),
@@ -126,7 +169,14 @@ async fn keys_of_several_slots_are_no_transaction() {
             "-EXECABORT Transaction discarded because of previous errors.",
         ),
         ("MULTI", "+OK"),
-        ("CLIENT ID", "-ERR Command not allowed inside a transaction"),
+        (
+            "CLIENT LIST",
+            "-ERR Command not allowed inside a transaction",
+        ),
+        ("EXEC", discarded),
+        ("MULTI", "+OK"),
+        ("DBSIZE", of_all),
+        ("SELECT 1", "-ERR Command not allowed inside a transaction"),
         (
             "EXEC",
             "-EXECABORT Transaction discarded because of previous errors.",

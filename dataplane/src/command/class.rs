@@ -228,6 +228,57 @@ impl Local {
     }
 }
 
+impl Local {
+    /// Whether it may stand in a transaction, in which it is answered when the rest is executed. What
+    /// follows is executed as it was queued: so it changes nothing by which requests are executed.
+    pub fn is_queued(self) -> bool {
+        match self {
+            Self::AclCat
+            | Self::AclGenPass
+            | Self::AclHelp
+            | Self::AclWhoAmI
+            | Self::ClientCapa
+            | Self::ClientGetName
+            | Self::ClientGetRedir
+            | Self::ClientHelp
+            | Self::ClientId
+            | Self::ClientInfo
+            | Self::ClientSetInfo
+            | Self::ClientSetName
+            | Self::ClientTrackingInfo
+            | Self::ClusterHelp
+            | Self::ClusterInfo
+            | Self::ClusterKeySlot
+            | Self::ClusterLinks
+            | Self::ClusterMode
+            | Self::ClusterMyId
+            | Self::ClusterNodes
+            | Self::ClusterReplicas
+            | Self::ClusterShards
+            | Self::ClusterSlots
+            | Self::CommandAll
+            | Self::CommandCount
+            | Self::CommandGetKeys
+            | Self::CommandGetKeysAndFlags
+            | Self::CommandHelp
+            | Self::CommandInfo
+            | Self::CommandList
+            | Self::Role => true,
+            // A server answers these three in their place.
+            Self::Echo | Self::Ping | Self::Time => false,
+            Self::Auth
+            | Self::ClientCaching
+            | Self::ClientNoEvict
+            | Self::ClientNoTouch
+            | Self::ClientReply
+            | Self::Hello
+            | Self::Quit
+            | Self::Reset
+            | Self::Select => false,
+        }
+    }
+}
+
 /// What one may subscribe to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Topic {

@@ -172,13 +172,10 @@ impl Worker {
                 }
                 continue;
             };
-            let mut scratch = std::mem::take(&mut self.scratch);
-            scratch.resize(Self::SCRATCH, 0);
             let Asked { exchange, said, .. } = asked;
-            let step = exchange.poll(cx, &mut scratch, &self.stats, |_, piece| {
+            let step = self.poll_aside(exchange, cx, |_, piece| {
                 said.extend_from_slice(piece.bytes);
             });
-            self.scratch = scratch;
             match step {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Step::Again) => {}

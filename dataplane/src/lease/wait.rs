@@ -193,13 +193,10 @@ impl Worker {
 
     fn poll_asked(&mut self, asked: &mut Asked, is_reusable: bool, cx: &mut Context<'_>) {
         while !asked.is_over {
-            let mut scratch = std::mem::take(&mut self.scratch);
-            scratch.resize(Self::SCRATCH, 0);
             let Asked { exchange, said, .. } = asked;
-            let step = exchange.poll(cx, &mut scratch, &self.stats, |left, piece| {
+            let step = self.poll_aside(exchange, cx, |left, piece| {
                 Asked::take(said, left, piece);
             });
-            self.scratch = scratch;
             match step {
                 Poll::Pending => return,
                 Poll::Ready(Step::Again) => {}

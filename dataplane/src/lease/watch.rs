@@ -22,6 +22,7 @@ use crate::{
     route::{Owner, Rejection, slot_of},
     session::{Detour, Dispatched},
     settling::passages::Passage,
+    transaction::Mixture,
     worker::{self, Worker},
 };
 
@@ -68,8 +69,16 @@ pub(crate) struct Watching {
     asks: Asks,
     /// Its slot is known to be asked for.
     _passage: Passage,
+    /// Of an `EXEC` that the proxy answers a part of.
+    mixed: Option<Box<Mixed>>,
     /// When it began, by the worker's clock.
     since: u32,
+}
+
+struct Mixed {
+    mixture: Mixture,
+    /// By the server, so far.
+    said: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,7 +94,9 @@ enum Asks {
 impl Watching {
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
-        self.exchange.memory()
+        let mixed = self.mixed.as_deref();
+        let mixed = mixed.map(|mixed| mixed.mixture.memory() + mixed.said.capacity());
+        self.exchange.memory() + mixed.unwrap_or(0)
     }
 }
 
@@ -145,7 +156,8 @@ impl Worker {
             }
         };
         let asks = Asks::Watch { more };
-        self.begin(id, place, asks, opening, request.raw().to_vec(), 1)
+        let asked = (request.raw().to_vec(), 1);
+        self.begin(id, place, asks, opening, asked, None)
     }
 
     pub(crate) fn unwatch(&mut self, id: u32) -> Dispatched {
@@ -163,7 +175,7 @@ impl Worker {
         let mut request = Vec::new();
         put_command(&mut request, &[b"UNWATCH"]);
         let opening = self.attuned(id, lease);
-        self.begin(id, place, Asks::Unwatch, opening, request, 1)
+        self.begin(id, place, Asks::Unwatch, opening, (request, 1), None)
     }
 
     /// `EXEC` of a session that watches; all keys of its transaction are in this slot, if it has any.
@@ -185,9 +197,18 @@ impl Worker {
             return self.answer(id, |out| put_null_array(out, protocol));
         };
         let may_write = transaction.may_write();
-        let (block, replies) = transaction.into_block();
+        let mut block = Vec::new();
+        let replies = transaction.put_block(&mut block);
+        let mixture = transaction.has_own().then(|| self.mix(id, &transaction));
         let opening = self.attuned(id, lease);
-        self.begin(id, place, Asks::Exec { may_write }, opening, block, replies)
+        let mixed = mixture.map(|mixture| {
+            Box::new(Mixed {
+                mixture,
+                said: Vec::new(),
+            })
+        });
+        let asked = (block, replies);
+        self.begin(id, place, Asks::Exec { may_write }, opening, asked, mixed)
     }
 
     /// A lease that the session has, as its client is now.
@@ -202,8 +223,8 @@ impl Worker {
         place: Place,
         asks: Asks,
         opening: Opening,
-        requests: Vec<u8>,
-        replies: u32,
+        (requests, replies): (Vec<u8>, u32),
+        mixed: Option<Box<Mixed>>,
     ) -> Dispatched {
         let silence = Some(self.serving.server_timeout);
         let may_write = matches!(asks, Asks::Exec { may_write: true });
@@ -212,6 +233,7 @@ impl Worker {
             _passage: self.settling.pass(place.slot),
             place,
             asks,
+            mixed,
             since: self.micros,
         };
         self.taken(id);
@@ -236,14 +258,27 @@ impl Worker {
                 return Poll::Ready(());
             }
             let mut refused = false;
-            let step = self.poll_exchange(id, &mut watching.exchange, cx, |piece| {
-                refused = piece.bytes[0] == b'-';
-                false
-            });
+            let step = match &mut watching.mixed {
+                None => self.poll_exchange(id, &mut watching.exchange, cx, |piece| {
+                    refused = piece.bytes[0] == b'-';
+                    false
+                }),
+                Some(mixed) => self.poll_aside(&mut watching.exchange, cx, |left, piece| {
+                    if left == 0 {
+                        mixed.said.extend_from_slice(piece.bytes);
+                    }
+                }),
+            };
             match step {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Step::Again) => {}
                 Poll::Ready(Step::Done(lease)) => {
+                    if let Some(mixed) = &watching.mixed {
+                        refused = mixed.said.starts_with(b"-");
+                        self.clients.errors += u64::from(refused);
+                        self.clients
+                            .answer_awaited(id, |out| mixed.mixture.put(&mixed.said, out));
+                    }
                     self.watching_answered(id, watching, lease, refused, stays);
                     return Poll::Ready(());
                 }

@@ -3,13 +3,14 @@
 //! Nothing is sent before every group takes its part; what comes back is put together by
 //! [`crate::fanout`].
 
-use super::{Dispatched, dbsize, erasure};
+use super::{Clients, Dispatched, dbsize, erasure};
 use crate::{
     backend::{Pending, Recipient},
     command::{Command, Kind, Merge, Split, flag},
     error,
     fanout::{Merging, Part},
     resp::{Request, put_bulk, put_header},
+    transaction::Mixture,
     worker::Worker,
 };
 
@@ -35,6 +36,16 @@ impl PartOf {
             keys: 0,
             pipe: 0,
         }
+    }
+}
+
+impl Clients {
+    /// Has the reply to an `EXEC` be put together with the proxy's answers.
+    pub(crate) fn mixed(&mut self, exec: Pending, mixture: Mixture) -> Pending {
+        let merging = Merging::Mixture(mixture);
+        let fanout = self.fanouts.start(exec, merging, &[], 1);
+        let to = Recipient::Part(Part { fanout, index: 0 });
+        Pending { to, ..exec }
     }
 }
 

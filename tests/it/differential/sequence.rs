@@ -514,6 +514,7 @@ impl<'a> Generator<'a> {
 fn may_be_queued(row: &Command) -> bool {
     let (echo, ping, time) = (Local::Echo, Local::Ping, Local::Time);
     match row.class {
+        Class::Local(local) if local.is_queued() => true,
         Class::Local(local) => [echo, ping, time, Local::Reset].contains(&local),
         class => matches!(
             class,
