@@ -10,6 +10,7 @@ pub(crate) use self::{
     cursor::Cursors,
     info::{Asked, Info, Own},
     keys::{Draw, Owners, Page},
+    known::Known,
     receivers::Channel,
     report::Report,
     settings::Settings,
@@ -27,6 +28,7 @@ pub(crate) mod cursor;
 mod figures;
 mod info;
 mod keys;
+mod known;
 pub(crate) mod log;
 mod receivers;
 mod report;
@@ -45,6 +47,8 @@ pub(crate) enum Merging {
     Draw(Draw),
     /// A server's settings, of one part, and the proxy's.
     Settings(Settings),
+    /// Which scripts are known.
+    Known(Known),
     /// How many a message has reached, of one part.
     Reached(Correction),
     /// How many are subscribed to each channel.
@@ -231,6 +235,7 @@ impl Fanout {
             Merging::Page(page) => page.put(&self.parts[0].bytes, out),
             Merging::Draw(draw) => draw.put(&replies().collect::<Vec<_>>(), out),
             Merging::Settings(settings) => settings.put(&self.parts[0].bytes, out),
+            Merging::Known(known) => known.put(replies(), out),
             Merging::Reached(correction) => match number(&self.parts[0].bytes) {
                 Some(number) => put_int(out, correction.apply(number)),
                 None => out.extend_from_slice(&self.parts[0].bytes),
@@ -260,7 +265,6 @@ impl Fanout {
             Merge::Sum => {
                 put_int(out, replies.filter_map(number).sum());
             }
-            Merge::Least => self.merge_least(out),
             Merge::Union => receivers::put_union(replies, out),
             Merge::Most => put_int(out, replies.filter_map(number).max().unwrap_or(0)),
             Merge::Events => log::put_events(replies, out),
@@ -285,21 +289,6 @@ impl Fanout {
             out,
             &format!("UNKNOWNOUTCOME not all groups executed it: {text}"),
         );
-    }
-
-    fn merge_least(&self, out: &mut Vec<u8>) {
-        let numbers = |part: &Reply| -> Vec<i64> {
-            let lines = values(&part.bytes).split_inclusive(|&b| b == b'\n');
-            lines.filter_map(number).collect()
-        };
-        let mut least = numbers(&self.parts[0]);
-        for part in &self.parts[1..] {
-            for (least, number) in least.iter_mut().zip(numbers(part)) {
-                *least = number.min(*least);
-            }
-        }
-        put_header(out, b'*', least.len());
-        least.iter().for_each(|&number| put_int(out, number));
     }
 
     fn merge_values(&self, out: &mut Vec<u8>) {
@@ -392,18 +381,6 @@ mod tests {
     fn the_largest_number_counts() {
         let numbers = [(":3\r\n", Answered), (":5\r\n", Answered)];
         check(Merge::Most, &[], &numbers, ":5\r\n");
-    }
-
-    #[test]
-    fn the_least_of_each_place_counts() {
-        let (one, two) = ("*3\r\n:1\r\n:0\r\n:1\r\n", "*3\r\n:1\r\n:1\r\n:0\r\n");
-        let least = "*3\r\n:1\r\n:0\r\n:0\r\n";
-        check(
-            Merge::Least,
-            &[],
-            &[(one, Answered), (two, Answered)],
-            least,
-        );
     }
 
     #[test]

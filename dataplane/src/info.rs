@@ -92,7 +92,8 @@ fn server(client: &Client, proxy: &Proxy) -> Own {
     }
 }
 
-/// How many are blocked by a command, or track keys, the servers know; who waits in a pause waits here.
+/// How many are blocked by a command the servers know; who waits in a pause waits here. Of those that
+/// track keys they know the proxies' connections.
 fn clients(proxy: &Proxy) -> Own {
     let totals = proxy.totals();
     Own {
@@ -102,6 +103,7 @@ fn clients(proxy: &Proxy) -> Own {
             ("connected_clients", totals.sessions.to_string()),
             ("cluster_connections", "0".to_owned()),
             ("maxclients", proxy.max_clients.to_string()),
+            ("tracking_clients", totals.tracking_sessions.to_string()),
         ],
         more: Some(("blocked_clients", totals.paused)),
     }

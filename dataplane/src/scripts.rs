@@ -128,6 +128,11 @@ impl Scripts {
         self.kept().sources.get(&sha).cloned()
     }
 
+    /// Whether one was seen.
+    pub(crate) fn has(&self, sha: Sha) -> bool {
+        self.kept().sources.contains_key(&sha)
+    }
+
     /// Forgets them all, as `SCRIPT FLUSH` says.
     pub(crate) fn flush(&self) {
         let mut kept = self.kept();

@@ -564,11 +564,16 @@ impl Worker {
     /// Once a tick: what waits for time to pass, or for another worker, is looked at again.
     pub(crate) fn tick_tracking(&mut self) {
         self.flush_tracking();
+        self.count_tracking();
+        self.schedule_flush();
+    }
+
+    /// Says how many sessions track, and how many keys.
+    fn count_tracking(&self) {
         let trackers = &self.trackers;
         let (sessions, keys) = (trackers.sessions.len(), trackers.table.registrations());
         self.stats.tracking_sessions.store(sessions as u64, Relaxed);
         self.stats.tracking_keys.store(keys as u64, Relaxed);
-        self.schedule_flush();
     }
 
     /// Memory ends: what is remembered of keys is given up, and told.

@@ -596,7 +596,6 @@ fn what_becomes_of(row: &Command) -> String {
             let merged = match merge {
                 Merge::Values | Merge::Same => "they all say the same",
                 Merge::Sum => "their numbers are added",
-                Merge::Least => "1 where all say so",
                 Merge::Any => "one success is enough",
                 Merge::Union => "each name once",
                 Merge::Most => "the largest number",
@@ -633,6 +632,9 @@ fn what_becomes_of(row: &Command) -> String {
         Class::Across(Across::Scan) => {
             "one group after another, a cursor for any proxy; keys of the group's own slots"
                 .to_owned()
+        }
+        Class::Across(Across::Scripts) => {
+            "to each group that owns slots; 1 where all say so, or the proxy has seen it".to_owned()
         }
         Class::Across(Across::ClusterKeys) => {
             "all keys are gone through, one group after another, as by `SCAN`: those of the slot"

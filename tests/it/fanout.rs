@@ -75,15 +75,40 @@ async fn scripts_and_functions_are_the_same_everywhere() {
     }
     let exists = format!("SCRIPT EXISTS {sha} {}", "0".repeat(40));
     assert_eq!(client.command(&exists).await, "*2 :1 :0");
-    // Where one has forgotten it, it cannot be relied upon.
+    // Where one has forgotten it, it is shown it again; not one that only the others know.
+    let other = "7f923f79fe76194c868d7e1d0820de36700eb649"; // of `return 2`
+    for group in &cluster.groups {
+        let mut server = group[0].connect().await;
+        let loaded = redis::cmd("SCRIPT")
+            .arg("LOAD")
+            .arg("return 2")
+            .query_async(&mut server)
+            .await;
+        let sha: String = loaded.unwrap();
+        assert_eq!(sha, other);
+    }
+    let others = format!("SCRIPT EXISTS {other} {}", other.to_uppercase());
+    assert_eq!(client.command(&others).await, "*2 :1 :1");
     let mut one = cluster.groups[1][0].connect().await;
     let flushed = redis::cmd("SCRIPT")
         .arg("FLUSH")
         .query_async(&mut one)
         .await;
     let () = flushed.unwrap();
-    assert_eq!(client.command(&exists).await, "*2 :0 :0");
+    assert_eq!(client.command(&others).await, "*2 :0 :0");
+    assert_eq!(client.command(&exists).await, "*2 :1 :0");
+    for key in 0..20 {
+        let reply = client.command(&format!("EVALSHA {sha} 1 key:{key}")).await;
+        assert_eq!(reply, ":1", "key:{key}");
+    }
+    client
+        .pipeline(&[words(&["EVAL", "return 3", "1", "key"])])
+        .await;
+    assert_eq!(client.reply().await, ":3");
+    let three = "SCRIPT EXISTS 09d3822de862f46d784e6a36848b4f0736dda47a";
+    assert_eq!(client.command(three).await, "*1 :1");
     assert_eq!(client.command("SCRIPT FLUSH SYNC").await, "+OK");
+    assert_eq!(client.command(&exists).await, "*2 :0 :0");
     assert!(
         client
             .command(&format!("EVALSHA {sha} 1 key:1"))

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tests::{Cluster, Raw, Server};
+use tests::{Cluster, Raw, Server, eventually};
 
 async fn cluster(groups: usize) -> Cluster {
     let builder = Cluster::builder().groups(groups).proxies(1);
@@ -191,4 +191,32 @@ async fn what_servers_have_noted_is_put_together() {
         histogram.starts_with("%1 $3 set %2 $5 calls :20 "),
         "{histogram}"
     );
+}
+
+#[tokio::test]
+async fn who_tracks_is_counted_by_the_proxy() {
+    let builder = Cluster::builder().groups(2).proxies(1);
+    let cluster = builder.proxy_args(&["--workers", "2"]).start().await;
+    let proxy = &cluster.proxies[0];
+    let mut client = proxy.raw().await;
+    let mut trackers = [proxy.raw().await, proxy.raw().await, proxy.raw().await];
+    for (tracker, options) in trackers.iter_mut().zip(["", " NOLOOP", " BCAST"]) {
+        tracker.command("HELLO 3").await;
+        let on = format!("CLIENT TRACKING ON{options}");
+        assert_eq!(tracker.command(&on).await, "+OK");
+        assert_eq!(tracker.command("GET a").await, "_");
+    }
+    let said = client.command("INFO clients").await;
+    assert!(said.contains("\r\ntracking_clients:3\r\n"), "{said}");
+    let [mut one, two, _three] = trackers;
+    assert_eq!(one.command("CLIENT TRACKING OFF").await, "+OK");
+    drop(two);
+    eventually(|| async {
+        let said = proxy.raw().await.command("INFO clients").await;
+        match said.contains("\r\ntracking_clients:1\r\n") {
+            true => Ok(()),
+            false => Err(said),
+        }
+    })
+    .await;
 }

@@ -87,8 +87,6 @@ pub enum Merge {
     Same,
     /// Their numbers are added.
     Sum,
-    /// Of each place in their arrays of numbers, the least: 1 only where all say so.
-    Least,
     /// One success is enough: only one of them has what it is about.
     Any,
     /// All that their arrays have, each once.
@@ -120,6 +118,8 @@ pub enum Across {
     ClusterKeys,
     /// All groups; their figures in one, and the proxy's. A group that fails is left out.
     Info,
+    /// All groups, and the proxy, which shows them a script that it has seen.
+    Scripts,
     /// All groups; the newest entries of their logs.
     Newest,
     /// All groups; a text of each.

@@ -9,7 +9,9 @@
 //! commands`).
 
 use super::{
-    Across::{AllKeys, ClusterKeys, Configure, Info, Newest, RandomKey, Report, Scan, Settings},
+    Across::{
+        AllKeys, ClusterKeys, Configure, Info, Newest, RandomKey, Report, Scan, Scripts, Settings,
+    },
     Asked::{ClientKill, ClientList, ClientPause, ClientUnblock, ClientUnpause, Monitor},
     Bound::{Discard, Exec, Multi, Unwatch, Watch},
     Class::{
@@ -372,7 +374,7 @@ pub(super) const TABLE: &[Command] = &[
     row("scard", 2, READONLY | FAST, SET, ONE, Forward),
     row("script", -2, 0, 0, Keys::None, Container(None)),
     row("script|debug", -3, NOSCRIPT, SCRIPTING, Keys::None, Denied("it is for one person and one server; it stops the server for all others")),
-    row("script|exists", -3, NOSCRIPT, SCRIPTING, Keys::None, Everywhere(Merge::Least)),
+    row("script|exists", -3, NOSCRIPT, SCRIPTING, Keys::None, Across(Scripts)),
     row("script|flush", -2, NOSCRIPT, SCRIPTING, Keys::None, Everywhere(Merge::Same)),
     row("script|help", 2, LOADING | STALE, SCRIPTING, Keys::None, Forward),
     row("script|kill", 2, NOSCRIPT | ALLOW_BUSY, SCRIPTING, Keys::None, Everywhere(Merge::Any)),

@@ -10,9 +10,10 @@ use crate::{
     backend::Refusal,
     command::{Across, Command, Merge},
     error,
-    fanout::{Cursors, Draw, Info, Merging, Owners, Page, Report, Settings, cursor, log},
+    fanout::{Cursors, Draw, Info, Known, Merging, Owners, Page, Report, Settings, cursor, log},
     info,
     resp::{Request, parse_int, put_bulk, put_header},
+    scripts::Sha,
     worker::Worker,
 };
 
@@ -37,6 +38,12 @@ impl Worker {
                     random: fastrand::u64(..),
                 };
                 self.ask(id, command, Merging::Draw(draw), &Draw::ASKED)
+            }
+            Across::Scripts => {
+                let scripts = &self.proxy.scripts;
+                let seen = |text| Sha::parse(text).is_some_and(|sha| scripts.has(sha));
+                let known = Known(request.args_from(2).map(seen).collect());
+                self.ask(id, command, Merging::Known(known), &[request.raw()])
             }
             Across::Newest => {
                 let count = (request.argc() > 2).then(|| parse_int(request.arg(2)));

@@ -149,6 +149,7 @@ impl Worker {
         }
         self.retire_unheard();
         self.trackers.count(&mut self.clients);
+        self.count_tracking();
         self.clients.recount(id);
     }
 
@@ -175,6 +176,7 @@ impl Worker {
         }
         self.retire_unheard();
         self.trackers.count(&mut self.clients);
+        self.count_tracking();
     }
 
     /// Pipes that nobody listens to any more end.
