@@ -47,7 +47,7 @@ mod hearing;
 mod life;
 mod queue;
 
-pub(crate) use door::{Connection, Door, Shut, ask, put_command, put_select};
+pub(crate) use door::{Connection, Door, Shut, ask, leave_untouched, put_command, put_select};
 use greeting::Routing;
 use hearing::Ear;
 pub(crate) use hearing::Hearing;
@@ -101,10 +101,11 @@ struct Server {
     addr: ServerAddr,
     login: Option<Login>,
     stats: Arc<ServerStats>,
-    /// By database, RESP version and lane.
+    /// By database, RESP version, whether they leave keys untouched, and lane.
     pipes: Vec<Option<u32>>,
-    /// Those that hear: by what they hear of, whether they speak RESP3, and database.
-    hearing: HashMap<(Hearing, bool, u16), u32>,
+    /// Those that hear: by what they hear of, whether they speak RESP3, database, and whether they leave
+    /// keys untouched.
+    hearing: HashMap<(Hearing, bool, u16, bool), u32>,
 }
 
 /// Which of a server's pipes a request takes.
@@ -112,6 +113,8 @@ struct Server {
 pub(crate) struct Way {
     pub(crate) protocol: Protocol,
     pub(crate) database: u16,
+    /// What is read by it does not make keys younger, where the server can do that.
+    pub(crate) no_touch: bool,
     pub(crate) lane: Lane,
 }
 
@@ -135,6 +138,7 @@ impl Way {
     pub(crate) const USUAL: Self = Self {
         protocol: Protocol::Resp2,
         database: 0,
+        no_touch: false,
         lane: Lane::Usual(0),
     };
 
@@ -154,6 +158,7 @@ struct Pipe {
     login: Option<Login>,
     protocol: Protocol,
     database: u16,
+    no_touch: bool,
     bulk: bool,
     /// It hears.
     ear: Option<Box<Ear>>,
@@ -299,7 +304,8 @@ impl Backends {
             Lane::Hearing(hearing) => return self.hearing_pipe(server, way, hearing),
         };
         let protocol = u32::from(way.protocol == Protocol::Resp3);
-        let index = ((u32::from(way.database) * 2 + protocol) * (3 + self.lanes) + lane) as usize;
+        let kind = u32::from(way.database) * 4 + protocol * 2 + u32::from(way.no_touch);
+        let index = (kind * (3 + self.lanes) + lane) as usize;
         match self.servers[server as usize].pipes.get(index) {
             Some(Some(pipe)) => *pipe,
             Some(None) | None => self.begin_pipe(server, way, index),
@@ -335,6 +341,7 @@ impl Backends {
             login: server.login.clone(),
             protocol: way.protocol,
             database: way.database,
+            no_touch: way.no_touch,
             routing: Rc::clone(&self.routing),
             trusts_restarted: self.proxy.trusts_restarted(),
             timeout,
@@ -574,6 +581,7 @@ impl Pipe {
             login: server.login.clone(),
             protocol: way.protocol,
             database: way.database,
+            no_touch: way.no_touch,
             bulk: matches!(way.lane, Lane::Bulk | Lane::Scripts { bulk: true }),
             ear: None,
             stats: Arc::clone(&server.stats),

@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use crate::{
+    backend::Way,
     pubsub::Subscriptions,
     resp::Protocol,
     tracking::{Options, Tracking},
@@ -18,6 +19,8 @@ pub(crate) struct Client {
     pub(crate) protocol: Protocol,
     /// Below the number of databases.
     pub(crate) database: u16,
+    /// What it reads does not make keys younger: CLIENT NO-TOUCH.
+    pub(crate) no_touch: bool,
     /// Always true where no password is asked for.
     pub(crate) authenticated: bool,
     /// It is shown the requests of all.
@@ -43,6 +46,8 @@ pub(crate) struct Identity {
     /// Of CLIENT SETINFO.
     pub(crate) lib_name: String,
     pub(crate) lib_version: String,
+    /// Of CLIENT NO-EVICT: where memory ends, others are closed before it.
+    pub(crate) no_evict: bool,
 }
 
 impl Client {
@@ -51,6 +56,7 @@ impl Client {
             id,
             protocol: Protocol::Resp2,
             database: 0,
+            no_touch: false,
             authenticated,
             is_monitor: false,
             transaction: None,
@@ -63,7 +69,19 @@ impl Client {
                 name: String::new(),
                 lib_name: String::new(),
                 lib_version: String::new(),
+                no_evict: false,
             }),
+        }
+    }
+
+    /// How its requests are executed, by whatever connection.
+    #[inline]
+    pub(crate) fn way(&self) -> Way {
+        Way {
+            protocol: self.protocol,
+            database: self.database,
+            no_touch: self.no_touch,
+            ..Way::USUAL
         }
     }
 
@@ -87,6 +105,8 @@ impl Client {
     pub(crate) fn reset(&mut self, authenticated: bool) {
         self.protocol = Protocol::Resp2;
         self.database = 0;
+        self.no_touch = false;
+        self.identity.no_evict = false;
         self.authenticated = authenticated;
         self.is_monitor = false;
         self.transaction = None;

@@ -49,6 +49,8 @@ pub(crate) enum Merging {
     Settings(Settings),
     /// Which scripts are known.
     Known(Known),
+    /// All have to agree to something. The client's CLIENT NO-TOUCH before: so it is again if one does not.
+    Agreed { before: bool },
     /// How many a message has reached, of one part.
     Reached(Correction),
     /// How many are subscribed to each channel.
@@ -217,6 +219,9 @@ impl Fanout {
         if let (Merging::Plain(Merge::Any), Some(part)) = (&self.merging, succeeded) {
             return out.extend_from_slice(&part.bytes);
         }
+        if let (Merging::Agreed { .. }, failed) = (&self.merging, self.failure()) {
+            return out.extend_from_slice(failed.map_or(b"+OK\r\n", |part| &part.bytes));
+        }
         if let Merging::Info(info) = &self.merging {
             let parts = self.parts.iter();
             let said = parts.map(|part| (!part.failed).then_some(part.bytes.as_slice()));
@@ -243,9 +248,17 @@ impl Fanout {
             Merging::Subscribed(channels) => receivers::put_counts(channels, replies(), out),
             Merging::Newest(most) => log::put_newest(replies(), *most, out),
             Merging::Report(report) => report.put(replies(), out),
-            Merging::Info(_) | Merging::Mixture(_) => {
+            Merging::Info(_) | Merging::Mixture(_) | Merging::Agreed { .. } => {
                 unreachable!("it is merged whatever fails")
             }
+        }
+    }
+
+    /// What the client's CLIENT NO-TOUCH has to be again, since not all have agreed to it.
+    pub(crate) fn disagreed(&self) -> Option<bool> {
+        match (&self.merging, self.failure()) {
+            (Merging::Agreed { before }, Some(_)) => Some(*before),
+            (_, Some(_) | None) => None,
         }
     }
 

@@ -23,7 +23,7 @@ use std::{
 use tokio::time::{Sleep, sleep};
 
 use crate::{
-    backend::{Connection, Door, Shut, Way, ask, put_command, put_select},
+    backend::{Connection, Door, Shut, Way, ask, leave_untouched, put_command, put_select},
     error,
     framer::{Framer, Piece},
     metrics::WorkerStats,
@@ -50,7 +50,7 @@ pub(crate) struct Lease {
     pub(crate) connection: Box<Connection>,
     pub(crate) debt: Debt,
     framer: Framer,
-    /// Where it leads; RESP and database are those that it has now.
+    /// Where it leads, and the way it is used now.
     pub(crate) door: Door,
     /// It is among those that there may be.
     counted: pool::Counted,
@@ -73,36 +73,41 @@ impl Lease {
         })
     }
 
-    /// Has it speak this RESP in this database. All of it is agreed to before anything else is sent.
-    async fn attune(&mut self, protocol: Protocol, database: u16) -> Result<(), Shut> {
+    /// Has it be used this way, whichever lane that is. All of it is agreed to before anything else is sent.
+    async fn attune(&mut self, way: Way) -> Result<(), Shut> {
         let (mut request, mut replies) = (Vec::new(), 0);
-        if self.door.protocol != protocol {
-            let number: &[u8] = match protocol {
+        if self.door.protocol != way.protocol {
+            let number: &[u8] = match way.protocol {
                 Protocol::Resp2 => b"2",
                 Protocol::Resp3 => b"3",
             };
             put_command(&mut request, &[b"HELLO", number]);
             replies += 1;
         }
-        if self.door.database != database {
-            put_select(&mut request, database);
+        if self.door.database != way.database {
+            put_select(&mut request, way.database);
             replies += 1;
         }
-        if replies > 0 {
+        let touches_otherwise = self.door.no_touch != way.no_touch;
+        if replies > 0 || touches_otherwise {
             let asked = async {
-                ask(&self.connection.socket, &request, replies).await?;
+                let socket = &self.connection.socket;
+                ask(socket, &request, replies).await?;
+                if touches_otherwise {
+                    leave_untouched(socket, way.no_touch).await?;
+                }
                 Ok(())
             };
             self.door.in_time(asked).await?;
-            (self.door.protocol, self.door.database) = (protocol, database);
+            self.door.turn(way);
         }
         Ok(())
     }
 
     /// Makes it ready for what its session says next.
-    fn attuned(mut self, protocol: Protocol, database: u16) -> Opening {
+    fn attuned(mut self, way: Way) -> Opening {
         Box::pin(async move {
-            self.attune(protocol, database).await?;
+            self.attune(way).await?;
             Ok(self)
         })
     }
@@ -365,12 +370,7 @@ impl Worker {
     /// A lease for a session, to the primary of a group, as the client is now.
     pub(crate) fn lease(&mut self, id: u32, group: u16) -> Option<Opening> {
         let timeout = self.serving.connect_timeout;
-        let client = &self.clients.session(id).client;
-        let way = Way {
-            protocol: client.protocol,
-            database: client.database,
-            ..Way::USUAL
-        };
+        let way = self.clients.session(id).client.way();
         let opening = self.leases.take(self.backends.door(group, way, timeout));
         self.stats.leases_refused.add(opening.is_none().into());
         opening

@@ -26,6 +26,7 @@ mod commands;
 mod login;
 
 pub(crate) use self::{
+    client::on_or_off,
     cluster::{LAST as LAST_CLUSTER_SLOT, slot_of as cluster_slot},
     login::REDIS_VERSION,
 };
@@ -72,7 +73,7 @@ pub(crate) fn answer(
             let text = context.session.info(request, context.seconds);
             put_verbatim(out, protocol, &text);
         }
-        Local::ClientNoEvict | Local::ClientNoTouch => client::on_or_off(request, out),
+        Local::ClientNoEvict => client::no_evict(&mut context.session.client, request, out),
         Local::ClientReply => client::reply(&mut context.session.outbox, request, out),
         Local::ClientSetInfo => client::set_info(&mut context.session.client, request, out),
         Local::ClientSetName => client::set_name(&mut context.session.client, request, out),

@@ -250,15 +250,15 @@ impl Session {
             self.bulk = self.is_bulky();
             self.scripts = false;
         }
+        let lane = match self.hearing() {
+            Some(hearing) => Lane::Hearing(hearing),
+            None if self.scripts => Lane::Scripts { bulk: self.bulk },
+            None if self.bulk => Lane::Bulk,
+            None => Lane::Usual(id),
+        };
         Way {
-            protocol: self.client.protocol,
-            database: self.client.database,
-            lane: match self.hearing() {
-                Some(hearing) => Lane::Hearing(hearing),
-                None if self.scripts => Lane::Scripts { bulk: self.bulk },
-                None if self.bulk => Lane::Bulk,
-                None => Lane::Usual(id),
-            },
+            lane,
+            ..self.client.way()
         }
     }
 
@@ -286,9 +286,8 @@ impl Session {
     pub(crate) fn broadcast_way(&self) -> Option<Way> {
         let hearing = self.client.tracking.as_ref()?.own_broadcast()?;
         Some(Way {
-            protocol: self.client.protocol,
-            database: self.client.database,
             lane: Lane::Hearing(hearing),
+            ..self.client.way()
         })
     }
 

@@ -636,6 +636,11 @@ fn what_becomes_of(row: &Command) -> String {
         Class::Across(Across::Scripts) => {
             "to each group that owns slots; 1 where all say so, or the proxy has seen it".to_owned()
         }
+        Class::Across(Across::NoTouch) => {
+            "the client's reads go by connections of their own that leave keys untouched; if a server does \
+             not know it, its error"
+                .to_owned()
+        }
         Class::Across(Across::ClusterKeys) => {
             "all keys are gone through, one group after another, as by `SCAN`: those of the slot"
                 .to_owned()

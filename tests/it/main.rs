@@ -36,6 +36,7 @@ mod routing;
 mod scan;
 mod scripts;
 mod topology;
+mod touch;
 mod tracking;
 mod transaction;
 mod workload;

@@ -20,6 +20,7 @@ use std::{fmt, future::poll_fn, io, rc::Rc, time::Duration};
 use proto::{ServerAddr, credentials::Login, fence, settled};
 use tokio::time::timeout;
 
+use super::Way;
 use super::greeting::{self, Routing, greeting};
 use crate::{
     error,
@@ -34,6 +35,8 @@ pub(crate) struct Door {
     pub(super) login: Option<Login>,
     pub(crate) protocol: Protocol,
     pub(crate) database: u16,
+    /// See [`super::Way`].
+    pub(crate) no_touch: bool,
     /// By what those route who come.
     pub(super) routing: Rc<Routing>,
     /// A server that has restarted may be used.
@@ -127,6 +130,9 @@ impl Door {
             put_select(&mut select, self.database);
             ask(&socket, &select, 1).await?;
         }
+        if self.no_touch {
+            leave_untouched(&socket, true).await?;
+        }
         let run_id = welcome.run_id;
         Ok(Connection { socket, id, run_id })
     }
@@ -149,6 +155,22 @@ impl Door {
             let why = format!("no answer to the login within {:?}", self.timeout);
             Err(Shut::Down(why))
         })
+    }
+
+    /// How its connection is used, whichever lane that is.
+    pub(crate) fn way(&self) -> Way {
+        Way {
+            protocol: self.protocol,
+            database: self.database,
+            no_touch: self.no_touch,
+            ..Way::USUAL
+        }
+    }
+
+    /// Its connection is used this way now.
+    pub(crate) fn turn(&mut self, way: Way) {
+        (self.protocol, self.database) = (way.protocol, way.database);
+        self.no_touch = way.no_touch;
     }
 
     /// Whether another leads to the same server with the same login.
@@ -174,6 +196,15 @@ pub(crate) async fn ask(socket: &Socket, request: &[u8], replies: usize) -> io::
         Some(error) => Err(io::Error::other(error)),
         None => Ok(replies.concat()),
     }
+}
+
+/// Has keys not be touched by what is read, or again. A server that does not know it, or refuses it, goes on
+/// as for all others: it is asked before any client is told that it can ([`crate::session`]).
+pub(crate) async fn leave_untouched(socket: &Socket, untouched: bool) -> io::Result<()> {
+    let mut request = Vec::new();
+    let mode: &[u8] = if untouched { b"ON" } else { b"OFF" };
+    put_command(&mut request, &[b"CLIENT", b"NO-TOUCH", mode]);
+    converse(socket, &request, 1).await.map(drop)
 }
 
 /// The same; each reply, whatever it says.

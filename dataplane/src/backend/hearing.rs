@@ -130,7 +130,8 @@ enum Main {
 impl Backends {
     /// The pipe to a server that hears of this.
     pub(super) fn hearing_pipe(&mut self, server: u32, way: Way, hearing: Hearing) -> u32 {
-        let name = (hearing, way.protocol == Protocol::Resp3, way.database);
+        let is_resp3 = way.protocol == Protocol::Resp3;
+        let name = (hearing, is_resp3, way.database, way.no_touch);
         if let Some(&pipe) = self.servers[server as usize].hearing.get(&name) {
             return pipe;
         }
@@ -232,7 +233,7 @@ impl Backends {
         };
         let server = self.by_addr.get(&pipe.addr);
         let main = server.and_then(|&server| {
-            let main = (ear.hearing, true, Way::HEARING.database);
+            let main = (ear.hearing, true, Way::HEARING.database, false);
             self.servers[server as usize].hearing.get(&main)
         });
         let Some(&main) = main else {
@@ -252,13 +253,16 @@ impl Backends {
         let Some(hearing) = lost.ear.as_ref().map(|ear| ear.hearing) else {
             return;
         };
-        if lost.protocol == Protocol::Resp2 || lost.database != Way::HEARING.database {
+        if lost.protocol == Protocol::Resp2
+            || lost.database != Way::HEARING.database
+            || lost.no_touch
+        {
             return;
         }
         let Some(&server) = self.by_addr.get(&lost.addr) else {
             return;
         };
-        for ((other, resp3, _), &pipe) in &self.servers[server as usize].hearing {
+        for ((other, resp3, ..), &pipe) in &self.servers[server as usize].hearing {
             if *other == hearing && !resp3 {
                 let pipe = &mut self.pipes[pipe as usize];
                 if matches!(pipe.state, State::Ready(_)) {
@@ -335,6 +339,7 @@ impl Worker {
                 let way = Way {
                     protocol: pipe.protocol,
                     database: pipe.database,
+                    no_touch: pipe.no_touch,
                     lane: Lane::Hearing(ear.hearing),
                 };
                 match trackers.own_prefixes(clients, tracker, way) {

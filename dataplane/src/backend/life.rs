@@ -331,6 +331,7 @@ impl Backends {
             login: pipe.login.clone(),
             protocol: pipe.protocol,
             database: pipe.database,
+            no_touch: pipe.no_touch,
             routing: Rc::clone(routing),
             trusts_restarted: self.proxy.trusts_restarted(),
             timeout,

@@ -114,6 +114,8 @@ pub enum Across {
     AllKeys,
     /// All groups; a key of one that has some.
     RandomKey,
+    /// The proxy, if all groups that can be reached know what it is asked for.
+    NoTouch,
     /// One group after another, page by page; of all keys, those of one of Redis Cluster's slots.
     ClusterKeys,
     /// All groups; their figures in one, and the proxy's. A group that fails is left out.
@@ -147,7 +149,6 @@ pub enum Local {
     ClientId,
     ClientInfo,
     ClientNoEvict,
-    ClientNoTouch,
     ClientReply,
     ClientSetInfo,
     ClientSetName,
@@ -198,7 +199,6 @@ impl Local {
             | Self::ClientId
             | Self::ClientInfo
             | Self::ClientNoEvict
-            | Self::ClientNoTouch
             | Self::ClientSetInfo
             | Self::ClientSetName
             | Self::ClusterHelp
@@ -269,7 +269,6 @@ impl Local {
             Self::Auth
             | Self::ClientCaching
             | Self::ClientNoEvict
-            | Self::ClientNoTouch
             | Self::ClientReply
             | Self::Hello
             | Self::Quit

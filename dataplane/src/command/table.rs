@@ -10,7 +10,8 @@
 
 use super::{
     Across::{
-        AllKeys, ClusterKeys, Configure, Info, Newest, RandomKey, Report, Scan, Scripts, Settings,
+        AllKeys, ClusterKeys, Configure, Info, Newest, NoTouch, RandomKey, Report, Scan, Scripts,
+        Settings,
     },
     Asked::{ClientKill, ClientList, ClientPause, ClientUnblock, ClientUnpause, Monitor},
     Bound::{Discard, Exec, Multi, Unwatch, Watch},
@@ -21,12 +22,11 @@ use super::{
     Command, Keys,
     Local::{
         AclCat, AclGenPass, AclHelp, AclWhoAmI, Auth, ClientCaching, ClientCapa, ClientGetName,
-        ClientGetRedir, ClientHelp, ClientId, ClientInfo, ClientNoEvict, ClientNoTouch,
-        ClientReply, ClientSetInfo, ClientSetName, ClientTrackingInfo, ClusterHelp, ClusterInfo,
-        ClusterKeySlot, ClusterLinks, ClusterMode, ClusterMyId, ClusterNodes, ClusterReplicas,
-        ClusterShards, ClusterSlots, CommandAll, CommandCount, CommandGetKeys,
-        CommandGetKeysAndFlags, CommandHelp, CommandInfo, CommandList, Echo, Hello, Ping, Quit,
-        Reset, Role, Select, Time,
+        ClientGetRedir, ClientHelp, ClientId, ClientInfo, ClientNoEvict, ClientReply,
+        ClientSetInfo, ClientSetName, ClientTrackingInfo, ClusterHelp, ClusterInfo, ClusterKeySlot,
+        ClusterLinks, ClusterMode, ClusterMyId, ClusterNodes, ClusterReplicas, ClusterShards,
+        ClusterSlots, CommandAll, CommandCount, CommandGetKeys, CommandGetKeysAndFlags,
+        CommandHelp, CommandInfo, CommandList, Echo, Hello, Ping, Quit, Reset, Role, Select, Time,
     },
     Merge,
     PubSub::{Count, Publish, Subscribe, Unsubscribe},
@@ -128,7 +128,7 @@ pub(super) const TABLE: &[Command] = &[
     row("client|kill", -3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Crew(ClientKill)),
     row("client|list", -2, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Crew(ClientList)),
     row("client|no-evict", 3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Local(ClientNoEvict)),
-    row("client|no-touch", 3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Local(ClientNoTouch)),
+    row("client|no-touch", 3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Across(NoTouch)),
     row("client|pause", -3, NOSCRIPT | LOADING | STALE | ADMIN, CONNECTION, Keys::None, Crew(ClientPause)),
     row("client|reply", 3, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Local(ClientReply)),
     row("client|setinfo", 4, NOSCRIPT | LOADING | STALE, CONNECTION, Keys::None, Local(ClientSetInfo)),

@@ -139,7 +139,7 @@ impl<'a> Value<'a> {
 }
 
 /// What stands behind an array's header.
-pub(crate) fn values(array: &[u8]) -> &[u8] {
+pub(super) fn values(array: &[u8]) -> &[u8] {
     &array[header(array).len()..]
 }
 

@@ -82,10 +82,7 @@ impl Pool {
     /// One that leads to the same server; if there is, one that need not be attuned.
     fn find(&self, door: &Door) -> Option<usize> {
         let leads_there = |idle: &Idle| idle.lease.door.leads_as(door);
-        let is_alike = |idle: &Idle| {
-            let has = &idle.lease.door;
-            (has.protocol, has.database) == (door.protocol, door.database)
-        };
+        let is_alike = |idle: &Idle| idle.lease.door.way() == door.way();
         self.idle
             .iter()
             .rposition(|idle| leads_there(idle) && is_alike(idle))
@@ -118,7 +115,7 @@ impl Pool {
 }
 
 async fn reuse(mut lease: Lease, door: Door, losses: Rc<Losses>) -> Result<Lease, Shut> {
-    match lease.attune(door.protocol, door.database).await {
+    match lease.attune(door.way()).await {
         Ok(()) => Ok(lease),
         // It was closed just now, or says what it should not; nothing of the request has been sent.
         Err(_) => Lease::open(door, lease.counted, losses).await,

@@ -213,8 +213,7 @@ impl Worker {
 
     /// A lease that the session has, as its client is now.
     fn attuned(&mut self, id: u32, lease: Lease) -> Opening {
-        let client = &self.clients.session(id).client;
-        lease.attuned(client.protocol, client.database)
+        lease.attuned(self.clients.session(id).client.way())
     }
 
     fn begin(

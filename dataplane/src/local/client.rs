@@ -51,12 +51,23 @@ pub(super) fn set_info(client: &mut Client, request: &Request<'_>, out: &mut Vec
     }
 }
 
-/// `NO-EVICT` and `NO-TOUCH` are taken, and have no effect: no server evicts a client of the proxy, and how
-/// servers age keys cannot be one client's choice where all share their connections.
-pub(super) fn on_or_off(request: &Request<'_>, out: &mut Vec<u8>) {
-    match request.arg(2).to_ascii_lowercase().as_slice() {
-        b"on" | b"off" => put_simple(out, "OK"),
-        _ => put_error(out, error::SYNTAX),
+/// No server evicts a client of the proxy; where the proxy's memory ends, it closes others before.
+pub(super) fn no_evict(client: &mut Client, request: &Request<'_>, out: &mut Vec<u8>) {
+    match on_or_off(request.arg(2)) {
+        Some(on) => {
+            client.identity.no_evict = on;
+            put_simple(out, "OK");
+        }
+        None => put_error(out, error::SYNTAX),
+    }
+}
+
+/// `ON` or `OFF`.
+pub(crate) fn on_or_off(arg: &[u8]) -> Option<bool> {
+    if arg.eq_ignore_ascii_case(b"on") {
+        Some(true)
+    } else {
+        arg.eq_ignore_ascii_case(b"off").then_some(false)
     }
 }
 

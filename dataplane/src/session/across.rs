@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use super::Dispatched;
 use crate::{
-    backend::Refusal,
+    backend::{Refusal, Way, put_command},
     command::{Across, Command, Merge},
     error,
     fanout::{Cursors, Draw, Info, Known, Merging, Owners, Page, Report, Settings, cursor, log},
-    info,
-    resp::{Request, parse_int, put_bulk, put_header},
+    info, local,
+    resp::{Request, parse_int, put_bulk, put_header, put_simple},
     scripts::Sha,
     worker::Worker,
 };
@@ -61,6 +61,7 @@ impl Worker {
                 let merging = Merging::Report(report);
                 self.ask_groups(id, command, owners.groups, merging, &[request.raw()])
             }
+            Across::NoTouch => self.no_touch(id, command, request),
             Across::ClusterKeys => self.gather(id, request),
             Across::Info => self.info(id, command, request),
             Across::Settings => {
@@ -126,6 +127,37 @@ impl Worker {
         }
         let merging = Merging::Info(Box::new(info));
         self.ask_groups(id, command, groups, merging, &[request.raw()])
+    }
+
+    /// Has a session's reads leave keys untouched, or not, from now on: by pipes of their own. Servers are
+    /// asked whether they can, on pipes where it changes nothing; if one cannot, its error is the reply.
+    fn no_touch(&mut self, id: u32, command: &Command, request: &Request<'_>) -> Dispatched {
+        let Some(on) = local::on_or_off(request.arg(2)) else {
+            return self.answer_error(id, error::SYNTAX);
+        };
+        let session = self.clients.session(id);
+        if session.outbox.in_flight() > 0 {
+            return Dispatched::Waits; // what follows takes another pipe
+        }
+        let task = session.task().clone();
+        let mut pipes = Vec::new();
+        for group in self.owners().groups {
+            let pipe = self.backends.pipe(group, Way::USUAL);
+            match self.backends.admit(pipe, &task) {
+                Ok(()) => pipes.push((group, pipe)),
+                Err(Refusal::Full) => return Dispatched::Waits,
+                Err(Refusal::Down(_)) => {} // it will say what it can when it is there
+            }
+        }
+        let client = &mut self.clients.session(id).client;
+        let before = std::mem::replace(&mut client.no_touch, on);
+        if pipes.is_empty() {
+            return self.answer(id, |out| put_simple(out, "OK"));
+        }
+        let mut asked = Vec::new();
+        put_command(&mut asked, &[request.arg(0), request.arg(1), b"OFF"]);
+        let merging = Merging::Agreed { before };
+        self.ask_pipes(id, command, &pipes, merging, &asked)
     }
 
     /// The groups that own slots, and whose keys are whose.

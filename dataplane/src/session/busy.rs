@@ -9,7 +9,7 @@
 
 use super::Dispatched;
 use crate::{
-    backend::{Lane, Pending, Recipient, Refusal, Way},
+    backend::{Pending, Recipient, Refusal, Way},
     command::{Command, Kind, Merge},
     fanout::{Merging, Outcome, Part},
     framer::Piece,
@@ -37,7 +37,6 @@ impl Worker {
         };
         let way = Way {
             protocol,
-            lane: Lane::Usual(0),
             ..Way::USUAL
         };
         let task = session.task().clone();

@@ -275,6 +275,9 @@ impl Clients {
         };
         self.sessions[id as usize].fanned -= fanout.bytes;
         self.arrived(id, whole, fanout.bytes as u32, stats, micros);
+        if let Some(before) = fanout.disagreed() {
+            self.sessions[id as usize].client.no_touch = before;
+        }
         self.reply(id, number, |out| fanout.merge(out));
         self.fanouts.end(fanout);
     }
@@ -531,7 +534,12 @@ impl Clients {
             .sessions
             .iter()
             .filter(|(_, session)| !session.is_closed());
-        let Some((id, session)) = open.max_by_key(|(_, session)| session.counted) else {
+        // Who has asked to be spared is the last.
+        let rank = |session: &Session| {
+            let holds = session.counted >= buffer::KEEP_CAPACITY;
+            (holds && !session.client.identity.no_evict, session.counted)
+        };
+        let Some((id, session)) = open.max_by_key(|(_, session)| rank(session)) else {
             return false;
         };
         if session.counted < buffer::KEEP_CAPACITY {

@@ -151,6 +151,26 @@ impl Worker {
         self.expect_parts(id, command, merging, asked.len())
     }
 
+    /// Sends this request by each of these pipes, of these groups; they have admitted it.
+    pub(super) fn ask_pipes(
+        &mut self,
+        id: u32,
+        command: &Command,
+        pipes: &[(u16, u32)],
+        merging: Merging,
+        asked: &[u8],
+    ) -> Dispatched {
+        let Splitting { parts, part_of_key } = &mut self.splitting;
+        parts.clear();
+        part_of_key.clear();
+        for &(group, pipe) in pipes {
+            let keys = 0;
+            parts.push(PartOf { group, keys, pipe });
+            self.backends.output(pipe).extend_from_slice(asked);
+        }
+        self.expect_parts(id, command, merging, 1)
+    }
+
     /// Finds each part its pipe. Nothing has been sent yet: if one part cannot be, none is.
     fn admit_parts(&mut self, id: u32) -> Result<(), Dispatched> {
         for part in 0..self.splitting.parts.len() {

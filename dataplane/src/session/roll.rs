@@ -219,6 +219,8 @@ impl Session {
             (tracked.is_some(), 't'),
             (tracking.is_some_and(|tracking| tracking.is_broken()), 'R'),
             (tracked.is_some_and(Options::broadcasts), 'B'),
+            (identity.no_evict, 'e'),
+            (client.no_touch, 'T'),
         ] {
             flags.extend(applies.then_some(flag));
         }

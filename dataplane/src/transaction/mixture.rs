@@ -1,9 +1,6 @@
 //! A transaction of which the proxy answers some commands itself: its `EXEC` is answered by both.
 
-use crate::{
-    fanout::value::{frames, values},
-    resp::put_header,
-};
+use crate::{fanout::value::frames, resp::put_header};
 
 /// The proxy's answers, each with its place among all that was queued, in their order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -40,9 +37,6 @@ impl Mixture {
             return out.extend_from_slice(reply);
         }
         put_header(out, b'*', self.count as usize);
-        if self.own.is_empty() {
-            return out.extend_from_slice(values(reply));
-        }
         let mut own = self.own.iter().peekable();
         for place in 0..self.count {
             match own.next_if(|(own, _)| *own == place) {

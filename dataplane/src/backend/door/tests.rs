@@ -11,7 +11,6 @@ use tokio::{
 
 use super::*;
 use crate::{
-    backend::Way,
     crew::Crew,
     worker::{
         Worker,
