@@ -7,7 +7,7 @@ use proto::{ServerAddr, settings};
 
 use crate::{
     commands::{
-        check, cluster, completions, events, fence::FenceCommand, group::GroupCommand,
+        backup, check, cluster, completions, events, fence::FenceCommand, group::GroupCommand,
         import::ImportCommand, migration::MigrationCommand, proxy::ProxyCommand, rebalance,
         server::ServerCommand, slot::SlotCommand, topology::TopologyCommand,
     },
@@ -120,6 +120,16 @@ pub(crate) enum Command {
     /// Follow what happens in the cluster
     #[command(visible_alias = "watch", after_long_help = events::HELP)]
     Events(events::EventsArgs),
+    /// Write everything that the controller keeps to a file: a backup
+    #[command(alias = "backup", after_long_help = backup::EXPORT_HELP)]
+    Export(backup::ExportArgs),
+    /// Put everything that a backup has into the controller's store
+    ///
+    /// Into an empty store; or, with --replace, in place of what the same cluster has. The store goes on
+    /// above its own version and the backup's, so that proxies take its topology. Keys are not touched:
+    /// what was written since to groups that own slots now and did not then is not found any more.
+    #[command(after_long_help = backup::RESTORE_HELP)]
+    Restore(backup::RestoreArgs),
     /// Check the cluster's health and say what to do
     #[command(visible_alias = "doctor", after_long_help = check::HELP)]
     Check,
@@ -247,6 +257,10 @@ mod tests {
         );
         check("sluice import codis --dump f --yes --dry-run", false);
         check("sluice import codis", false);
+        check("sluice export", true);
+        check("sluice export b.json", true);
+        check("sluice restore", false);
+        check("sluice restore b.json --replace --dry-run", true);
         check("sluice doctor", true);
         check("sluice dev --for 20s --groups 3 --replicas 1", true);
         check("sluice dev --groups 0", false);

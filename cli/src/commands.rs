@@ -1,5 +1,6 @@
 //! The commands, a noun a file. Each turns its flags into a request, and the answer into tables.
 
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod completions;
@@ -48,6 +49,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Cluster(command) => cluster::run(context, command).await,
         Command::Import(command) => import::run(context, command).await,
         Command::Events(args) => events::run(context, args).await,
+        Command::Export(args) => backup::export(context, args).await,
+        Command::Restore(args) => backup::restore(context, args).await,
         Command::Check => check::run(context).await,
         Command::Dev(args) => dev::run(&context.output, args).await,
         Command::Completions(args) => completions::run(&context.output, args),
@@ -72,6 +75,7 @@ enum Verb {
     Resume,
     Cancel,
     Repair,
+    Restore,
 }
 
 fn announcement(validate_only: bool, verb: Verb, what: &str) -> String {
@@ -86,6 +90,7 @@ fn announcement(validate_only: bool, verb: Verb, what: &str) -> String {
         Verb::Pause => ("pause", "Paused"),
         Verb::Resume => ("resume", "Resumed"),
         Verb::Cancel => ("cancel", "Cancelling"),
+        Verb::Restore => ("restore", "Restored"),
     };
     if validate_only {
         format!("Would {would} {what} (dry run: nothing was changed)")

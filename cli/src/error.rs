@@ -127,6 +127,9 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::ServerIsPrimary => Some(
             "a primary leaves only with its group: `sluice group delete ID`, if it owns no slots",
         ),
+        Reason::ClusterNotEmpty => {
+            Some("`--replace` puts an older state of the same cluster in place of the present one")
+        }
         Reason::ProxyConnected => Some("SIGTERM makes a proxy finish what is in flight, then end"),
         Reason::EventsLost => {
             Some("look at the present state with `list`, then follow without --resume")

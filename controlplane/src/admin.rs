@@ -18,8 +18,10 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     admission::{self, Candidate},
+    backup,
     calls::Permit,
     change::{self, Decision, Refusal},
+    clock,
     events::{Event, EventLog, Lost, Position},
     fence::{Fences, Spare, Target},
     migration::Wish,
@@ -315,6 +317,36 @@ impl AdminService for Admin {
             &self.store.snapshot(),
             &standing,
         )))
+    }
+
+    async fn export_cluster(
+        &self,
+        _: Request<ExportClusterRequest>,
+    ) -> Result<Response<Backup>, Status> {
+        let now = self.store.snapshot();
+        Ok(Response::new(backup::write(&now, clock::now_ms())))
+    }
+
+    async fn restore_cluster(
+        &self,
+        request: Request<RestoreClusterRequest>,
+    ) -> Result<Response<Cluster>, Status> {
+        let request = request.into_inner();
+        let from = backup::read(request.backup.as_ref())?;
+        let terms = backup::Terms {
+            replace: request.replace,
+            without_proxies: request.without_proxies,
+            expected_revision: request.expected_revision,
+        };
+        let mode = mode!("RestoreCluster", request)?;
+        let registry = self.registry.clone();
+        let after = self
+            .mutate(mode, move |now| {
+                backup::restore(now, &from, terms, registry.has_connected())
+            })
+            .await?;
+        let standing = self.store.standing().borrow().clone();
+        Ok(Response::new(view::cluster(&after, &standing)))
     }
 
     async fn list_groups(

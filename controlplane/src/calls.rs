@@ -103,6 +103,7 @@ impl Rule {
             Some(("sluice.v1.AdminService", method)) => match method {
                 "WatchEvents" => (Class::Watch, None),
                 "CreateGroup" | "CreateServer" => (Class::Admission, Some(ADMISSION_DEADLINE)),
+                "ExportCluster" => (Class::Read, Some(READ_DEADLINE)),
                 _ if method.starts_with("Get") || method.starts_with("List") => {
                     (Class::Read, Some(READ_DEADLINE))
                 }

@@ -15,6 +15,7 @@ use proto::{
 
 use crate::{
     assign,
+    backup::Backup,
     events::{Draft, Kind},
     fence::Mark,
     migration::{Advance, Migration, Phase, Wish},
@@ -73,6 +74,8 @@ pub enum Edit {
     PutMigration(Box<Migration>),
     /// The migration, which is over, is forgotten.
     RemoveMigration(MigrationId),
+    /// Everything is as in a backup, in a leader term of its own.
+    Restore(Box<Backup>),
 }
 
 /// Why a mutation is not allowed.
@@ -701,7 +704,8 @@ pub fn proxy_not_found(id: &ProxyId) -> Refusal {
     Refusal::new(Reason::ProxyNotFound, format!("there is no proxy {id}"))
 }
 
-fn at_revision(what: &str, revision: u64, expected: u64) -> Result<(), Refusal> {
+/// Refuses a mutation of what was changed since the caller read it.
+pub(crate) fn at_revision(what: &str, revision: u64, expected: u64) -> Result<(), Refusal> {
     if expected == 0 || expected == revision {
         return Ok(());
     }

@@ -162,11 +162,15 @@ impl Disk {
         if now.head.revision == 0 {
             put(&mut batch, CLUSTER, &*next.cluster);
         }
-        put(&mut batch, HEAD, &next.head);
-        for edit in &change.edits {
-            put_edit(&mut batch, next, edit);
+        if change.edits.iter().any(|e| matches!(e, Edit::Restore(_))) {
+            self.put_all(&mut batch, next)?;
+        } else {
+            put(&mut batch, HEAD, &next.head);
+            for edit in &change.edits {
+                put_edit(&mut batch, next, edit);
+            }
+            put_requests(&mut batch, now, next);
         }
-        put_requests(&mut batch, now, next);
         put_events(&mut batch, events, stale);
         self.db.apply_batch(batch)?;
         self.db.flush()?;
@@ -176,27 +180,38 @@ impl Disk {
     /// Makes it a copy of a snapshot, all or nothing, and syncs it. Blocks.
     pub fn copy(&self, snapshot: &Snapshot) -> Result<(), WriteError> {
         let mut batch = Batch::default();
-        for key in self.db.iter().keys() {
-            batch.remove(key?);
-        }
-        put(&mut batch, CLUSTER, &*snapshot.cluster);
-        put(&mut batch, HEAD, &snapshot.head);
-        put(&mut batch, SLOTS, &*snapshot.slots);
-        for (id, group) in &snapshot.groups {
-            put(&mut batch, &format!("{GROUPS}{id}"), &**group);
-        }
-        for (id, proxy) in &snapshot.proxies {
-            put(&mut batch, &format!("{PROXIES}{id}"), &**proxy);
-        }
-        for (id, migration) in &snapshot.migrations {
-            put(&mut batch, &format!("{MIGRATIONS}{id}"), &**migration);
-        }
-        for (revision, request) in &*snapshot.requests {
-            put(&mut batch, &request_key(*revision), request);
-        }
+        self.put_all(&mut batch, snapshot)?;
         self.db.apply_batch(batch)?;
         self.db.flush()?;
         Ok(self.witness(snapshot).map_err(sled::Error::from)?)
+    }
+
+    /// Puts a snapshot in place of all records but the events. What it is a snapshot of may be another
+    /// cluster, of which the witness could not tell whether it had been written.
+    fn put_all(&self, batch: &mut Batch, snapshot: &Snapshot) -> Result<(), WriteError> {
+        witness::keep_only(&self.dir, &snapshot.cluster.id).map_err(sled::Error::from)?;
+        for key in self.db.iter().keys() {
+            let key = key?;
+            if !key.starts_with(EVENTS.as_bytes()) {
+                batch.remove(key);
+            }
+        }
+        put(batch, CLUSTER, &*snapshot.cluster);
+        put(batch, HEAD, &snapshot.head);
+        put(batch, SLOTS, &*snapshot.slots);
+        for (id, group) in &snapshot.groups {
+            put(batch, &format!("{GROUPS}{id}"), &**group);
+        }
+        for (id, proxy) in &snapshot.proxies {
+            put(batch, &format!("{PROXIES}{id}"), &**proxy);
+        }
+        for (id, migration) in &snapshot.migrations {
+            put(batch, &format!("{MIGRATIONS}{id}"), &**migration);
+        }
+        for (revision, request) in &*snapshot.requests {
+            put(batch, &request_key(*revision), request);
+        }
+        Ok(())
     }
 
     /// Writes events that belong to no commit. They are synced within half a second. Blocks.
@@ -245,6 +260,7 @@ fn behind(revision: u64, acknowledged: u64) -> String {
 fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
     match edit {
         Edit::Elect | Edit::Leap(_) => {} // the head is written anyway
+        Edit::Restore(_) => {}            // everything is written
         Edit::PutSlots(_) => put(batch, SLOTS, &*next.slots),
         Edit::PutGroup(Group { id, .. }) | Edit::RemoveGroup(id) => {
             let record = next.groups.get(id).map(|group| &**group);
@@ -489,7 +505,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        change,
+        backup, change,
         events::Kind,
         snapshot::tests::{group, with_groups},
     };
@@ -555,6 +571,27 @@ mod tests {
         let (_disk, loaded) = Disk::open(dir.path(), "test").unwrap();
         assert!(loaded.snapshot.groups.is_empty());
         assert_eq!(loaded.snapshot.head.revision, 3);
+    }
+
+    #[test]
+    fn what_was_restored_is_there_instead_with_the_events_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = fill(dir.path());
+        let other = with_groups([group("g2", 7100, 1)]);
+        let backup = backup::read(Some(&backup::write(&other, 0))).unwrap();
+        let edits = vec![Edit::Restore(Box::new(backup))];
+        let change = Change {
+            edits,
+            ..Change::default()
+        };
+        let next = now.after(&change);
+        let (disk, _) = Disk::open(dir.path(), "test").unwrap();
+        disk.commit(&now, &next, &change, &[event(4)], &[]).unwrap();
+        drop(disk);
+        let (_disk, loaded) = Disk::open(dir.path(), "test").unwrap();
+        assert_eq!(loaded.snapshot, next);
+        assert_eq!(loaded.snapshot.cluster.id, other.cluster.id);
+        assert_eq!(loaded.events, [event(2), event(3), event(4)]);
     }
 
     #[test]

@@ -522,6 +522,9 @@ fn regress(known: &Snapshot, found: &Snapshot) -> Option<String> {
     if known.head.revision == 0 {
         return None; // nothing is known yet
     }
+    if known.cluster.id != found.cluster.id && known.groups.is_empty() {
+        return None; // a backup was restored into it; nothing is lost with what was there
+    }
     if known.cluster != found.cluster {
         return Some(format!(
             "it is of cluster {} (`{}`), the mirror is of {} (`{}`): if ZooKeeper is right, remove the \
@@ -551,6 +554,8 @@ mod tests {
         let mut nothing = Snapshot::clone(&old);
         nothing.head = crate::model::Head::default();
         Arc::make_mut(&mut nothing.cluster).id = ClusterId::new("c9").unwrap();
+        assert_eq!(regress(&nothing, &new), None);
+        nothing.head = old.head;
         assert_eq!(regress(&nothing, &new), None);
         assert_eq!(regress(&new, &new), None);
         let text = regress(&new, &old).unwrap();

@@ -48,6 +48,7 @@ pub enum Kind {
     ProxyAcked,
     ProxyNacked,
     ProxyDeleted,
+    ClusterRestored,
     ControllerStarted,
     /// Higher numbers than the store's were found, and it goes on above them.
     StoreLeapt,

@@ -18,8 +18,9 @@
 //!
 //! [`mover`] copies the keys of slots from one server to another.
 //!
-//! Beside it: [`fence`] says at each server who may use it, [`prober`] watches the servers, [`http`] and
-//! [`metrics`] show how it goes, [`app`] puts it together.
+//! Beside it: [`fence`] says at each server who may use it, [`prober`] watches the servers, [`backup`]
+//! writes everything down and takes it in again, [`http`] and [`metrics`] show how it goes, [`app`] puts
+//! it together.
 
 #![warn(missing_docs)]
 
@@ -27,6 +28,7 @@ pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod assign;
+pub mod backup;
 pub mod calls;
 pub mod change;
 pub mod clock;

@@ -101,6 +101,11 @@ impl Registry {
         confirmed.map(|live| live.incarnation.clone()).collect()
     }
 
+    /// Whether a stream of any proxy is open.
+    pub fn has_connected(&self) -> bool {
+        self.0.borrow().values().any(|live| live.connected)
+    }
+
     /// Forgets a proxy that is gone.
     pub fn forget(&self, id: &ProxyId) {
         self.0.send_if_modified(|proxies| {

@@ -123,6 +123,7 @@ impl Snapshot {
     pub fn preview(&self, change: &Change) -> Self {
         let mut next = self.clone();
         next.take(change);
+        next.head = self.head;
         next
     }
 
@@ -156,6 +157,7 @@ impl Snapshot {
                     self.migrations.insert(id, Arc::new(*migration));
                 }
                 Edit::RemoveMigration(id) => drop(self.migrations.remove(&id)),
+                Edit::Restore(backup) => backup.put_into(self),
             }
         }
     }

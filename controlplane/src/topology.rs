@@ -59,8 +59,12 @@ impl History {
         }
     }
 
-    /// The history with one more.
+    /// The history with one more. Nothing leads from one cluster to another, which is what a restored
+    /// store is.
     pub fn and(&self, next: Topology) -> Self {
+        if self.newest.cluster_id() != next.cluster_id() {
+            return Self::new(next);
+        }
         let mut older = self.older.clone();
         older.push_front(self.newest.clone());
         older.truncate(KEPT - 1);

@@ -233,6 +233,7 @@ pub(crate) fn operations(
             Edit::RemoveMigration(id) => {
                 writes.insert(format!("{MIGRATIONS}/{id}"), None);
             }
+            Edit::Restore(_) => writes.extend(all(&now.snapshot, next)),
         }
     }
     for revision in now.snapshot.requests.keys() {
@@ -257,6 +258,21 @@ pub(crate) fn operations(
         (None, None) => None, // made and removed within one change
     };
     writes.into_iter().filter_map(operation).collect()
+}
+
+/// Every record of the one and the other but the requests, as it is in the other.
+fn all(now: &Snapshot, next: &Snapshot) -> BTreeMap<String, Option<Vec<u8>>> {
+    let gone = now.groups.keys().map(|id| format!("{GROUPS}/{id}"));
+    let gone = gone.chain(now.proxies.keys().map(|id| format!("{PROXIES}/{id}")));
+    let gone = gone.chain(now.migrations.keys().map(|id| format!("{MIGRATIONS}/{id}")));
+    let mut writes: BTreeMap<_, _> = gone.map(|path| (path, None)).collect();
+    let groups = next.groups.iter();
+    writes.extend(groups.map(|(id, g)| (format!("{GROUPS}/{id}"), Some(json(&**g)))));
+    let proxies = next.proxies.iter();
+    writes.extend(proxies.map(|(id, p)| (format!("{PROXIES}/{id}"), Some(json(&**p)))));
+    writes.insert(CLUSTER.to_owned(), Some(json(&*next.cluster)));
+    writes.insert(SLOTS.to_owned(), Some(json(&*next.slots)));
+    writes
 }
 
 /// Whether a server takes them at once.
@@ -297,7 +313,7 @@ fn read<T: DeserializeOwned>(nodes: &BTreeMap<String, Node>, path: &str) -> Resu
 mod tests {
     use super::*;
     use crate::{
-        change,
+        backup, change,
         migration::Advance,
         model::REQUESTS_KEPT,
         snapshot::tests::{empty, group},
@@ -354,7 +370,7 @@ mod tests {
         let registration = Registration {
             id: ProxyId::new("p1").unwrap(),
             revision: 0,
-            incarnation: "i".to_owned(),
+            incarnation: "0".repeat(32),
             address: "a:1".to_owned(),
             admin_address: String::new(),
             zone: String::new(),
@@ -367,7 +383,18 @@ mod tests {
         };
         let migration = proto::MigrationId::new("m1").unwrap();
         let slots: proto::SlotSet = "0-9".parse().unwrap();
-        let steps: [Decide<'_>; 9] = [
+        let restore = |now: &Snapshot| {
+            let old = backup::Backup {
+                groups: vec![group("g1", 9000, 0)],
+                slots: SlotMap::default(),
+                ..backup::read(Some(&backup::write(now, 0))).unwrap()
+            };
+            Ok(Change {
+                edits: vec![Edit::Restore(Box::new(old))],
+                ..Change::default()
+            })
+        };
+        let steps: [Decide<'_>; 10] = [
             Box::new(|now| Ok(change::elect(now, "1"))),
             Box::new(|now| change::create_group(now, &group("g1", 7000, 1))),
             Box::new(|now| {
@@ -381,18 +408,20 @@ mod tests {
             Box::new(|now| Ok(change::advance(now, &migration, 6, &Advance::Copy))),
             Box::new(|now| change::update_group(now, &id("g1"), "text", 0)),
             Box::new(|now| change::delete_server(now, &"127.0.0.1:7001".parse().unwrap(), 0)),
+            Box::new(restore),
         ];
         for decide in steps {
             let change = decide(&image.snapshot).unwrap();
             image = commit(&mut nodes, &image, &change);
             assert_eq!(Image::read(&nodes).unwrap(), image);
         }
-        assert_eq!(image.epoch_version(), 9);
-        assert_eq!(image.snapshot.head.revision, 9);
+        assert_eq!(image.epoch_version(), 10);
+        assert_eq!(image.snapshot.head.revision, 10);
+        assert!(!nodes.contains_key("/groups/g2") && !nodes.contains_key("/migrations/m1"));
         let text = String::from_utf8(nodes[EPOCH].data.clone()).unwrap();
         assert_eq!(
             text,
-            "{\n  \"revision\": 9,\n  \"leader_term\": 1,\n  \"commit\": \"c9\"\n}"
+            "{\n  \"revision\": 10,\n  \"leader_term\": 2,\n  \"commit\": \"c10\"\n}"
         );
     }
 

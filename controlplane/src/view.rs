@@ -58,6 +58,7 @@ pub fn server(group: &Group, server: &Server, observed: Option<&Observation>) ->
         group_id: group.id.to_string(),
         role: role(server.role).into(),
         zone: server.zone.clone(),
+        run_id: server.run_id.clone(),
         observed: observed.map(observation),
         revision: group.revision,
     }

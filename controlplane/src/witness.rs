@@ -6,7 +6,7 @@
 //! never decides what that means (`disk.rs`).
 //!
 //! Invariant: the file is whole or not there. It comes into being by a rename; later the line, always
-//! of one length and within one sector of a disk, is written over itself.
+//! of one cluster and so of one length, and within one sector of a disk, is written over itself.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -52,6 +52,18 @@ pub fn write(dir: &Path, acknowledged: &Acknowledged) -> io::Result<()> {
     written.map_err(|e| io::Error::new(e.kind(), format!("file `{FILE}`: {e}")))
 }
 
+/// Removes the file, if it is not of this cluster.
+pub fn keep_only(dir: &Path, cluster: &ClusterId) -> io::Result<()> {
+    match read(dir) {
+        Ok(None) => Ok(()),
+        Ok(Some(acknowledged)) if acknowledged.cluster == *cluster => Ok(()),
+        Ok(Some(_)) | Err(_) => {
+            fs::remove_file(dir.join(FILE))?;
+            File::open(dir)?.sync_all()
+        }
+    }
+}
+
 fn create(dir: &Path, line: &str) -> io::Result<()> {
     let partial = dir.join(format!("{FILE}.partial"));
     put(File::create(&partial)?, line)?;
@@ -94,8 +106,11 @@ mod tests {
             write(dir.path(), &acknowledged).unwrap();
             assert_eq!(read(dir.path()), Ok(Some(acknowledged)));
         }
+        keep_only(dir.path(), &ClusterId::new("c-1").unwrap()).unwrap();
         let files = fs::read_dir(dir.path()).unwrap();
         assert_eq!(files.count(), 1);
+        keep_only(dir.path(), &ClusterId::new("c-22").unwrap()).unwrap();
+        assert_eq!(read(dir.path()), Ok(None));
     }
 
     #[test]

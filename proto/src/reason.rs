@@ -85,6 +85,8 @@ reasons! {
     ServerNotPermitted = "SERVER_NOT_PERMITTED", FailedPrecondition;
     /// The server took no fence record in time.
     ServerNotFenced = "SERVER_NOT_FENCED", FailedPrecondition;
+    /// The store has groups already.
+    ClusterNotEmpty = "CLUSTER_NOT_EMPTY", FailedPrecondition;
     /// The proxy is connected.
     ProxyConnected = "PROXY_CONNECTED", FailedPrecondition;
     /// Events were lost: list again, then watch again.

@@ -4,6 +4,7 @@
 
 mod auth;
 mod backend;
+mod backup;
 mod calls;
 mod clients;
 mod cluster;

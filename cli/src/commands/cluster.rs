@@ -28,7 +28,8 @@ pub(crate) async fn run(context: &mut Context, command: ClusterCommand) -> Resul
     }
 }
 
-fn table(cluster: &v1::Cluster) -> Table {
+/// The cluster's fields.
+pub(crate) fn table(cluster: &v1::Cluster) -> Table {
     Table::fields([
         ("Name", cluster.name.clone()),
         ("Id", cluster.id.clone()),
