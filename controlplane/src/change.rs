@@ -186,6 +186,15 @@ pub fn leap(now: &Snapshot, found: Mark) -> Change {
     )
 }
 
+/// Records were changed past the controller, and stay as they are.
+pub fn adopt() -> Change {
+    let message = "records were changed in ZooKeeper by hand, and are taken as they are";
+    Change {
+        events: vec![Draft::new("cluster", Kind::RecordsEdited, message)],
+        ..Change::default()
+    }
+}
+
 /// Checks what can be checked of a new group before its servers are asked.
 pub fn may_create_group<'a>(
     now: &Snapshot,

@@ -9,6 +9,8 @@
 //! # What is believed
 //! Only what was read. A commit whose answer was lost is neither repeated nor given up: everything is
 //! read again, and the epoch node says by whom it was written last. Meanwhile nothing else is begun.
+//! A commit that was not taken, because somebody has changed a node by hand, is decided again on what
+//! there is then; such changes get a revision of their own, so that one version is one content.
 //! A leader that has had no answer for three quarters of the session's time-out steps down, by its own
 //! clock: before that, nobody else can have been elected.
 //!
@@ -49,6 +51,9 @@ const RECONNECT: Duration = Duration::from_millis(500);
 
 /// How often everything is read and compared, whatever the watch says.
 const FULL_LOOK: Duration = Duration::from_secs(60);
+
+/// How often a commit is decided again. Whoever writes by hand is slower.
+const DECISIONS: usize = 10;
 
 /// Starts the store. With a mirror it is there at once; without one, once ZooKeeper has answered, for
 /// which it waits as long as it takes.
@@ -144,6 +149,17 @@ struct Attempt {
     change: Change,
     /// Nobody waits for an election.
     reply: Option<Reply>,
+}
+
+/// What became of a commit.
+enum Sent {
+    /// Its caller is answered; what there is now.
+    Answered(Sight),
+    /// It was not taken, and its caller still waits: the nodes have changed.
+    Conflict(Attempt, String),
+    /// Nothing more can be done now; its caller is answered, or will be when it is known what became of
+    /// it.
+    Over(Failure),
 }
 
 /// Why a session is left.
@@ -303,9 +319,13 @@ impl Keeper {
             // Before another one's term is shown: see `Store::leading`.
             self.cease();
         }
-        self.publish(&seen.image.snapshot).await?;
+        let edited = is_edited(&now, &seen.image.snapshot);
+        if !edited {
+            self.publish(&seen.image.snapshot).await?;
+        }
         self.resolve(&seen, session.id());
         match &seen.leader {
+            Holder::Own if edited => self.adopt(session, seen).await,
             Holder::Own => {
                 self.lead(&seen.image.snapshot);
                 Ok(Ok(seen))
@@ -333,17 +353,24 @@ impl Keeper {
         self.stand(Standing::Adrift);
         let change = change::elect(&seen.image.snapshot, BUILD_VERSION);
         let claim = Claim::Take(self.own.clone());
-        let attempt = Attempt {
-            commit: random_commit(),
-            before: seen.image.epoch_version(),
-            session: session.id(),
-            change,
-            reply: None,
-        };
-        self.send(session, seen, &claim, attempt).await
+        let attempt = Attempt::new(session, &seen, change, None);
+        Ok(self.send(session, seen, &claim, attempt).await?.sight())
     }
 
-    /// Decides and commits. `None`: everything is to be read again.
+    /// Gives what somebody has changed by hand a revision of its own.
+    async fn adopt(
+        &mut self,
+        session: &mut Session,
+        seen: Sight,
+    ) -> Result<Result<Sight, Failure>, WriteError> {
+        warn!("records in ZooKeeper were changed by hand, taken over");
+        let attempt = Attempt::new(session, &seen, change::adopt(), None);
+        let sent = self.send(session, seen, &Claim::Have, attempt).await?;
+        Ok(sent.sight())
+    }
+
+    /// Decides and commits, and again where somebody else has changed the nodes. `None`: everything is to
+    /// be read again.
     async fn commit(
         &mut self,
         session: &mut Session,
@@ -351,37 +378,66 @@ impl Keeper {
         decide: Decide,
         reply: Reply,
     ) -> Result<Option<Sight>, WriteError> {
-        let now = &seen.image.snapshot;
-        let change = match decide(now) {
-            Ok(change) => change,
-            Err(refusal) => {
-                self.metrics.committed(CommitResult::Refused);
-                drop(reply.send(Err(CommitError::Refused(refusal))));
+        let (mut sight, mut reply) = (Some(seen), reply);
+        for _ in 0..DECISIONS {
+            // Nobody waits any more where the caller's time is up.
+            if reply.is_closed() {
+                break;
+            }
+            let seen = match sight.take() {
+                Some(seen) => seen,
+                None => match self.look(session).await? {
+                    Ok(seen) if seen.leader == Holder::Own => seen,
+                    Err(Failure::Conflict(_)) => continue,
+                    Ok(_) | Err(Failure::Lost(_) | Failure::Unusable(_)) => {
+                        let standing = match self.standings.borrow().clone() {
+                            Standing::Leads => Standing::Adrift,
+                            known => known,
+                        };
+                        drop(reply.send(Err(CommitError::NotLeading(standing))));
+                        return Ok(None);
+                    }
+                },
+            };
+            let now = &seen.image.snapshot;
+            let change = match decide(now) {
+                Ok(change) => change,
+                Err(refusal) => {
+                    self.metrics.committed(CommitResult::Refused);
+                    drop(reply.send(Err(CommitError::Refused(refusal))));
+                    return Ok(Some(seen));
+                }
+            };
+            if change.is_empty() {
+                drop(reply.send(Ok(Arc::clone(now))));
                 return Ok(Some(seen));
             }
-        };
-        if change.is_empty() {
-            drop(reply.send(Ok(Arc::clone(now))));
-            return Ok(Some(seen));
+            let attempt = Attempt::new(session, &seen, change, Some(reply));
+            match self.send(session, seen, &Claim::Have, attempt).await? {
+                Sent::Answered(seen) => return Ok(Some(seen)),
+                Sent::Over(_) => return Ok(None),
+                Sent::Conflict(attempt, why) => {
+                    warn!(why, "commit was not taken, decided again");
+                    let Some(waiting) = attempt.reply else {
+                        return Ok(None);
+                    };
+                    reply = waiting;
+                }
+            }
         }
-        let attempt = Attempt {
-            commit: random_commit(),
-            before: seen.image.epoch_version(),
-            session: session.id(),
-            change,
-            reply: Some(reply),
-        };
-        Ok(self.send(session, seen, &Claim::Have, attempt).await?.ok())
+        self.metrics.committed(CommitResult::Failed);
+        drop(reply.send(Err(CommitError::Contended)));
+        Ok(None)
     }
 
-    /// Sends a commit. On success what there is then; its caller is answered, or will be.
+    /// Sends a commit.
     async fn send(
         &mut self,
         session: &mut Session,
         seen: Sight,
         claim: &Claim,
         mut attempt: Attempt,
-    ) -> Result<Result<Sight, Failure>, WriteError> {
+    ) -> Result<Sent, WriteError> {
         let next = Arc::new(seen.image.snapshot.after(&attempt.change));
         let operations = tree::operations(&seen.image, &next, &attempt.change, &attempt.commit);
         if !tree::fit(&operations) {
@@ -390,7 +446,7 @@ impl Keeper {
                 "too large for one write to ZooKeeper (900 KiB): ask for less at once",
             );
             attempt.answer(Err(CommitError::Refused(refusal)));
-            return Ok(Ok(seen));
+            return Ok(Sent::Answered(seen));
         }
         let begun = Instant::now();
         match session.commit(Some(claim), &operations).await {
@@ -402,19 +458,20 @@ impl Keeper {
                 self.publish(&next).await?;
                 self.lead(&next);
                 self.tell(&next, &mut attempt);
-                Ok(Ok(Sight {
+                Ok(Sent::Answered(Sight {
                     image,
                     leader: Holder::Own,
                 }))
             }
             Err(e @ Failure::Lost(_)) => {
                 self.unresolved = Some(attempt);
-                Ok(Err(e))
+                Ok(Sent::Over(e))
             }
-            Err(e) => {
+            Err(Failure::Conflict(why)) => Ok(Sent::Conflict(attempt, why)),
+            Err(e @ Failure::Unusable(_)) => {
                 self.metrics.committed(CommitResult::Failed);
                 attempt.answer(Err(CommitError::NotLeading(Standing::Adrift)));
-                Ok(Err(e))
+                Ok(Sent::Over(e))
             }
         }
     }
@@ -505,7 +562,28 @@ impl Keeper {
     }
 }
 
+impl Sent {
+    /// Of a commit for which nobody waits.
+    fn sight(self) -> Result<Sight, Failure> {
+        match self {
+            Self::Answered(sight) => Ok(sight),
+            Self::Conflict(_, why) => Err(Failure::Conflict(why)),
+            Self::Over(why) => Err(why),
+        }
+    }
+}
+
 impl Attempt {
+    fn new(session: &Session, seen: &Sight, change: Change, reply: Option<Reply>) -> Self {
+        Self {
+            commit: format!("{:016x}", fastrand::u64(..)),
+            before: seen.image.epoch_version(),
+            session: session.id(),
+            change,
+            reply,
+        }
+    }
+
     fn answer(&mut self, answer: Result<Arc<Snapshot>, CommitError>) {
         if let Some(reply) = self.reply.take() {
             drop(reply.send(answer)); // an error: the caller gave up waiting
@@ -513,8 +591,9 @@ impl Attempt {
     }
 }
 
-fn random_commit() -> String {
-    format!("{:016x}", fastrand::u64(..))
+/// Whether the records are others than those that were known at this version.
+fn is_edited(known: &Snapshot, found: &Snapshot) -> bool {
+    known.head.revision > 0 && known.version() == found.version() && known != found
 }
 
 /// Why what ZooKeeper has must not take the place of what is known. `None`: it may.
@@ -545,6 +624,18 @@ fn regress(known: &Snapshot, found: &Snapshot) -> Option<String> {
 mod tests {
     use super::*;
     use crate::snapshot::tests::{empty, group, with_groups};
+
+    #[test]
+    fn what_was_edited_is_told_from_what_was_committed() {
+        let (old, new) = (empty(), with_groups([group("g1", 7000, 0)]));
+        let edited = with_groups([group("g1", 7000, 1)]);
+        assert!(is_edited(&new, &edited));
+        assert!(!is_edited(&new, &new) && !is_edited(&old, &new));
+        let nothing = Snapshot::new(Cluster::clone(&old.cluster));
+        let mut first = nothing.clone();
+        first.groups = new.groups;
+        assert!(!is_edited(&nothing, &first));
+    }
 
     #[test]
     fn what_is_older_or_foreign_is_refused() {

@@ -49,6 +49,7 @@ pub enum Kind {
     ProxyNacked,
     ProxyDeleted,
     ClusterRestored,
+    RecordsEdited,
     ControllerStarted,
     /// Higher numbers than the store's were found, and it goes on above them.
     StoreLeapt,

@@ -19,9 +19,10 @@ impl From<CommitError> for Status {
         match error {
             CommitError::Refused(refusal) => refusal.into(),
             CommitError::NotLeading(_) => Reason::NotLeading.status(error.to_string()),
-            CommitError::Failed(_) | CommitError::Unknown | CommitError::TimedOut => {
-                Reason::StoreFailed.status(error.to_string())
-            }
+            CommitError::Failed(_)
+            | CommitError::Contended
+            | CommitError::Unknown
+            | CommitError::TimedOut => Reason::StoreFailed.status(error.to_string()),
             CommitError::Closed => shutting_down(),
         }
     }

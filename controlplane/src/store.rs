@@ -80,6 +80,12 @@ pub enum CommitError {
     /// It is unknown whether it was written.
     #[error("{0}; whether the change was taken shows after the restart of the controller")]
     Failed(WriteError),
+    /// Somebody else keeps writing the same nodes.
+    #[error(
+        "the cluster's nodes in ZooKeeper were changed again and again while it was decided; nothing was \
+         changed"
+    )]
+    Contended,
     /// ZooKeeper was lost in the middle of it.
     #[error(
         "ZooKeeper was lost before it answered; whether the change was taken shows in what is read"

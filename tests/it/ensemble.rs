@@ -324,6 +324,65 @@ async fn the_nodes_are_for_people_to_read() {
     .await;
 }
 
+#[tokio::test]
+async fn what_is_edited_by_hand_is_taken_and_no_change_is_refused_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let cluster = cluster(&zookeeper, 1).await;
+    let client = zookeeper.connect().await;
+    let path = "/sluice/test/groups/g1";
+    // As a person would: read, edit, write, all the time.
+    let edit = async |number: u32| {
+        let (data, stat) = client.get_data(path).await.unwrap();
+        let mut group: serde_json::Value = serde_json::from_slice(&data).unwrap();
+        group["servers"][0]["zone"] = format!("zone-{number}").into();
+        let data = serde_json::to_vec(&group).unwrap();
+        client.set_data(path, &data, Some(stat.version)).await
+    };
+    let before = get(&cluster.controller).await.revision;
+    edit(0).await.unwrap();
+    // It gets a version of its own, which proxies and stand-bys have.
+    for controller in [&cluster.controller, &cluster.stand_bys[0]] {
+        eventually(|| async {
+            match get(controller).await.revision {
+                revision if revision == before + 1 => Ok(()),
+                revision => Err(format!("at {revision}, not {before} and one more")),
+            }
+        })
+        .await;
+    }
+    cluster.settle().await;
+
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let edits = async {
+        let mut done = 0;
+        while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+            done += u32::from(edit(done + 1).await.is_ok());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        done
+    };
+    let changes = async {
+        let mut number = 0;
+        // Until an edit has come between a decision and its commit.
+        while !cluster.controller.process.log().contains("decided again") {
+            number += 1;
+            assert!(number < 1_000, "there was no conflict");
+            let text = format!("change {number}");
+            describe(&cluster.controller, &text).await.unwrap();
+            assert_eq!(description(&cluster.controller).await, text);
+        }
+        drop(stop);
+        number
+    };
+    let (done, number) = tokio::join!(edits, changes);
+    cluster.settle().await;
+    let (data, _) = client.get_data(path).await.unwrap();
+    let group: serde_json::Value = serde_json::from_slice(&data).unwrap();
+    assert_eq!(group["description"], format!("change {number}"));
+    assert_eq!(group["servers"][0]["zone"], format!("zone-{done}"));
+}
+
 /// Documents why `Session::watch_again` exists. When this fails, the library has been mended.
 #[tokio::test]
 async fn the_client_library_loses_its_watch_when_it_reconnects() {
