@@ -36,6 +36,7 @@ mod pubsub;
 mod routing;
 mod scan;
 mod scripts;
+mod store;
 mod topology;
 mod touch;
 mod tracking;
