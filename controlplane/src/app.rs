@@ -36,6 +36,7 @@ use crate::{
     embedded, ensemble,
     fence::{Fences, keeper::Keeper},
     http::{self, Pages},
+    jodis::Jodis,
     metrics::Metrics,
     orchestrator::{Activities, Orchestrator, Tools},
     probe::Probe,
@@ -44,7 +45,7 @@ use crate::{
     registry::Registry,
     store::{Store, Writer},
     topology::{self, History},
-    zookeeper::Place,
+    zookeeper::{Place, Tls},
 };
 
 /// How long calls in flight may take after the end was asked for.
@@ -184,6 +185,20 @@ impl App {
             activities: tools.activities.subscribe(),
             stopping: stopping.clone(),
         };
+        let jodis = match self
+            .settings
+            .zookeeper
+            .as_ref()
+            .zip(self.settings.jodis.as_ref())
+        {
+            Some((servers, path)) => Some(Jodis {
+                place: place(&self.settings, servers)?,
+                path: path.clone(),
+                store: self.store.clone(),
+                registry: registry.clone(),
+            }),
+            None => None,
+        };
         let pages = Pages {
             metrics: self.metrics.clone(),
             store: self.store.clone(),
@@ -200,6 +215,9 @@ impl App {
             metrics: self.metrics.clone(),
         };
         let mut background = JoinSet::new();
+        if let Some(jodis) = jodis {
+            background.spawn(jodis.run());
+        }
         background.spawn(topology::follow(snapshots, histories));
         background.spawn(keeper.run());
         background.spawn(Orchestrator::new(tools).run());
@@ -307,25 +325,38 @@ async fn open_store(
     let Some(servers) = &settings.zookeeper else {
         return Ok(embedded::open(dir, cluster, metrics).await?);
     };
-    let auth = match &settings.zookeeper_auth_file {
-        Some(path) => {
-            let text = fs::read_to_string(path);
-            let text = text.with_context(|| format!("read {}", path.display()))?;
-            Some(text.trim_end().to_owned())
-        }
-        None => None,
-    };
-    let place = Place {
-        servers: servers.clone(),
-        root: format!("{}/{cluster}", settings.zookeeper_chroot),
-        auth,
-        session_timeout: settings.zookeeper_session_timeout,
-    };
+    let place = place(settings, servers)?;
     let address = match &settings.advertise {
         Some(address) => address.clone(),
         None => grpc.local_addr()?.to_string(),
     };
     Ok(ensemble::open(place, address, dir, cluster, metrics).await?)
+}
+
+/// Reads what the settings name of ZooKeeper's.
+pub fn place(settings: &Settings, servers: &str) -> anyhow::Result<Place> {
+    let auth = settings.zookeeper_auth_file.as_deref().map(read);
+    let tls = settings.zookeeper_ca_file.as_deref().map(|ca| {
+        let files = settings.zookeeper_cert_file.as_deref();
+        let files = files.zip(settings.zookeeper_key_file.as_deref());
+        let identity = files.map(|(certificate, key)| anyhow::Ok((read(certificate)?, read(key)?)));
+        let identity = identity.transpose()?;
+        let identity = identity.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
+        Tls::new(&read(ca)?, identity)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("certificates of {} and others", ca.display()))
+    });
+    Ok(Place {
+        servers: servers.to_owned(),
+        root: format!("{}/{}", settings.zookeeper_chroot, settings.cluster),
+        tls: tls.transpose()?,
+        auth: auth.transpose()?.map(|text| text.trim_end().to_owned()),
+        session_timeout: settings.zookeeper_session_timeout,
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
 }
 
 async fn bind(flag: &str, address: &str) -> anyhow::Result<TcpListener> {

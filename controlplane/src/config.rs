@@ -1,6 +1,6 @@
 //! The settings of the controller. Each flag's help is its manual.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use proto::{
@@ -49,6 +49,25 @@ pub struct Settings {
     /// cluster's nodes
     #[arg(long, value_name = "FILE")]
     pub zookeeper_auth_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of who may have signed those of the ZooKeeper servers; with it, all
+    /// of --zookeeper are spoken to over TLS, at their secure ports
+    #[arg(long, value_name = "FILE", requires = "zookeeper")]
+    pub zookeeper_ca_file: Option<PathBuf>,
+    /// File with the certificate (PEM) that this controller shows to ZooKeeper
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "zookeeper_ca_file",
+        requires = "zookeeper_key_file"
+    )]
+    pub zookeeper_cert_file: Option<PathBuf>,
+    /// File with its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "zookeeper_cert_file")]
+    pub zookeeper_key_file: Option<PathBuf>,
+    /// Node in ZooKeeper below which Jodis clients look for proxies: there the leader keeps a node for each
+    /// that is connected, in Codis's format
+    #[arg(long, value_name = "/jodis/PRODUCT", requires = "zookeeper", value_parser = node)]
+    pub jodis: Option<String>,
     /// After so long without a word from the leader another controller takes over
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive)]
     pub zookeeper_session_timeout: Duration,
@@ -90,9 +109,30 @@ fn address(text: &str) -> Result<String, String> {
 }
 
 fn ensemble(text: &str) -> Result<String, String> {
-    text.split(',')
-        .try_for_each(|server| address(server).map(drop))?;
+    for server in text.split(',') {
+        address(server)?;
+        let name = server.rsplit_once(':').map(|(name, _)| name);
+        if !name.is_some_and(is_host) {
+            return Err(format!(
+                "`{server}` must be the address or name of a host, and a port"
+            ));
+        }
+    }
     Ok(text.to_owned())
+}
+
+/// An address, or a name that may stand in a certificate: which TLS compares it with.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let edge = label.starts_with('-') || label.ends_with('-');
+        (1..=63).contains(&label.len()) && label.chars().all(good) && !edge
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    let is_numeric = last.bytes().all(|byte| byte.is_ascii_digit());
+    let address = text.trim_start_matches('[').trim_end_matches(']');
+    address.parse::<IpAddr>().is_ok()
+        || text.len() <= 253 && text.split('.').all(label) && !is_numeric
 }
 
 /// An absolute path of a node, without a `/` at its end.
@@ -144,12 +184,28 @@ mod tests {
     }
 
     #[test]
+    fn zookeepers_are_addresses_or_names() {
+        for servers in [
+            "a:1",
+            "zk-1.example.com:2181,zk_2:2181",
+            "10.0.0.1:1",
+            "[::1]:2181",
+        ] {
+            assert!(check(&["--zookeeper", servers]).is_ok(), "{servers}");
+        }
+    }
+
+    #[test]
     fn bad_values_are_named() {
         for (args, error) in [
             (["--listen", "nowhere"], "must be host:port"),
             (["--http", "h:65536"], "must be host:port"),
             (["--cluster", "A B"], "must be 1 to 63"),
             (["--zookeeper", "a:1,b"], "must be host:port"),
+            (["--zookeeper", "a..b:1"], "name of a host"),
+            (["--zookeeper", "a.1:1"], "name of a host"),
+            (["--zookeeper", "a-:1"], "name of a host"),
+            (["--zookeeper-ca-file", "f"], "--zookeeper <"),
             (["--zookeeper-chroot", "/a/"], "must be a path"),
             (["--probe-interval", "0s"], "more than nothing"),
             (["--probe-timeout", "0ms"], "more than nothing"),

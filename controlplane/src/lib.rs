@@ -40,6 +40,7 @@ pub mod events;
 pub mod feed;
 pub mod fence;
 pub mod http;
+pub mod jodis;
 pub mod metrics;
 pub mod migration;
 mod mirror;

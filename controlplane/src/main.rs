@@ -7,7 +7,7 @@ use std::{
 };
 
 use controlplane::{
-    app::App,
+    app::{self, App},
     config::{ENV_PREFIX, LogFormat, Settings},
 };
 use proto::{
@@ -47,6 +47,9 @@ fn main() -> ExitCode {
 /// Flags, environment and file were read; what they name is left.
 fn check(settings: &Settings) -> anyhow::Result<()> {
     Credentials::load(settings.server_auth_file.as_deref())?;
+    if let Some(servers) = &settings.zookeeper {
+        app::place(settings, servers)?;
+    }
     Ok(writeln!(io::stdout(), "OK")?)
 }
 

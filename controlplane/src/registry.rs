@@ -23,6 +23,8 @@ use crate::clock;
 pub struct Live {
     /// The process.
     pub incarnation: String,
+    /// When its stream opened last, in milliseconds since 1970.
+    pub since_ms: u64,
     /// Whether its stream is open.
     pub connected: bool,
     /// The version by which all its workers route. `None`: none that it told of.
@@ -135,6 +137,7 @@ impl Live {
     fn new(incarnation: &str, has: Option<Version>, replaced: CancellationToken) -> Self {
         Self {
             incarnation: incarnation.to_owned(),
+            since_ms: clock::now_ms(),
             connected: true,
             acked: has,
             settled: BTreeMap::new(),

@@ -1,22 +1,30 @@
 //! A session with ZooKeeper: reads all of a cluster's nodes as they were at one moment, and writes
-//! several at once. The only module that knows the client library.
+//! several at once. The only module that knows the client library, with [`roster`] below it.
 //!
 //! Every call has a deadline: the library has none, and waits for as long as it is disconnected. A call
 //! that was given up may have been sent and may be done yet (`Failure::Lost`).
 
+pub(crate) mod roster;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use zookeeper_client::{
-    Acls, AddWatchMode, Client, CreateMode, CreateOptions, Error, EventType, MultiReadResult,
-    MultiWriteError, PersistentWatcher, SessionState,
+    Acls, AddWatchMode, Client, Connector, CreateMode, CreateOptions, Error, EventType,
+    MultiReadResult, MultiWriteError, PersistentWatcher, SessionState, TlsOptions,
 };
 
 use crate::{
     model::Cluster,
     tree::{self, CLUSTER, EPOCH, FOLDERS, Image, LEADER, Leader, Node, Operation, SLOTS},
 };
+
+/// How long a server may take to take a connection, where it is only asked for that.
+const REACH: Duration = Duration::from_secs(1);
 
 /// How to come to a cluster's nodes.
 #[derive(Clone, Debug)]
@@ -25,10 +33,37 @@ pub struct Place {
     pub servers: String,
     /// The node below which all of the cluster's are.
     pub root: String,
+    /// How the servers are known and this controller to them. `None`: in plain text.
+    pub tls: Option<Tls>,
     /// `USER:PASSWORD` of the digest scheme. With one, nobody else may read or write the nodes.
     pub auth: Option<String>,
     /// After so long without a word from this process, ZooKeeper takes it for dead.
     pub session_timeout: Duration,
+}
+
+impl Place {
+    fn acls(&self) -> Acls<'static> {
+        match self.auth {
+            Some(_) => Acls::creator_all(),
+            None => Acls::anyone_all(),
+        }
+    }
+}
+
+/// What a connection with TLS needs.
+#[derive(Clone, Debug)]
+pub struct Tls(TlsOptions);
+
+impl Tls {
+    /// Of certificates and a key in PEM: whoever signed the servers'; what this controller shows.
+    pub fn new(ca: &str, identity: Option<(&str, &str)>) -> Result<Self, String> {
+        let options = TlsOptions::new().with_pem_ca(ca);
+        let options = options.and_then(|options| match identity {
+            Some((certificate, key)) => options.with_pem_identity(certificate, key),
+            None => Ok(options),
+        });
+        options.map(Self).map_err(|e| e.to_string())
+    }
 }
 
 /// Why there is no answer, or none that helps.
@@ -95,21 +130,9 @@ impl Session {
     /// Connects and watches the cluster's nodes; where there are none, it makes the first ones of a
     /// new cluster, if it may.
     pub(crate) async fn open(place: &Place, new: Option<&Cluster>) -> Result<Self, Failure> {
-        let acls = match place.auth {
-            Some(_) => Acls::creator_all(),
-            None => Acls::anyone_all(),
-        };
-        let options = CreateMode::Persistent.with_acls(acls);
-        let mut connector = Client::connector().with_session_timeout(place.session_timeout);
-        if let Some(auth) = &place.auth {
-            connector = connector.with_auth("digest", auth.as_bytes());
-        }
+        let options = CreateMode::Persistent.with_acls(place.acls());
         let heard = Instant::now();
-        // The library gives up by itself after the session's time-out.
-        let most = place.session_timeout * 2;
-        // With TLS compiled in, the library's future is large.
-        let connecting = Box::pin(connector.connect(&place.servers));
-        let client = answered(most, connecting).await?;
+        let client = connect(place, |connector| connector).await?;
         let session_timeout = client.session_timeout();
         let most = session_timeout / 3;
         answered(most, client.mkdir(&place.root, &options)).await?;
@@ -334,6 +357,44 @@ impl Session {
     }
 }
 
+/// Opens a session.
+async fn connect(
+    place: &Place,
+    adjust: impl FnOnce(Connector) -> Connector,
+) -> Result<Client, Failure> {
+    let mut connector = adjust(Client::connector()).with_session_timeout(place.session_timeout);
+    if let Some(auth) = &place.auth {
+        connector = connector.with_auth("digest", auth.as_bytes());
+    }
+    // The library gives up by itself after the session's time-out.
+    let most = place.session_timeout * 2;
+    // With TLS compiled in, the library's futures are large.
+    let Some(Tls(options)) = &place.tls else {
+        return answered(most, Box::pin(connector.connect(&place.servers))).await;
+    };
+    let connector = connector.with_tls(options.clone());
+    let connecting = Box::pin(connector.secure_connect(&place.servers));
+    match answered(most, connecting).await {
+        Err(failure) => Err(without_tls(&place.servers, failure).await),
+        connected => connected,
+    }
+}
+
+/// The library does not say why there is no session. What can be said is whether somebody is there.
+async fn without_tls(servers: &str, failure: Failure) -> Failure {
+    for server in servers.split(',') {
+        if let Ok(Ok(_)) = timeout(REACH, TcpStream::connect(server)).await {
+            return Failure::Lost(format!(
+                "{server} takes connections, and no session over TLS came about ({failure}): that must be \
+                 its secure port, its certificate must be for that name and signed by one of \
+                 --zookeeper-ca-file, and it must accept that of --zookeeper-cert-file; \
+                 `--log info,zookeeper_client=debug` tells what failed"
+            ));
+        }
+    }
+    failure
+}
+
 async fn answered<T>(
     most: Duration,
     call: impl Future<Output = Result<T, Error>>,
@@ -354,5 +415,16 @@ fn failure(error: Error) -> Failure {
             Failure::Conflict(error.to_string())
         }
         _ => Failure::Lost(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_pem_is_refused() {
+        let error = Tls::new("no certificate", None).unwrap_err();
+        assert!(error.contains("trust anchor"), "{error}");
     }
 }

@@ -10,8 +10,9 @@ use zookeeper_client::Client;
 
 use crate::{Process, eventually, free_port};
 
-/// Where Debian puts it; the jar names those that it needs.
-const JAR: &str = "/usr/share/java/zookeeper.jar";
+/// Where Debian puts it; the jar names those that it needs, but for TLS.
+const JARS: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/netty-codec.jar:\
+                    /usr/share/java/netty-resolver.jar";
 
 const CONFIG: &str = "zoo.cfg";
 
@@ -27,18 +28,23 @@ pub struct ZooKeeper {
 impl ZooKeeper {
     /// Starts one alone, with short ticks; its data is in a folder of `dir`.
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// The same, with further lines of its configuration.
+    pub async fn start_with(dir: &Path, lines: &[String]) -> Self {
         let port = free_port();
         let home = dir.join(format!("zookeeper-{port}"));
         fs::create_dir_all(&home).unwrap();
         let data = home.join("data");
-        let lines = [
+        let own = [
             "tickTime=500".to_owned(),
             format!("clientPort={port}"),
             "clientPortAddress=127.0.0.1".to_owned(),
             format!("dataDir={}", data.display()),
             "admin.enableServer=false".to_owned(),
         ];
-        fs::write(home.join(CONFIG), lines.join("\n")).unwrap();
+        fs::write(home.join(CONFIG), [&own, lines].concat().join("\n")).unwrap();
         let started = Self {
             addr: format!("127.0.0.1:{port}"),
             process: Self::spawn(&home),
@@ -51,7 +57,7 @@ impl ZooKeeper {
     fn spawn(home: &Path) -> Process {
         let config = home.join(CONFIG);
         let main = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
-        let args = ["-Xmx128m", "-cp", JAR, main, config.to_str().unwrap()];
+        let args = ["-Xmx128m", "-cp", JARS, main, config.to_str().unwrap()];
         let (dir, name) = (home.parent().unwrap(), home.file_name().unwrap());
         Process::start(dir, name.to_str().unwrap(), "java", args, &[])
     }

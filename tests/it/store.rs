@@ -323,6 +323,7 @@ async fn zookeeper_keeps_the_contract() {
         let place = Place {
             servers: zookeeper.addr.clone(),
             root: format!("/{name}"),
+            tls: None,
             auth: None,
             session_timeout: Duration::from_secs(2),
         };
