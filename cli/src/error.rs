@@ -130,6 +130,9 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::ClusterNotEmpty => {
             Some("`--replace` puts an older state of the same cluster in place of the present one")
         }
+        Reason::TooManyProxies => {
+            Some("`sluice proxy remove ID` forgets one that is gone for good")
+        }
         Reason::ProxyConnected => Some("SIGTERM makes a proxy finish what is in flight, then end"),
         Reason::EventsLost => {
             Some("look at the present state with `list`, then follow without --resume")

@@ -665,7 +665,9 @@ impl AdminService for Admin {
             &request.page_token,
         );
         let live = self.registry.proxies();
-        let proxies = listed.into_iter().map(|p| view::proxy(p, live.get(&p.id)));
+        let newest = now.head.revision;
+        let show = |p: &Arc<model::Registration>| view::proxy(p, live.get(&p.id), newest);
+        let proxies = listed.into_iter().map(show);
         Ok(Response::new(ListProxiesResponse {
             proxies: proxies.collect(),
             next_page_token,
@@ -684,7 +686,11 @@ impl AdminService for Admin {
             .get(&id)
             .ok_or_else(|| change::proxy_not_found(&id))?;
         let live = self.registry.proxies();
-        Ok(Response::new(view::proxy(proxy, live.get(&id))))
+        Ok(Response::new(view::proxy(
+            proxy,
+            live.get(&id),
+            now.head.revision,
+        )))
     }
 
     async fn delete_proxy(

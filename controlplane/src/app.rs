@@ -43,6 +43,7 @@ use crate::{
     prober::{Observations, Prober},
     publish::Publisher,
     registry::Registry,
+    retire::Retirement,
     store::{Store, Writer},
     topology::{self, History},
     zookeeper::{Place, Tls},
@@ -153,6 +154,11 @@ impl App {
         let registry = Registry::new();
         let probe = Probe::new(self.credentials, self.settings.probe_timeout);
         let fences = Fences::new(self.store.clone(), probe.clone());
+        let retirement = Retirement {
+            store: self.store.clone(),
+            registry: registry.clone(),
+            fences: fences.clone(),
+        };
         let keeper = Keeper {
             store: self.store.clone(),
             registry: registry.clone(),
@@ -215,6 +221,9 @@ impl App {
             metrics: self.metrics.clone(),
         };
         let mut background = JoinSet::new();
+        if !self.settings.proxy_expiry.is_zero() {
+            background.spawn(retirement.run(self.settings.proxy_expiry));
+        }
         if let Some(jodis) = jodis {
             background.spawn(jodis.run());
         }

@@ -81,7 +81,11 @@ pub fn write(now: &Snapshot, time_ms: u64) -> v1::Backup {
         leader_term: now.head.leader_term,
         groups: now.groups.values().map(|g| view::group(now, g)).collect(),
         slots: Some(view::slot_map(&now.slots)),
-        proxies: now.proxies.values().map(|p| view::proxy(p, None)).collect(),
+        proxies: now
+            .proxies
+            .values()
+            .map(|p| view::proxy(p, None, 0))
+            .collect(),
         requests: now.requests.iter().map(request).collect(),
         checksum: 0,
     };
@@ -394,7 +398,7 @@ mod tests {
         };
         let assign = |now: &Snapshot| change::assign_slots(now, &Assignment::Even, 0);
         let now = now.after(&change::once(&now, &request, assign).unwrap());
-        let now = now.after(&change::register(&now, &proxy("p1", "a")));
+        let now = now.after(&change::register(&now, &proxy("p1", "a")).unwrap());
         let describe = change::update_group(&now, &"g1".parse().unwrap(), "text", 0);
         now.after(&describe.unwrap())
     }
@@ -457,8 +461,8 @@ mod tests {
     #[test]
     fn groups_are_replaced_only_if_that_is_said_and_they_are_the_same_clusters() {
         let old = full();
-        let later = old.after(&change::register(&old, &proxy("p1", "b")));
-        let later = later.after(&change::register(&later, &proxy("p2", "c")));
+        let later = old.after(&change::register(&old, &proxy("p1", "b")).unwrap());
+        let later = later.after(&change::register(&later, &proxy("p2", "c")).unwrap());
         let old = backup(&old);
         refused(
             restore(&later, &old, PLAIN, true),

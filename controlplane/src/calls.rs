@@ -58,7 +58,7 @@ pub enum Class {
     Read,
     /// What changes the store.
     Change,
-    /// What changes the store, and waits for servers before it does.
+    /// What changes the store, and waits for servers or proxies before it does.
     Admission,
     /// Health and reflection.
     Other,
@@ -102,7 +102,9 @@ impl Rule {
             Some(("sluice.v1.TopologyService", _)) => (Class::Proxy, None),
             Some(("sluice.v1.AdminService", method)) => match method {
                 "WatchEvents" => (Class::Watch, None),
-                "CreateGroup" | "CreateServer" => (Class::Admission, Some(ADMISSION_DEADLINE)),
+                "CreateGroup" | "CreateServer" | "DeleteProxy" => {
+                    (Class::Admission, Some(ADMISSION_DEADLINE))
+                }
                 "ExportCluster" => (Class::Read, Some(READ_DEADLINE)),
                 _ if method.starts_with("Get") || method.starts_with("List") => {
                     (Class::Read, Some(READ_DEADLINE))
@@ -234,7 +236,7 @@ fn overloaded(class: Class) -> Status {
         Class::Watch => "callers watch events",
         Class::Read => "reads are under way",
         Class::Change => "changes are under way",
-        Class::Admission => "calls wait for servers that are to be admitted",
+        Class::Admission => "calls wait for servers to be admitted or fenced",
         Class::Other => "calls for health and reflection are under way",
     };
     let most = class.most();

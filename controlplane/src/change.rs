@@ -27,6 +27,9 @@ use crate::{
 /// How many migrations that are over are kept.
 const MIGRATIONS_KEPT: usize = 100;
 
+/// How many proxies may be registered.
+pub const PROXIES_MAX: usize = 4096;
+
 /// What a commit does to the store. An empty one is not committed.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Change {
@@ -425,7 +428,7 @@ pub fn assign_slots(now: &Snapshot, wanted: &Assignment, expected_revision: u64)
 }
 
 /// A proxy says what it is. Nothing changes if it says what it said before.
-pub fn register(now: &Snapshot, proxy: &Registration) -> Change {
+pub fn register(now: &Snapshot, proxy: &Registration) -> Decision {
     let id = &proxy.id;
     let known = now.proxies.get(id).is_some_and(|known| {
         **known
@@ -435,16 +438,25 @@ pub fn register(now: &Snapshot, proxy: &Registration) -> Change {
             }
     });
     if known {
-        return Change::default();
+        return Ok(Change::default());
     }
-    Change::one(
+    if now.proxies.len() >= PROXIES_MAX && !now.proxies.contains_key(id) {
+        return Err(Refusal::new(
+            Reason::TooManyProxies,
+            format!(
+                "{PROXIES_MAX} proxies are registered already: remove those that are gone for good, as \
+                 `sluice proxy list` shows"
+            ),
+        ));
+    }
+    Ok(Change::one(
         Edit::PutProxy(proxy.clone()),
         Draft::new(
             format!("proxy/{id}"),
             Kind::ProxyRegistered,
             format!("proxy {id} registered with address {}", proxy.address),
         ),
-    )
+    ))
 }
 
 /// The end of a proxy that is gone.
@@ -978,13 +990,28 @@ mod tests {
             build_version: "0.1.0".to_owned(),
         };
         let now = empty();
-        let now = now.after(&register(&now, &proxy));
-        assert!(register(&now, &proxy).is_empty());
+        let now = now.after(&register(&now, &proxy).unwrap());
+        assert!(register(&now, &proxy).unwrap().is_empty());
         let restarted = Registration {
             incarnation: "1".repeat(32),
             ..proxy.clone()
         };
-        assert!(!register(&now, &restarted).is_empty());
+        assert!(!register(&now, &restarted).unwrap().is_empty());
+        let mut full = now.clone();
+        for number in 1..PROXIES_MAX {
+            let id = ProxyId::new(format!("other-{number}")).unwrap();
+            full.proxies.insert(id, proxy.clone().into());
+        }
+        let new = Registration {
+            id: ProxyId::new("p9").unwrap(),
+            ..proxy.clone()
+        };
+        refused(
+            register(&full, &new),
+            Reason::TooManyProxies,
+            "gone for good",
+        );
+        assert!(register(&full, &restarted).is_ok());
         let connected = delete_proxy(&now, &proxy.id, 0, true);
         refused(connected, Reason::ProxyConnected, "stop it first");
         let now = now.after(&delete_proxy(&now, &proxy.id, 2, false).unwrap());

@@ -78,6 +78,10 @@ pub struct Settings {
     /// TOML file with the logins for the Redis servers; see also SLUICE_SERVER_PASSWORD
     #[arg(long, value_name = "FILE")]
     pub server_auth_file: Option<PathBuf>,
+    /// A proxy that was not connected for so long is forgotten, once every server has shut it out; 0s keeps
+    /// it until it is removed
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
+    pub proxy_expiry: Duration,
     /// How often each server is probed
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = positive)]
     pub probe_interval: Duration,

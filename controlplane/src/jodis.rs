@@ -233,8 +233,8 @@ mod tests {
     #[test]
     fn proxies_that_are_connected_as_they_are_registered_have_a_node() {
         let now = empty();
-        let now = now.after(&change::register(&now, &proxy("p1", "a")));
-        let now = now.after(&change::register(&now, &proxy("p2", "b")));
+        let now = now.after(&change::register(&now, &proxy("p1", "a")).unwrap());
+        let now = now.after(&change::register(&now, &proxy("p2", "b")).unwrap());
         let registry = Registry::new();
         let names = || {
             let nodes = wanted(&now, &registry.proxies());

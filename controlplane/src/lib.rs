@@ -54,6 +54,7 @@ pub mod prober;
 pub mod publish;
 pub mod rebalance;
 pub mod registry;
+pub mod retire;
 pub mod snapshot;
 pub mod status;
 pub mod store;

@@ -152,7 +152,7 @@ impl Publisher {
             .map_err(|_| in_use(&id))?;
         let registering = self
             .store
-            .commit(move |now| Ok(change::register(now, &registration)));
+            .commit(move |now| change::register(now, &registration));
         let (registered, is_registered) = match registering.await {
             Ok(after) => (after.version(), !is_above),
             // A proxy that starts now is better off with what is known than with nothing.

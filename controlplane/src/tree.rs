@@ -403,7 +403,7 @@ mod tests {
                 })
             }),
             Box::new(|now| change::assign_slots(now, &change::Assignment::Even, 0)),
-            Box::new(|now| Ok(change::register(now, &registration))),
+            Box::new(|now| change::register(now, &registration)),
             Box::new(|now| change::create_migration(now, Some(&migration), slots, &id("g2"))),
             Box::new(|now| Ok(change::advance(now, &migration, 6, &Advance::Copy))),
             Box::new(|now| change::update_group(now, &id("g1"), "text", 0)),

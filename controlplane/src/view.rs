@@ -135,8 +135,9 @@ pub fn slot_map(slots: &SlotMap) -> v1::SlotMap {
     }
 }
 
-/// A proxy, with what is known of it since this controller started.
-pub fn proxy(proxy: &Registration, live: Option<&Live>) -> v1::Proxy {
+/// A proxy, with what is known of it since this controller started; where the newest epoch is this.
+pub fn proxy(proxy: &Registration, live: Option<&Live>, newest: u64) -> v1::Proxy {
+    let acked = live.and_then(|l| l.acked);
     let nack = live.and_then(|l| l.nack.as_ref());
     v1::Proxy {
         id: proxy.id.to_string(),
@@ -146,7 +147,8 @@ pub fn proxy(proxy: &Registration, live: Option<&Live>) -> v1::Proxy {
         zone: proxy.zone.clone(),
         build_version: proxy.build_version.clone(),
         connected: live.is_some_and(|l| l.connected),
-        acked_version: live.and_then(|l| l.acked).map(Into::into),
+        acked_version: acked.map(Into::into),
+        epochs_behind: acked.map_or(0, |acked| newest.saturating_sub(acked.epoch)),
         nack_reason: nack.map(|(_, why)| why.clone()).unwrap_or_default(),
         last_seen: live.map(|l| clock::timestamp(l.last_seen_ms)),
         stats: live.and_then(|l| l.stats),
@@ -285,8 +287,18 @@ mod tests {
             zone: "z".to_owned(),
             build_version: "0.1.0".to_owned(),
         };
-        let shown = proxy(&registration, None);
+        let shown = proxy(&registration, None, 9);
         assert!(!shown.connected && shown.acked_version.is_none() && shown.last_seen.is_none());
         assert_eq!((shown.revision, shown.zone.as_str()), (4, "z"));
+        let registry = crate::registry::Registry::new();
+        let acked = proto::Version {
+            leader_term: 1,
+            epoch: 7,
+        };
+        let _link = registry
+            .connect(&registration.id, "0", Some(acked))
+            .unwrap();
+        let live = registry.proxies()[&registration.id].clone();
+        assert_eq!(proxy(&registration, Some(&live), 9).epochs_behind, 2);
     }
 }

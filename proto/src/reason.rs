@@ -87,6 +87,8 @@ reasons! {
     ServerNotFenced = "SERVER_NOT_FENCED", FailedPrecondition;
     /// The store has groups already.
     ClusterNotEmpty = "CLUSTER_NOT_EMPTY", FailedPrecondition;
+    /// As many proxies are registered as may be.
+    TooManyProxies = "TOO_MANY_PROXIES", ResourceExhausted;
     /// The proxy is connected.
     ProxyConnected = "PROXY_CONNECTED", FailedPrecondition;
     /// Events were lost: list again, then watch again.

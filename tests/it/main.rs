@@ -33,6 +33,7 @@ mod monitor;
 mod mover;
 mod pipeline;
 mod protocol;
+mod proxies;
 mod pubsub;
 mod routing;
 mod scan;

@@ -257,7 +257,6 @@ async fn what_is_restored_is_there_as_a_whole(home: &Home<'_>) {
         let terms = backup::Terms {
             replace: true,
             without_proxies: false,
-            above: None,
             expected_revision: 0,
         };
         backup::restore(now, &backup::read(Some(&file))?, terms, false)

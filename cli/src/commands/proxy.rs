@@ -36,7 +36,8 @@ pub(crate) enum ProxyCommand {
     /// Forget a proxy that is gone for good
     ///
     /// A proxy registers by itself when it starts; one that is connected cannot be removed. What it still
-    /// has open at the servers is killed first.
+    /// has open at the servers is killed first. The controller's --proxy-expiry removes by itself who was
+    /// gone for that long.
     #[command(
         visible_alias = "rm",
         alias = "delete",
@@ -98,7 +99,8 @@ async fn list(context: &mut Context) -> Result<(), Error> {
 fn table(proxies: &[v1::Proxy], now: SystemTime) -> Table {
     Table::new(
         [
-            "ID", "ADDRESS", "STATUS", "TOPOLOGY", "SESSIONS", "REQ/S", "SEEN", "VERSION", "ZONE",
+            "ID", "ADDRESS", "STATUS", "TOPOLOGY", "LAG", "SESSIONS", "REQ/S", "SEEN", "VERSION",
+            "ZONE",
         ],
         proxies.iter().map(|proxy| {
             let sessions = proxy.stats.as_ref().map(|stats| thousands(stats.sessions));
@@ -107,6 +109,7 @@ fn table(proxies: &[v1::Proxy], now: SystemTime) -> Table {
                 proxy.address.clone(),
                 status(proxy).to_owned(),
                 acked(proxy),
+                lag(proxy),
                 or_dash(sessions.unwrap_or_default()),
                 rate(proxy.requests_per_second),
                 output::age(proxy.last_seen.as_ref(), now),
@@ -128,6 +131,7 @@ fn detail(proxy: &v1::Proxy) -> Table {
         ("Incarnation", proxy.incarnation.clone()),
         ("Status", status(proxy).to_owned()),
         ("Topology", acked(proxy)),
+        ("Lag", lag(proxy)),
         ("Refused", or_dash(&proxy.nack_reason)),
         ("Seen", output::rfc3339(proxy.last_seen.as_ref())),
         ("Sessions", thousands(stats.sessions)),
@@ -153,6 +157,12 @@ fn acked(proxy: &v1::Proxy) -> String {
             .as_ref()
             .map_or(String::new(), |version| Version::from(version).to_string()),
     )
+}
+
+/// How many epochs it is behind.
+fn lag(proxy: &v1::Proxy) -> String {
+    let lag = proxy.acked_version.map(|_| thousands(proxy.epochs_behind));
+    or_dash(lag.unwrap_or_default())
 }
 
 /// Requests per second, whole.
@@ -187,6 +197,7 @@ mod tests {
                 errors_total: 3,
             }),
             requests_per_second: 120_345.6,
+            epochs_behind: 2,
             ..Default::default()
         };
         let gone = v1::Proxy {
@@ -196,9 +207,9 @@ mod tests {
         };
         let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_001);
         insta::assert_snapshot!(table(&[healthy.clone(), gone], now).render(None), @"
-        ID   ADDRESS          STATUS         TOPOLOGY   SESSIONS   REQ/S     SEEN   VERSION   ZONE
-        p1   10.0.0.9:19000   connected      1.12       50         120,346   1s     0.1.0     -
-        p2   10.0.0.8:19000   disconnected   -          -          0         -      -         -
+        ID   ADDRESS          STATUS         TOPOLOGY   LAG   SESSIONS   REQ/S     SEEN   VERSION   ZONE
+        p1   10.0.0.9:19000   connected      1.12       2     50         120,346   1s     0.1.0     -
+        p2   10.0.0.8:19000   disconnected   -          -     -          0         -      -         -
         ");
         insta::assert_snapshot!(detail(&healthy).render(None), @"
         Id:            p1
@@ -209,6 +220,7 @@ mod tests {
         Incarnation:   00ff
         Status:        connected
         Topology:      1.12
+        Lag:           2
         Refused:       -
         Seen:          1970-01-01T00:16:40.000Z
         Sessions:      50

@@ -195,7 +195,7 @@ async fn a_process_without_a_record_is_not_raised_to_less_than_the_stores_epoch(
     leader.raise(&at, 1).await.unwrap();
     let registered = leader
         .store
-        .commit(move |now| Ok(change::register(now, &proxy)));
+        .commit(move |now| change::register(now, &proxy));
     let revision = registered.await.unwrap().head.revision;
     leader.raise(&at, 1).await.unwrap();
     assert_eq!(number(&record(&server).await, "epoch"), 1);
