@@ -867,10 +867,10 @@ mod tests {
             assert_eq!((head.leader_term, head.revision - UNSEEN), expected);
             assert!(leap(&after, Mark { term, epoch }).is_empty());
         };
-        assert_eq!(now.version().to_string(), "1.2");
+        assert_eq!(now.version().to_string(), "1.3");
         check(80, 4000, (81, 4000));
         check(1, 40, (2, 40));
-        check(3, 1, (4, 2));
+        check(3, 1, (4, 3));
         for (term, epoch) in [(1, 2), (1, 1), (1, u64::MAX), (u64::MAX, 9)] {
             assert!(leap(&now, Mark { term, epoch }).is_empty());
         }
