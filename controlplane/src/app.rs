@@ -10,6 +10,7 @@ use std::{fs, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow};
 use proto::{
     credentials::Credentials,
+    settled,
     v1::{
         DESCRIPTORS, admin_service_server::AdminServiceServer,
         topology_service_server::TopologyServiceServer,
@@ -58,8 +59,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How many calls one connection may have open.
 const STREAMS_MAX: u32 = 1024;
 
-/// What a proxy says is short.
-const PROXY_MESSAGE_MAX: usize = 64 << 10;
+/// What a proxy says is short, but for the connections that it lost and the streams that were touched:
+/// twice what these may have (`proto::settled`).
+const PROXY_MESSAGE_MAX: usize = 2 * (settled::STREAM_BYTES_MAX + 256 * settled::LOST_MAX);
 
 /// A controller that is bound and has its store open.
 pub struct App {

@@ -479,7 +479,7 @@ pub fn next_step(m: &Migration, w: &World) -> Step {
         Phase::CuttingOver { batch, .. } => cutting_over(m, w, *batch),
         Phase::Committed => committed(m, w),
         Phase::Aborting { .. } if !w.claims.target => Step::Claim,
-        Phase::Aborting { .. } if !w.is_clean => Step::Clean(m.remaining()),
+        Phase::Aborting { .. } if !w.is_clean => Step::Clean(m.slots.without(&m.moved)),
         Phase::Aborting { .. } if !m.moved.is_empty() => Step::Record(Advance::Reap),
         Phase::Aborting { .. } => Step::Record(Advance::End),
         Phase::Reaping { .. } if !w.claims.source => Step::Claim,
@@ -577,9 +577,10 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet) -> Step {
         return fence(w, hold);
     }
     if !is_quiet(w, hold) {
-        return Step::Wait(Why::Settle(names(w, |proxy| {
-            proxy.settled_in(hold).is_none()
-        })));
+        let spared = w.fence.iter().flat_map(|fence| &fence.spared);
+        let late = spared.filter(|proxy| settled(w, proxy, hold).is_none());
+        let named = late.filter_map(|proxy| Some(w.proxies.get(proxy)?.id.clone()));
+        return Step::Wait(Why::Settle(named.collect()));
     }
     if w.copy == (Copying::Settled { hold }) {
         return Step::Record(Advance::Commit);

@@ -302,6 +302,15 @@ fn who_was_spared_has_to_settle_and_what_it_lost_is_closed() {
     let m = cutting_over_phase();
     let wait = Step::Wait(Why::Settle(vec![id("p2")]));
     check(&m, |w| proxy(w, "p2").settled = None, wait.clone());
+    // One that was fenced out is not waited for.
+    check(
+        &m,
+        |w| {
+            proxy(w, "p2").settled = None;
+            w.fence.as_mut().unwrap().spared = incarnations(&["p1"]);
+        },
+        settle(nothing()),
+    );
     check(
         &m,
         |w| {
@@ -458,6 +467,12 @@ fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
         ..aborting
     };
     check(&partly, |_| {}, Step::Clean(set("5-9")));
+    // What stays was copied, too.
+    let left = Migration {
+        left: set("9"),
+        ..partly.clone()
+    };
+    check(&left, |_| {}, Step::Clean(set("5-9")));
     check(&partly, |w| w.is_clean = true, Step::Record(Advance::Reap));
     let reaping = partly.after(&Advance::Reap).unwrap();
     assert_eq!(reaping.phase, Phase::Reaping { then: Some(then) });

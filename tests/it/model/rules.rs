@@ -26,6 +26,8 @@ pub(super) enum Mutation {
     LostAttemptNotKilled,
     /// A proxy that starts during a hold is not told of it.
     JoinerNotHeld,
+    /// The slot is moved back while the source is still being reaped.
+    MovedBeforeReaped,
     /// A proxy does not name the connections that it has lost.
     LostConnectionNotNamed,
 }
@@ -33,7 +35,7 @@ pub(super) enum Mutation {
 /// How often something may go wrong, or be done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// All of what follows but the last, together.
+    /// All of what follows but the last two, together.
     pub(super) faults: u8,
     pub(super) elections: u8,
     pub(super) kills: u8,
@@ -42,6 +44,8 @@ pub(super) struct Limits {
     pub(super) copies: u8,
     pub(super) cancels: u8,
     pub(super) cut_overs: u8,
+    /// Moves back.
+    pub(super) returns: u8,
 }
 
 pub(super) const LINEARIZABLE: &str = "what clients see is linearizable";
@@ -76,6 +80,9 @@ pub(super) fn properties() -> Vec<Property<System>> {
         }),
         Property::sometimes("a lost request is executed late", |_, state: &State| {
             state.seen.executed_late
+        }),
+        Property::sometimes("the slot moves back", |_, state: &State| {
+            state.seen.returned
         }),
         Property::sometimes("it succeeds", |_, state: &State| state.has_succeeded()),
     ]

@@ -1,6 +1,7 @@
 //! A cut-over at one moment: what the store has, what each leader, server, proxy and client is.
 //!
-//! One slot with one key moves from group 0 to group 1. Nothing here decides what happens.
+//! One slot with one key moves from group 0 to group 1, and perhaps back. Nothing here decides what
+//! happens.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -77,6 +78,8 @@ pub(super) struct Leader {
     pub(super) clock: u8,
     pub(super) copy: Copy,
     pub(super) is_clean: bool,
+    /// On which connection the source's keys are deleted.
+    pub(super) reaping: Option<Id>,
     pub(super) is_reaped: bool,
 }
 
@@ -137,7 +140,12 @@ pub(super) struct Link {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum From {
     Worker(Life, usize),
-    Mover { leader: usize, term: u64 },
+    /// For a migration, by its number.
+    Mover {
+        leader: usize,
+        term: u64,
+        of: u8,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -192,6 +200,7 @@ pub(super) struct Faults {
     pub(super) breaks: u8,
     pub(super) copies: u8,
     pub(super) cancels: u8,
+    pub(super) returns: u8,
 }
 
 /// What has come to pass.
@@ -207,6 +216,7 @@ pub(super) struct Seen {
     pub(super) executed_late: bool,
     pub(super) committed: bool,
     pub(super) committed_with_a_fence: bool,
+    pub(super) returned: bool,
     pub(super) given_up: bool,
     pub(super) aborted: bool,
     pub(super) zombie_refused: bool,
@@ -224,10 +234,17 @@ pub(super) fn cluster() -> ClusterId {
     ClusterId::new("c").expect("it is a label")
 }
 
-/// As the controller knows a connection to the source.
+/// What a server calls the connections of a worker, one after the other: the same whatever else has
+/// happened, so that what is alike is one state.
+pub(super) fn id_of((proxy, life): Life, worker: usize, at: Group, opened: u64) -> Id {
+    let place = ((proxy * 10 + usize::from(life)) * 10 + worker) * 10 + at;
+    place as u64 * 100 + opened
+}
+
+/// As the controller knows a connection.
 pub(super) fn connection(id: Id) -> Connection {
     Connection {
-        server: server(0),
+        server: server((id / 100 % 10) as Group),
         run_id: "0".repeat(40),
         client_id: id,
     }
@@ -283,6 +300,7 @@ impl Leader {
             clock: 0,
             copy: Copy::None,
             is_clean: false,
+            reaping: None,
             is_reaped: false,
         }
     }
@@ -291,6 +309,17 @@ impl Leader {
     pub(super) fn enter_phase(&mut self) {
         self.clock = 0;
         self.raised = false;
+    }
+
+    /// Forgets what counts for one migration only.
+    pub(super) fn enter_migration(&mut self) {
+        self.enter_phase();
+        self.census = None;
+        self.fence = None;
+        self.copy = Copy::None;
+        self.is_clean = false;
+        self.reaping = None;
+        self.is_reaped = false;
     }
 }
 
@@ -329,8 +358,18 @@ impl Store {
         }
     }
 
+    /// From which group the slot is moved.
+    pub(super) fn source(&self) -> Group {
+        usize::from(self.migration.source == group(1))
+    }
+
+    /// To which.
+    pub(super) fn target(&self) -> Group {
+        1 - self.source()
+    }
+
     pub(super) fn at_source(&self) -> SlotSet {
-        if self.owner == 0 {
+        if self.owner == self.source() {
             self.migration.slots
         } else {
             SlotSet::EMPTY
@@ -361,7 +400,11 @@ impl State {
             leader.answers.insert((number, 0), (1, None));
         }
         let link = Link {
-            from: From::Mover { leader: 0, term: 1 },
+            from: From::Mover {
+                leader: 0,
+                term: 1,
+                of: 0,
+            },
             queue: VecDeque::new(),
         };
         let server = |connections| Server {
@@ -459,10 +502,8 @@ impl State {
         let writes = |command: &Command| matches!(command, Command::Do { value, .. } if *value > 0);
         let link = self.servers[at].connections.get(&id);
         let unanswered = link.is_some_and(|link| link.queue.iter().any(writes));
-        if at == 0 {
-            let named = unanswered && mutation != Some(Mutation::LostConnectionNotNamed);
-            lost.ledger.lost(id, named.then(|| connection(id)));
-        }
+        let named = unanswered && mutation != Some(Mutation::LostConnectionNotNamed);
+        lost.ledger.lost(id, named.then(|| connection(id)));
         self.forsake(at, id, mutation == Some(Mutation::WriteRetried));
     }
 
@@ -479,9 +520,11 @@ impl State {
                 }
             }
             From::Mover { leader, .. } => {
-                if self.leaders[leader].copy.connection() == Some(id) {
-                    self.leaders[leader].copy = Copy::None;
+                let leader = &mut self.leaders[leader];
+                if leader.copy.connection() == Some(id) {
+                    leader.copy = Copy::None;
                 }
+                leader.reaping.take_if(|reaping| *reaping == id);
             }
         }
         self.servers[at].connections.remove(&id);
@@ -516,10 +559,10 @@ impl Copy {
 
 impl State {
     /// The connections that leaders have to a server for copying and deleting.
-    pub(super) fn movers(&self, at: Group, which: impl Fn(usize, u64) -> bool) -> Vec<Id> {
+    pub(super) fn movers(&self, at: Group, which: impl Fn(usize, u64, u8) -> bool) -> Vec<Id> {
         let links = self.servers[at].connections.iter();
         let movers = links.filter(|(_, link)| match link.from {
-            From::Mover { leader, term } => which(leader, term),
+            From::Mover { leader, term, of } => which(leader, term, of),
             From::Worker(..) => false,
         });
         movers.map(|(id, _)| *id).collect()
@@ -527,14 +570,15 @@ impl State {
 
     /// Whether nothing that is written at the source any more, or answered, can come from a client.
     pub(super) fn is_quiet(&self, hold: u64) -> bool {
-        let links = self.servers[0].connections.iter();
+        let source = self.store.source();
+        let links = self.servers[source].connections.iter();
         links.into_iter().all(|(id, link)| match link.from {
             From::Mover { .. } => true,
             From::Worker((proxy, life), worker) => {
                 let sender = &self.proxies[proxy];
                 let worker = &sender.workers[worker];
-                let holds = worker.epoch >= hold && worker.route != Route::Serve(0);
-                let is_used = sender.life == life && worker.connections[0] == Some(*id);
+                let holds = worker.epoch >= hold && worker.route != Route::Serve(source);
+                let is_used = sender.life == life && worker.connections[source] == Some(*id);
                 let matters = |command: &Command| match command {
                     Command::Do { value, awaited, .. } => *awaited || *value > 0,
                     Command::Restore(_) | Command::Delete => false,

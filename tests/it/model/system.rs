@@ -13,8 +13,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use controlplane::migration::{
-    Advance, Answer, Claims, Copying, Fenced, Fitness, Phase, Step, Wish, World, is_quiet,
-    next_step, reapable,
+    Advance, Answer, Claims, Copying, Fenced, Fitness, Migration, Phase, Step, Wish, World,
+    is_quiet, next_step, reapable,
 };
 use dataplane::hold::{Moving, Tally};
 use proto::{
@@ -34,7 +34,7 @@ use super::{
     rules::{Limits, Mutation},
     state::{
         Command, Copy, From, Group, Id, Leader, Life, Link, MISSING, Number, Proxy, Route, State,
-        Told, WORKERS, Walls, Worker, cluster, connection, group, incarnation, life, server,
+        Told, WORKERS, Walls, Worker, cluster, connection, group, id_of, incarnation, life, server,
         version,
     },
 };
@@ -76,6 +76,27 @@ pub(super) enum Action {
     Elect,
     /// The operator cancels.
     Cancel,
+    /// The operator moves the slot back.
+    Return,
+}
+
+impl Action {
+    /// Whether it is something that goes wrong, or that somebody else does.
+    pub(super) fn is_fault(&self) -> bool {
+        match self {
+            Self::Break(..) | Self::Kill(_) | Self::BreakCopy(_) | Self::Elect | Self::Cancel => {
+                true
+            }
+            Self::Request(_)
+            | Self::Execute(..)
+            | Self::Apply(..)
+            | Self::Tell(..)
+            | Self::Lead(_)
+            | Self::Tick(_)
+            | Self::Read(_)
+            | Self::Return => false,
+        }
+    }
 }
 
 impl System {
@@ -118,7 +139,7 @@ impl System {
         let hold = view.migration.entered;
         let settled = |told: &Told| Settled {
             version: version(told.0),
-            group: group(0),
+            group: view.migration.source.clone(),
             lost: Lost::These(told.1.iter().copied().map(connection).collect()),
             streams: Streams::These(BTreeSet::new()),
         };
@@ -211,6 +232,21 @@ impl System {
         Some(())
     }
 
+    /// Whether the slot can be moved back.
+    fn may_return(&self, s: &State) -> bool {
+        match s.store.migration.phase {
+            Phase::Succeeded => true,
+            Phase::Reaping { .. } => self.leaves_out(Mutation::MovedBeforeReaped),
+            Phase::Pending
+            | Phase::Copying { .. }
+            | Phase::CuttingOver { .. }
+            | Phase::Committed
+            | Phase::Aborting { .. }
+            | Phase::Cancelled
+            | Phase::Failed { .. } => false,
+        }
+    }
+
     /// Whether a server refuses a worker.
     fn is_kept_out(&self, s: &State, (proxy, worker): (Number, usize), at: Group) -> bool {
         let cluster = cluster();
@@ -223,11 +259,12 @@ impl System {
 
     /// Whether the source refuses a worker that would send it something.
     pub(super) fn keeps_out(&self, s: &State) -> bool {
-        let wants = |worker: &Worker| worker.epoch > 0 && worker.route == Route::Serve(0);
+        let source = s.store.source();
+        let wants = |worker: &Worker| worker.epoch > 0 && worker.route == Route::Serve(source);
         let proxies = s.proxies.iter().enumerate();
         let mut workers =
             proxies.flat_map(|(p, proxy)| proxy.workers.iter().enumerate().map(move |w| (p, w)));
-        workers.any(|(p, (w, worker))| wants(worker) && self.is_kept_out(s, (p, w), 0))
+        workers.any(|(p, (w, worker))| wants(worker) && self.is_kept_out(s, (p, w), source))
     }
 
     /// Opens a connection, if the server lets it in.
@@ -238,9 +275,7 @@ impl System {
             return None;
         }
         let opener = &mut s.proxies[proxy].workers[worker];
-        // The same whatever else has happened: what is alike is to be one state.
-        let place = ((proxy * 10 + usize::from(life)) * 10 + worker) * 10 + at;
-        let id = place as u64 * 100 + opener.opened;
+        let id = id_of((proxy, life), worker, at, opener.opened);
         opener.opened += 1;
         opener.connections[at] = Some(id);
         let link = Link {
@@ -272,10 +307,10 @@ impl System {
                         RegisterRet::WriteOk
                     }
                 };
-                if value > 0 && at == 0 {
-                    for leader in &mut s.leaders {
-                        leader.copy.soil();
-                    }
+                let copies_it = |leader: &usize| s.view(*leader).source() == at;
+                let copying: Vec<usize> = (0..s.leaders.len()).filter(copies_it).collect();
+                for leader in copying.into_iter().filter(|_| value > 0) {
+                    s.leaders[leader].copy.soil();
                 }
                 if awaited {
                     s.clients[client].waits = false;
@@ -295,19 +330,19 @@ impl System {
                 let proxy = &mut s.proxies[proxy];
                 let worker = &mut proxy.workers[worker];
                 let is_heard = proxy.life == life && worker.connections[at] == Some(id);
-                if is_heard && is_empty && at == 0 {
+                if is_heard && is_empty {
                     // Whatever mark is on it, it comes back behind the last of the replies.
                     (1..=worker.epoch).for_each(|e| worker.ledger.answered(id, version(e)));
                 }
             }
-            From::Mover { leader, .. } => self.answered(&mut s.leaders[leader], id, at),
+            From::Mover { leader, .. } => self.answered(&mut s.leaders[leader], id),
         }
         Some(())
     }
 
     /// What a leader had sent on a connection was answered.
-    fn answered(&self, leader: &mut Leader, id: Id, at: Group) {
-        if at == 0 {
+    fn answered(&self, leader: &mut Leader, id: Id) {
+        if leader.reaping == Some(id) {
             leader.is_reaped = true;
         } else if let Copy::Busy {
             connection,
@@ -334,13 +369,19 @@ impl System {
             term,
         };
         judge(Ok(Some(&s.servers[at].record())), "r", comer).ok()?;
-        let former = s.movers(at, |from, _| from == leader);
+        let number = s.faults.returns;
+        let former = s.movers(at, |from, _, of| from == leader && of == number);
         if !self.leaves_out(Mutation::LostAttemptNotKilled) {
             former.iter().for_each(|id| s.close(at, *id, self.mutation));
         }
-        let id = 900_000 + term * 1000 + u64::from(s.faults.copies) * 10 + at as u64;
+        let which = u64::from(number) * 100 + u64::from(s.faults.copies) * 10 + at as u64;
+        let id = 900_000 + term * 1000 + which;
         let link = Link {
-            from: From::Mover { leader, term },
+            from: From::Mover {
+                leader,
+                term,
+                of: number,
+            },
             queue: VecDeque::from([Command::Delete]),
         };
         s.servers[at].connections.insert(id, link);
@@ -357,7 +398,7 @@ impl System {
                 let term = s.leaders[number].term;
                 for at in [0, 1] {
                     s.servers[at].term = s.servers[at].term.max(term);
-                    let older = s.movers(at, |_, theirs| theirs < term);
+                    let older = s.movers(at, |_, theirs, _| theirs < term);
                     if !self.leaves_out(Mutation::LostAttemptNotKilled) {
                         older.iter().for_each(|id| s.close(at, *id, self.mutation));
                     }
@@ -378,7 +419,7 @@ impl System {
                 if is_cleaning(&s.leaders[number].copy) {
                     return None;
                 }
-                let connection = self.send_deletion(s, number, 1)?;
+                let connection = self.send_deletion(s, number, view.target())?;
                 s.leaders[number].copy = Copy::Busy {
                     connection,
                     dirty: false,
@@ -387,7 +428,7 @@ impl System {
                 Some(())
             }
             Step::Count => {
-                let links = s.servers[0].connections.values();
+                let links = s.servers[view.source()].connections.values();
                 let census = links.filter_map(|link| match link.from {
                     From::Worker(life, _) => Some(life),
                     From::Mover { .. } => None,
@@ -413,19 +454,19 @@ impl System {
                 } => {
                     s.leaders[number].copy = Copy::Settled { connection, hold };
                     if self.leaves_out(Mutation::ReapedEarly) {
-                        self.send_deletion(s, number, 0)?;
+                        self.send_deletion(s, number, view.source())?;
                     }
                     Some(())
                 }
                 _ => None,
             },
             Step::Reap(slots) => {
-                let under_way = !s.movers(0, |from, _| from == number).is_empty();
-                if under_way || slots.is_empty() {
+                if s.leaders[number].reaping.is_some() || slots.is_empty() {
                     return None;
                 }
                 assert_eq!(slots, reapable(&view.migration, view.at_source()));
-                self.send_deletion(s, number, 0)?;
+                let id = self.send_deletion(s, number, view.source())?;
+                s.leaders[number].reaping = Some(id);
                 Some(())
             }
         }
@@ -441,16 +482,17 @@ impl System {
         closed: BTreeSet<Id>,
     ) -> Option<()> {
         let term = s.leaders[number].term;
+        let source = s.view(number).source();
         let does = !self.leaves_out(Mutation::NoFence);
         if !std::mem::replace(&mut s.leaders[number].raised, true) {
             if does {
-                let record = &mut s.servers[0];
+                let record = &mut s.servers[source];
                 record.term = record.term.max(term);
                 record.epoch = record.epoch.max(epoch);
             }
             return Some(());
         }
-        let doomed: Vec<Id> = s.servers[0]
+        let doomed: Vec<Id> = s.servers[source]
             .connections
             .iter()
             .filter(|(id, link)| match link.from {
@@ -460,9 +502,10 @@ impl System {
             .map(|(id, _)| *id)
             .collect();
         if does {
-            doomed.iter().for_each(|id| s.close(0, *id, self.mutation));
+            let mutation = self.mutation;
+            doomed.iter().for_each(|id| s.close(source, *id, mutation));
         }
-        let record = &s.servers[0];
+        let record = &s.servers[source];
         let (term, epoch) = if does {
             (record.term, record.epoch)
         } else {
@@ -500,9 +543,13 @@ impl System {
                 let census = world.census.iter().flatten();
                 let spared = world.fence.iter().flat_map(|fence| &fence.spared);
                 s.seen.committed_with_a_fence |= census.count() > spared.count();
-                s.store.owner = 1;
+                s.seen.returned |= s.faults.returns > 0;
+                s.store.owner = s.store.target();
             }
-            Advance::GiveUp(_) => s.seen.given_up = true,
+            Advance::GiveUp(_) => {
+                s.seen.given_up = true;
+                s.leaders[number].census = None;
+            }
             Advance::Abort(_) => {
                 s.seen.aborted = true;
                 s.leaders[number].is_clean = false;
@@ -534,8 +581,9 @@ impl System {
             }],
             Route::Serve(_) => Vec::new(),
         };
-        let links = &s.servers[0].connections;
-        let busy = applier.connections[0].filter(|id| {
+        let (Route::Hold(owner) | Route::Serve(owner)) = route;
+        let links = &s.servers[owner].connections;
+        let busy = applier.connections[owner].filter(|id| {
             let queue = links.get(id).map(|link| &link.queue);
             queue.is_some_and(|queue| !queue.is_empty())
         });
@@ -577,7 +625,10 @@ impl Model for System {
                 Action::Read(leader),
             ]);
         }
-        let faults = &s.faults;
+        let (faults, source) = (&s.faults, s.store.source());
+        if faults.returns < limits.returns && self.may_return(s) {
+            actions.push(Action::Return);
+        }
         if faults.all >= limits.faults {
             return;
         }
@@ -595,8 +646,8 @@ impl Model for System {
                 actions.push(Action::Kill(number));
             }
             for (worker, state) in proxy.workers.iter().enumerate() {
-                if faults.breaks < limits.breaks && state.connections[0].is_some() {
-                    actions.push(Action::Break(number, worker, 0));
+                if faults.breaks < limits.breaks && state.connections[source].is_some() {
+                    actions.push(Action::Break(number, worker, source));
                 }
             }
         }
@@ -661,8 +712,9 @@ impl Model for System {
                     dirty,
                     has_read,
                 } if dirty || !has_read => {
-                    let value = s.servers[0].value;
-                    let link = s.servers[1].connections.get_mut(&connection)?;
+                    let (source, target) = (s.view(number).source(), s.view(number).target());
+                    let value = s.servers[source].value;
+                    let link = s.servers[target].connections.get_mut(&connection)?;
                     link.queue.push_back(Command::Restore(value));
                     s.leaders[number].copy = Copy::Busy {
                         connection,
@@ -686,6 +738,16 @@ impl Model for System {
                 s.leaders.last_mut()?.believes = Some(Box::new(before));
                 s.store.term += 1;
                 s.leaders.push(Leader::new(s.store.term));
+                Some(())
+            }
+            Action::Return => {
+                s.faults.returns += 1;
+                let m = &mut s.store.migration;
+                let (source, target) = (m.target.clone(), m.source.clone());
+                *m = Migration::new(m.id.clone(), source, target, m.slots);
+                m.phase = Phase::Copying { given_up: None };
+                m.entered = s.store.epoch;
+                s.leaders.last_mut()?.enter_migration();
                 Some(())
             }
             Action::Cancel => {
