@@ -24,7 +24,7 @@ use crate::{
     error,
     memory::{Memory, Pressure},
     metrics::{Proxy, registry},
-    settling::Report,
+    settling::report::Report,
     socket::Listener,
     worker::{Inlet, Worker},
 };

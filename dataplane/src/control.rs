@@ -30,7 +30,7 @@ use tonic::{Streaming, transport::Endpoint};
 use crate::{
     backoff::Backoff,
     metrics::Proxy,
-    settling::{self, Report},
+    settling::report::{self, Report},
 };
 
 /// A controller that says nothing for so long is gone.
@@ -223,7 +223,7 @@ impl Control {
             return Vec::new();
         };
         let reports: Vec<Report> = self.settled.iter().map(|r| r.borrow().clone()).collect();
-        let all = settling::settled(&reports, version);
+        let all = report::settled(&reports, version);
         all.into_iter().filter(|s| told.is_new(s)).collect()
     }
 

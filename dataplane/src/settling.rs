@@ -7,7 +7,8 @@
 //! what is under way on leases it is known for which slot it is ([`passages`]). A connection that is lost
 //! with something unanswered is remembered ([`losses`]), since its server may execute that yet; and while a
 //! slot is copied, so are the streams whose consumers change, which no tracking connection is told of
-//! ([`touched`]).
+//! ([`touched`]). When all is answered is decided in [`waits`]; what all workers say of it together, in
+//! [`report`].
 //!
 //! Never decides whether a slot is held: that is the topology's. Knows no sockets.
 //!
@@ -17,22 +18,23 @@
 
 use std::rc::Rc;
 
-use proto::{
-    GroupId, SLOT_COUNT, ServerAddr, Slot, SlotState, Topology, Version,
-    settled::{LOST_MAX, Lost, STREAM_BYTES_MAX, Settled, Streams},
-};
+use proto::{GroupId, SLOT_COUNT, ServerAddr, Slot, SlotState, Topology, settled::Settled};
 use tokio::sync::Notify;
 
 use self::{
     losses::{Debt, Losses},
     passages::{Passage, Passages},
+    report::Report,
     touched::Touched,
+    waits::Waits,
 };
 use crate::{backend::Connection, worker::Worker};
 
 pub(crate) mod losses;
 pub(crate) mod passages;
+pub mod report;
 pub(crate) mod touched;
+pub mod waits;
 
 /// See the module.
 pub(crate) struct Settling {
@@ -40,76 +42,13 @@ pub(crate) struct Settling {
     turn: u64,
     /// Of each slot, with which of them it came into its state.
     since: Box<[u64; SLOT_COUNT]>,
-    waits: Vec<Wait>,
-    /// Numbers the waits.
-    last: u32,
+    waits: Waits,
     report: Report,
     passages: Passages,
     pub(crate) losses: Rc<Losses>,
     pub(crate) touched: Touched,
     /// Something has happened that a wait may have waited for.
     news: Rc<Notify>,
-}
-
-/// What has to be answered by a group.
-#[derive(Debug)]
-struct Wait {
-    number: u32,
-    group: GroupId,
-    /// The turn with which the last of its slots came into its state.
-    since: u64,
-    /// Barriers that have not been answered.
-    barriers: u32,
-    /// It has been reported for this version.
-    is_over: bool,
-}
-
-/// What a worker has to say of a version.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Report {
-    /// `None`: there has been no topology.
-    version: Option<Version>,
-    groups: Vec<Settled>,
-}
-
-/// What all workers say together of a version.
-pub(crate) fn settled(reports: &[Report], version: Version) -> Vec<Settled> {
-    let Some((first, others)) = reports.split_first() else {
-        return Vec::new();
-    };
-    if reports.iter().any(|r| r.version != Some(version)) {
-        return Vec::new();
-    }
-    let all = |settled: &Settled| {
-        let mut whole = settled.clone();
-        for other in others {
-            let of_other = other.groups.iter().find(|s| s.group == settled.group)?;
-            whole.lost = add(whole.lost, &of_other.lost);
-            whole.streams = whole.streams.and(of_other.streams.clone());
-        }
-        if let Streams::These(streams) = &whole.streams
-            && streams.iter().map(|s| s.key.len()).sum::<usize>() > STREAM_BYTES_MAX
-        {
-            whole.streams = Streams::Any;
-        }
-        Some(whole)
-    };
-    first.groups.iter().filter_map(all).collect()
-}
-
-/// The lost connections of both.
-fn add(one: Lost, other: &Lost) -> Lost {
-    match (one, other) {
-        (Lost::These(mut these), Lost::These(more)) => {
-            these.extend(more.iter().cloned());
-            if these.len() > LOST_MAX {
-                Lost::Many
-            } else {
-                Lost::These(these)
-            }
-        }
-        (Lost::Many, Lost::These(_) | Lost::Many) | (Lost::These(_), Lost::Many) => Lost::Many,
-    }
 }
 
 /// Whether a slot is about to move.
@@ -126,8 +65,7 @@ impl Settling {
         Self {
             turn: 0,
             since: Box::new([0; SLOT_COUNT]),
-            waits: Vec::new(),
-            last: 0,
+            waits: Waits::default(),
             report: Report::default(),
             passages: Passages::new(Rc::clone(&news)),
             losses: Rc::default(),
@@ -143,7 +81,7 @@ impl Settling {
 
     /// Something has happened that a wait may have waited for.
     pub(crate) fn look(&self) {
-        if self.waits.iter().any(|wait| !wait.is_over) {
+        if !self.waits.unsettled().is_empty() {
             self.news.notify_one();
         }
     }
@@ -165,59 +103,32 @@ impl Settling {
             version: Some(now.version()),
             groups: Vec::new(),
         };
-        let mut left = std::mem::take(&mut self.waits);
-        let mut begun = Vec::new();
-        for (index, group) in (0..).zip(now.groups()) {
+        let since = &self.since;
+        let moving = (0..).zip(now.groups()).filter_map(|(index, group)| {
             let slots = moving(index, now);
-            let Some(since) = slots.iter().map(|slot| self.since[slot.index()]).max() else {
-                continue;
-            };
-            // One whose slots are all as they were goes on.
-            let same = |wait: &Wait| wait.group == group.id && wait.since == since;
-            let wait = match left.iter().position(same) {
-                Some(at) => Wait {
-                    is_over: false,
-                    ..left.swap_remove(at)
-                },
-                None => {
-                    self.last = self.last.wrapping_add(1);
-                    begun.push((self.last, group.id.clone()));
-                    Wait {
-                        number: self.last,
-                        group: group.id.clone(),
-                        since,
-                        barriers: 0,
-                        is_over: false,
-                    }
-                }
-            };
-            self.waits.push(wait);
-        }
+            let since = slots.iter().map(|slot| since[slot.index()]).max()?;
+            Some((group.id.clone(), since))
+        });
+        let begun = self.waits.turn(moving);
         self.news.notify_one();
         begun
     }
 
     /// Barriers have been placed for a wait.
     fn placed(&mut self, number: u32, barriers: u32) {
-        let mut waits = self.waits.iter_mut();
-        if let Some(wait) = waits.find(|wait| wait.number == number) {
-            wait.barriers += barriers;
-        }
+        self.waits.placed(number, barriers);
     }
 
-    /// A barrier was answered, or its pipe is no more. It may be one of a wait that is over since.
+    /// A barrier was answered, or its pipe is no more.
     fn passed(&mut self, number: u32) {
-        let mut waits = self.waits.iter_mut();
-        if let Some(wait) = waits.find(|wait| wait.number == number) {
-            wait.barriers -= 1;
+        if self.waits.passed(number) {
             self.news.notify_one();
         }
     }
 
     /// The waits that have not been reported.
     fn unsettled(&self) -> Vec<u32> {
-        let waits = self.waits.iter().filter(|wait| !wait.is_over);
-        waits.map(|wait| wait.number).collect()
+        self.waits.unsettled()
     }
 
     /// Reports the groups for which nothing is under way any more. Whether there are new ones.
@@ -226,36 +137,33 @@ impl Settling {
         topology: &Topology,
         is_subscribed_ahead: impl Fn(&[Slot]) -> bool,
     ) -> bool {
-        let mut is_new = false;
-        for wait in &mut self.waits {
-            let of_id = |group: &&proto::Group| group.id == wait.group;
-            let Some((index, group)) = (0..).zip(topology.groups()).find(|(_, g)| of_id(g)) else {
-                continue; // it has left; so have its slots
+        let find = |id: &GroupId| {
+            let mut groups = (0..).zip(topology.groups());
+            groups.find(|(_, group)| group.id == *id)
+        };
+        let (since, passages) = (&self.since, &self.passages);
+        let is_quiet = |id: &GroupId| {
+            let Some((index, _)) = find(id) else {
+                return false; // it has left; so have its slots
             };
             let slots = moving(index, topology);
-            let since = &self.since;
             let is_older = |slot: Slot, turn: u64| {
                 slots.binary_search(&slot).is_ok() && turn < since[slot.index()]
             };
-            if wait.is_over
-                || wait.barriers > 0
-                || self.passages.any(is_older)
-                || !is_subscribed_ahead(&slots)
-            {
-                continue;
-            }
-            wait.is_over = true;
-            is_new = true;
+            !passages.any(is_older) && is_subscribed_ahead(&slots)
+        };
+        let settled = self.waits.settle(is_quiet);
+        for (index, group) in settled.iter().filter_map(find) {
             let servers = std::iter::once(&group.primary).chain(&group.replicas);
             let servers: Vec<&ServerAddr> = servers.collect();
             self.report.groups.push(Settled {
                 version: topology.version(),
-                group: wait.group.clone(),
+                group: group.id.clone(),
                 lost: self.losses.of(&servers),
-                streams: self.touched.of(&slots),
+                streams: self.touched.of(&moving(index, topology)),
             });
         }
-        is_new
+        !settled.is_empty()
     }
 
     /// Of a pipe's connection that ends.
@@ -332,7 +240,7 @@ impl Worker {
 mod tests {
     use std::collections::BTreeSet;
 
-    use proto::{ClusterId, Group, settled::StreamKey};
+    use proto::{ClusterId, Group, Version, settled::Streams};
 
     use super::*;
 
@@ -472,60 +380,6 @@ mod tests {
         let World { settling, now } = &mut world;
         assert!(!settling.settle(now, |slots| slots != [SLOT]));
         assert!(settling.settle(now, |slots| slots == [SLOT]));
-    }
-
-    #[test]
-    fn all_workers_together_say_that_a_group_has_settled() {
-        let version = topology(7, held()).version();
-        let connection = |id| proto::settled::Connection {
-            server: ServerAddr::new("h:1").unwrap(),
-            run_id: "run".to_owned(),
-            client_id: id,
-        };
-        let report = |lost: &[u64], streams: Streams| Report {
-            version: Some(version),
-            groups: vec![Settled {
-                version,
-                group: GroupId::new("g1").unwrap(),
-                lost: Lost::These(lost.iter().map(|id| connection(*id)).collect()),
-                streams,
-            }],
-        };
-        let streams = |keys: &[&[u8]]| {
-            let stream = |key: &&[u8]| StreamKey {
-                database: 0,
-                key: key.to_vec(),
-            };
-            Streams::These(keys.iter().map(stream).collect())
-        };
-        let one = report(&[1, 2], streams(&[b"a"]));
-        let two = report(&[2, 3], streams(&[b"b"]));
-        let both = settled(&[one.clone(), two], version);
-        let expected = report(&[1, 2, 3], streams(&[b"a", b"b"])).groups;
-        assert_eq!(both, expected);
-        // One is behind, or ahead, or has not settled.
-        let behind = Report {
-            version: Some(topology(6, held()).version()),
-            ..one.clone()
-        };
-        let silent = Report {
-            groups: Vec::new(),
-            ..one.clone()
-        };
-        for other in [behind, silent, Report::default()] {
-            assert_eq!(settled(&[one.clone(), other.clone()], version), []);
-            assert_eq!(settled(&[other, one.clone()], version), []);
-        }
-        // What is too much to be named is not.
-        let many: Vec<u64> = (0..=LOST_MAX as u64).collect();
-        let large = vec![b'k'; STREAM_BYTES_MAX];
-        let (some, more) = many.split_at(500);
-        let all = [
-            report(some, streams(&[&large])),
-            report(more, streams(&[b"k"])),
-        ];
-        let all = settled(&all, version).remove(0);
-        assert_eq!((all.lost, all.streams), (Lost::Many, Streams::Any));
     }
 
     #[test]

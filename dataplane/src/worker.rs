@@ -49,7 +49,7 @@ use crate::{
     resp::Arg,
     scripts::Seen,
     session::{Clients, Session, Splitting},
-    settling::{Report, Settling},
+    settling::{Settling, report::Report},
     socket::Socket,
     tracking::Trackers,
 };

@@ -63,18 +63,6 @@ const CANCEL: Limits = Limits {
     cancels: 1,
     ..QUIET
 };
-/// Two of all that can go wrong.
-const ANY_TWO: Limits = Limits {
-    faults: 2,
-    elections: 1,
-    kills: 1,
-    breaks: 1,
-    copies: 1,
-    cancels: 1,
-    cut_overs: 2,
-    returns: 0,
-};
-
 /// Nobody asks for anything.
 const NOBODY: Script = &[];
 /// A client writes.
@@ -192,9 +180,10 @@ fn nothing_is_lost_whatever_goes_wrong() {
         (CANCEL, ONE),
     ];
     if env::var_os("LARGE").is_some() {
-        let limits = [QUIET, KILL, BREAK, CANCEL];
-        cases.extend(limits.map(|limits| (limits, ALL)));
-        cases.extend([(ELECTION, ONE), (COPIES, ONE), (ANY_TWO, WRITES)]);
+        for script in [TWO_PROXIES, TWO_WORKERS] {
+            cases.extend([KILL, BREAK, CANCEL].map(|limits| (limits, script)));
+        }
+        cases.extend([(QUIET, ALL), (ELECTION, ONE), (COPIES, ONE)]);
     }
     let mut possible = BTreeSet::new();
     for (limits, script) in cases {

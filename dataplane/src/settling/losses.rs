@@ -131,7 +131,7 @@ impl Losses {
             .iter()
             .filter_map(|server| all.of_servers.get(*server));
         of_each.fold(Lost::These(BTreeSet::new()), |sum, of_server| {
-            super::add(sum, &of_server.lost)
+            super::report::both(sum, &of_server.lost)
         })
     }
 }

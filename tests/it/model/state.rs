@@ -9,10 +9,11 @@ use std::{
 };
 
 use controlplane::migration::{Migration, Phase};
-use dataplane::hold::Ledger;
+use dataplane::settling::{report::both, waits::Waits};
 use proto::{
-    ClusterId, GroupId, MigrationId, ServerAddr, Slot, SlotSet, Version, fence::Fence,
-    settled::Connection,
+    ClusterId, GroupId, MigrationId, ServerAddr, Slot, SlotSet, Version,
+    fence::Fence,
+    settled::{Connection, Lost},
 };
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, register::Register};
 
@@ -176,7 +177,16 @@ pub(super) struct Worker {
     pub(super) connections: [Option<Id>; 2],
     /// How many it has opened.
     pub(super) opened: u64,
-    pub(super) ledger: Ledger,
+    /// How many topologies it has routed by, and with which of them the slot came into its state.
+    pub(super) turn: u64,
+    pub(super) since: u64,
+    pub(super) waits: Waits,
+    /// Barriers that are not answered: on which connection, for which wait.
+    pub(super) barriers: Vec<(Id, u32)>,
+    /// What it has lost at each server.
+    pub(super) lost: [Lost; 2],
+    /// What it has to say of what it routes by: the connections that were lost.
+    pub(super) report: Option<Lost>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -224,6 +234,10 @@ pub(super) struct Seen {
 
 pub(super) fn group(of: Group) -> GroupId {
     GroupId::new(format!("g{of}")).expect("it is a label")
+}
+
+fn number_of(id: &GroupId) -> Group {
+    usize::from(*id == group(1))
 }
 
 pub(super) fn server(of: Group) -> ServerAddr {
@@ -278,11 +292,33 @@ impl Proxy {
             route: Route::Hold(0),
             connections: [None, None],
             opened: 0,
-            ledger: Ledger::default(),
+            turn: 0,
+            since: 0,
+            waits: Waits::default(),
+            barriers: Vec::new(),
+            lost: [Lost::These(BTreeSet::new()), Lost::These(BTreeSet::new())],
+            report: None,
         };
         Self {
             life,
             workers: vec![worker; WORKERS],
+        }
+    }
+}
+
+impl Worker {
+    /// All that was sent on a connection is answered, or it is lost; a barrier is behind the last of it.
+    pub(super) fn answered(&mut self, id: Id) {
+        for (_, wait) in self.barriers.extract_if(.., |(on, _)| *on == id) {
+            self.waits.passed(wait);
+        }
+        self.settle();
+    }
+
+    /// Says what it can.
+    pub(super) fn settle(&mut self) {
+        if let Some(group) = self.waits.settle(|_| true).pop() {
+            self.report = Some(self.lost[number_of(&group)].clone());
         }
     }
 }
@@ -360,7 +396,7 @@ impl Store {
 
     /// From which group the slot is moved.
     pub(super) fn source(&self) -> Group {
-        usize::from(self.migration.source == group(1))
+        number_of(&self.migration.source)
     }
 
     /// To which.
@@ -503,7 +539,11 @@ impl State {
         let link = self.servers[at].connections.get(&id);
         let unanswered = link.is_some_and(|link| link.queue.iter().any(writes));
         let named = unanswered && mutation != Some(Mutation::LostConnectionNotNamed);
-        lost.ledger.lost(id, named.then(|| connection(id)));
+        if named {
+            let one = Lost::These(BTreeSet::from([connection(id)]));
+            lost.lost[at] = both(lost.lost[at].clone(), &one);
+        }
+        lost.answered(id);
         self.forsake(at, id, mutation == Some(Mutation::WriteRetried));
     }
 

@@ -1,7 +1,7 @@
 //! What may happen in a cut-over, and what comes of it.
 //!
 //! What decides is the code of production: what the leader does next ([`next_step`]), what a proxy may say
-//! of itself ([`Ledger`](dataplane::hold::Ledger), [`Tally`]), and whom a server lets in ([`judge`]). Around
+//! of itself ([`Waits`](dataplane::settling::waits::Waits), [`settled`]), and whom a server lets in ([`judge`]). Around
 //! it is all that may go wrong: a leader is replaced and does not know, a topology comes late or never, a
 //! connection breaks and what was sent on it is executed much later, a process is killed and another takes
 //! its place, the copy breaks.
@@ -16,9 +16,9 @@ use controlplane::migration::{
     Advance, Answer, Claims, Copying, Fenced, Fitness, Migration, Phase, Step, Wish, World,
     is_quiet, next_step, reapable,
 };
-use dataplane::hold::{Moving, Tally};
+use dataplane::settling::report::{Report, settled};
 use proto::{
-    GroupId, ProxyId, Settled,
+    ProxyId, Settled,
     fence::{Comer, judge},
     settled::{Lost, Streams},
 };
@@ -34,7 +34,7 @@ use super::{
     rules::{Limits, Mutation},
     state::{
         Command, Copy, From, Group, Id, Leader, Life, Link, MISSING, Number, Proxy, Route, State,
-        Told, WORKERS, Walls, Worker, cluster, connection, group, id_of, incarnation, life, server,
+        Told, WORKERS, Walls, Worker, cluster, connection, group, id_of, incarnation, life,
         version,
     },
 };
@@ -117,12 +117,22 @@ impl System {
         let switched = if hasty { epochs.max() } else { epochs.min() }.unwrap_or(0);
         let which = |worker: &&Worker| !hasty || worker.epoch == switched;
         let workers: Vec<&Worker> = proxy.workers.iter().filter(which).collect();
-        let mut tally = Tally::new(workers.len());
-        for (number, worker) in workers.into_iter().enumerate() {
-            let none = |_: &GroupId| Streams::These(BTreeSet::new());
-            tally.take(number, worker.ledger.reports(none));
-        }
-        let told = tally.settled(version(switched)).pop().map(|settled| {
+        let report = |worker: &Worker| {
+            let version = version(worker.epoch);
+            let (Route::Hold(owner) | Route::Serve(owner)) = worker.route;
+            let settled = worker.report.clone().map(|lost| Settled {
+                version,
+                group: group(owner),
+                lost,
+                streams: Streams::These(BTreeSet::new()),
+            });
+            Report {
+                version: Some(version),
+                groups: settled.into_iter().collect(),
+            }
+        };
+        let reports: Vec<Report> = workers.into_iter().map(report).collect();
+        let told = settled(&reports, version(switched)).pop().map(|settled| {
             let lost = match settled.lost {
                 Lost::These(lost) => lost.into_iter().map(|lost| lost.client_id).collect(),
                 Lost::Many => unreachable!("there are not so many"),
@@ -331,8 +341,7 @@ impl System {
                 let worker = &mut proxy.workers[worker];
                 let is_heard = proxy.life == life && worker.connections[at] == Some(id);
                 if is_heard && is_empty {
-                    // Whatever mark is on it, it comes back behind the last of the replies.
-                    (1..=worker.epoch).for_each(|e| worker.ledger.answered(id, version(e)));
+                    worker.answered(id);
                 }
             }
             From::Mover { leader, .. } => self.answered(&mut s.leaders[leader], id),
@@ -571,15 +580,15 @@ impl System {
                 Route::Hold(owner) | Route::Serve(owner) => Route::Serve(owner),
             };
         }
-        let anew = applier.route != route || applier.epoch == 0;
+        applier.turn += 1;
+        if applier.route != route || applier.epoch == 0 {
+            applier.since = applier.turn;
+        }
         (applier.epoch, applier.route) = (epoch, route);
+        applier.report = None;
         let moving = match route {
-            Route::Hold(owner) => vec![Moving {
-                group: group(owner),
-                server: server(owner),
-                anew,
-            }],
-            Route::Serve(_) => Vec::new(),
+            Route::Hold(owner) => Some((group(owner), applier.since)),
+            Route::Serve(_) => None,
         };
         let (Route::Hold(owner) | Route::Serve(owner)) = route;
         let links = &s.servers[owner].connections;
@@ -587,9 +596,13 @@ impl System {
             let queue = links.get(id).map(|link| &link.queue);
             queue.is_some_and(|queue| !queue.is_empty())
         });
-        applier
-            .ledger
-            .apply(version(epoch), &moving, |_| busy.into_iter().collect());
+        for (wait, _) in applier.waits.turn(moving) {
+            if let Some(id) = busy {
+                applier.waits.placed(wait, 1);
+                applier.barriers.push((id, wait));
+            }
+        }
+        applier.settle();
     }
 }
 
