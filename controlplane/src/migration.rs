@@ -25,7 +25,8 @@
 //!      reads too, wait. It says *switched* once every worker of it routes so, and *settled* once all
 //!      that it ever sent to the source for them is answered, or which connections were lost with
 //!      requests unanswered.
-//!    * Who has not switched within [`SWITCH_DEADLINE`] is fenced out. Are these too many
+//!    * Who has not switched within [`SWITCH_DEADLINE`] is fenced out; so is who has, and is not connected
+//!      any more then, without having settled. Are these too many
 //!      ([`may_be_fenced`]), the controller is probably the one that is cut off: the hold is given up.
 //!    * The source is **always** fenced, at the epoch of the hold: its record is raised, and then all
 //!      connections of proxies are killed, but for those of proxies that have switched; a proxy that this
@@ -567,9 +568,10 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet) -> Step {
     let Some(census) = &w.census else {
         return Step::Count;
     };
-    let has_switched =
-        |proxy: &Incarnation| w.proxies.get(proxy).is_some_and(|p| p.switched >= hold);
-    let silent = census.iter().filter(|proxy| !has_switched(proxy)).count();
+    let silent = census
+        .iter()
+        .filter(|proxy| !answers(w, proxy, hold))
+        .count();
     if silent > may_be_fenced(census.len()) {
         return give_up(GiveUp::Silent { proxies: silent });
     }
@@ -618,16 +620,26 @@ fn is_fenced(w: &World, hold: u64) -> bool {
     let is_safe = |proxy: &Incarnation| match settled(w, proxy, hold).map(|settled| &settled.lost) {
         Some(Lost::These(lost)) => lost.is_subset(&fence.closed),
         Some(Lost::Many) => false,
-        None => true, // it is waited for
+        None => answers(w, proxy, hold), // it is waited for
     };
     fence.term == w.term && fence.epoch >= hold && fence.spared.iter().all(is_safe)
 }
 
-/// A fence that spares who has switched: but for who has lost more connections than it can name.
+/// Whether a proxy holds, as it said, and has settled or may yet say so. Who is not connected any more
+/// after [`SWITCH_DEADLINE`] may be dead, and is not waited for.
+fn answers(w: &World, proxy: &Incarnation, hold: u64) -> bool {
+    let may_say = |proxy: &Answer| proxy.connected || w.in_phase < SWITCH_DEADLINE;
+    let answers = |proxy: &Answer| {
+        proxy.switched >= hold && (proxy.settled_in(hold).is_some() || may_say(proxy))
+    };
+    w.proxies.get(proxy).is_some_and(answers)
+}
+
+/// A fence that spares who answers: but for who has lost more connections than it can name.
 fn fence(w: &World, hold: u64) -> Step {
     let mut spare = BTreeSet::new();
     let mut close = BTreeSet::new();
-    for (incarnation, proxy) in w.proxies.iter().filter(|(_, proxy)| proxy.switched >= hold) {
+    for (incarnation, proxy) in w.proxies.iter().filter(|(id, _)| answers(w, id, hold)) {
         match proxy.settled_in(hold).map(|settled| &settled.lost) {
             Some(Lost::Many) => continue,
             Some(Lost::These(lost)) => close.extend(lost.iter().cloned()),

@@ -351,6 +351,49 @@ fn who_was_spared_has_to_settle_and_what_it_lost_is_closed() {
     );
 }
 
+#[test]
+fn who_dies_while_it_holds_is_not_waited_for() {
+    let m = cutting_over_phase();
+    let dead = |w: &mut World, name: &str| {
+        let proxy = proxy(w, name);
+        (proxy.connected, proxy.settled) = (false, None);
+    };
+    // Its stream may be back in a moment.
+    let wait = Step::Wait(Why::Settle(vec![id("p2")]));
+    check(&m, |w| dead(w, "p2"), wait);
+    check(
+        &m,
+        |w| {
+            dead(w, "p2");
+            w.in_phase = SWITCH_DEADLINE;
+        },
+        Step::Fence {
+            epoch: HOLD,
+            spare: incarnations(&["p1"]),
+            close: BTreeSet::new(),
+        },
+    );
+    // If it had settled before, all is well.
+    check(
+        &m,
+        |w| {
+            proxy(w, "p2").connected = false;
+            w.in_phase = SWITCH_DEADLINE;
+        },
+        settle(nothing()),
+    );
+    // All at once: it is this controller that is cut off.
+    check(
+        &m,
+        |w| {
+            dead(w, "p1");
+            dead(w, "p2");
+            w.in_phase = SWITCH_DEADLINE;
+        },
+        Step::Record(Advance::GiveUp(GiveUp::Silent { proxies: 2 })),
+    );
+}
+
 fn settle(streams: Streams) -> Step {
     Step::Settle {
         slots: set("0-9"),

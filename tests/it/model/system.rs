@@ -161,7 +161,8 @@ impl System {
             };
             let answer = Answer {
                 id: ProxyId::new(format!("p{}", life.0)).expect("it is a label"),
-                connected: true,
+                // A leader learns at once who is dead; of who is cut off, nothing is said here.
+                connected: state.proxies[life.0].life == life.1,
                 switched: *switched,
                 settled: told.map(settled),
             };
