@@ -271,6 +271,10 @@ impl<'a> Attempt<'a> {
                         } else {
                             (settle.slots, self.settle(settle).await?)
                         };
+                        // The caller may want no more of it than this.
+                        let since = told.elapsed();
+                        told = Instant::now();
+                        tell(self.progress, |progress| self.report.tell(progress, since));
                         let settled = result.is_ok();
                         if settled {
                             // As soon as the caller is told, they may be the target's.

@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_millis(200);
 const HELD_TICK: Duration = Duration::from_millis(10);
 /// How long is waited when something did not work, while nobody waits for it.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long a hold is put off while big values are being copied: within a hold that takes long. One that
+/// never stops changing is tried all the same, and stays where it is if need be.
+const BIG_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a server may take for what is asked of it while nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How many keys are on their way at a time, so to say: see [`Plan::lanes`].
@@ -219,7 +222,7 @@ impl Drive {
             before: before(now, m),
             fitness: self.fitness.clone(),
             claims: self.claims,
-            copy: self.copying(),
+            copy: self.copying(&m.phase),
             census: self.census.clone(),
             proxies,
             fence: self.fence.clone(),
@@ -245,18 +248,22 @@ impl Drive {
         answers.collect()
     }
 
-    fn copying(&self) -> Copying {
+    fn copying(&self, phase: &Phase) -> Copying {
         let Some(copy) = &self.copy else {
             return Copying::None;
         };
         let progress = copy.progress().borrow().clone();
         self.tell(|activity| activity.copy = progress.clone());
+        let is_copying = matches!(phase, Phase::Copying { .. });
+        if is_copying && progress.big > 0 && self.phase.1.elapsed() < BIG_PATIENCE {
+            return Copying::Underway;
+        }
         match (progress.stage, self.settled) {
             (Stage::Following, Some((hold, attempt))) if attempt == progress.attempt => {
                 Copying::Settled { hold }
             }
             (Stage::Following, _) => Copying::Following {
-                dirty: progress.dirty,
+                dirty: progress.dirty + progress.big,
             },
             (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => Copying::Underway,
         }
