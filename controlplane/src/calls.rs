@@ -6,7 +6,7 @@
 //! A stream has its place for as long as it is open, whence it takes its [`Permit`] along.
 //!
 //! Nothing here knows what a call means. Invariant: as many calls of a class are in hand as there are
-//! permits given out, and never more than [`Class::most`].
+//! permits given out, and never more than `Class::most`.
 
 use std::{
     sync::Arc,

@@ -6,7 +6,7 @@
 //! place, at once. Nodes that are not ours (a Codis proxy's) are never touched.
 //!
 //! Decided here is which nodes there should be, and what is to be done to that end; ZooKeeper is spoken to
-//! by [`crate::zookeeper::roster`]. Nothing else depends on these nodes.
+//! by `crate::zookeeper::roster`. Nothing else depends on these nodes.
 
 use std::{
     collections::BTreeMap,

@@ -2,15 +2,15 @@
 //!
 //! # How
 //!
-//! *Tracked pre-copy*. The target is emptied of the slots ([`clean`]). The source is asked to tell of
-//! every key that changes ([`tracker`]); only then all its keys are gone through once ([`scan`]), and
-//! those of the slots are read and written to the target ([`relay`]) by several lanes at a time
-//! ([`lane`]). Every key that changes is copied again, or deleted at the target, in whatever database: a
+//! *Tracked pre-copy*. The target is emptied of the slots (`clean`). The source is asked to tell of
+//! every key that changes (`tracker`); only then all its keys are gone through once (`scan`), and
+//! those of the slots are read and written to the target (`relay`) by several lanes at a time
+//! (`lane`). Every key that changes is copied again, or deleted at the target, in whatever database: a
 //! change is told of without its database. The source never waits for the target, and no request is ever
 //! made to wait for the copy.
 //!
 //! A value that would keep a server busy for too long, or that the target cannot restore, is re-created
-//! with commands, by pieces ([`pieces`], [`pages`], [`groups`]).
+//! with commands, by pieces (`pieces`, `pages`, `groups`).
 //!
 //! *Settling*. When nobody writes to the slots any more (that is the caller's to see to), a key of our
 //! own is written at the source, the *barrier*. The source tells of it too, and behind all changes that
@@ -24,7 +24,7 @@
 //! written any more, unless it is said that they stay. A migration of many slots settles, and moves, some
 //! at a time, while the others are copied on.
 //!
-//! How fast that goes [`pace`] decides. Before a copy stands [`examine()`], after it [`verify()`] and
+//! How fast that goes `pace` decides. Before a copy stands [`examine()`], after it [`verify()`] and
 //! [`reap()`].
 //!
 //! # What it never does

@@ -1,6 +1,6 @@
 //! Runs the migrations while this controller leads.
 //!
-//! Each migration that is not over has a task of its own ([`drive`]), which does what
+//! Each migration that is not over has a task of its own (`drive`), which does what
 //! [`crate::migration::next_step`] says until there is nothing more to do. Here they are started and
 //! ended: all of them end at once when this controller does not lead any more, or leads in another term.
 //! What they are doing, and wait for, is told in [`Activities`].

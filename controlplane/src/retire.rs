@@ -2,7 +2,7 @@
 //!
 //! A proxy that is not heard may live all the same. So first every server kills what it has open there
 //! ([`Fences::shut_out`]); where one cannot, the proxy is not forgotten yet. Time alone forgets nobody:
-//! [`Absences`] only says for whom it is to be tried.
+//! `Absences` only says for whom it is to be tried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,5 @@
 //! A session with ZooKeeper: reads all of a cluster's nodes as they were at one moment, and writes
-//! several at once. The only module that knows the client library, with [`roster`] below it.
+//! several at once. The only module that knows the client library, with `roster` below it.
 //!
 //! Every call has a deadline: the library has none, and waits for as long as it is disconnected. A call
 //! that was given up may have been sent and may be done yet (`Failure::Lost`).

@@ -4,10 +4,10 @@
 //! A topology that has slots **held**, or copied, changes how they are served from the next request on. What
 //! went before is under way on pipes, and on leases. Behind all that is under way on a pipe goes a
 //! **barrier**: a `PING`, whose answer says that all before it was answered. So requests cost nothing. Of
-//! what is under way on leases it is known for which slot it is ([`passages`]). A connection that is lost
-//! with something unanswered is remembered ([`losses`]), since its server may execute that yet; and while a
+//! what is under way on leases it is known for which slot it is (`passages`). A connection that is lost
+//! with something unanswered is remembered (`losses`), since its server may execute that yet; and while a
 //! slot is copied, so are the streams whose consumers change, which no tracking connection is told of
-//! ([`touched`]). When all is answered is decided in [`waits`]; what all workers say of it together, in
+//! (`touched`). When all is answered is decided in [`waits`]; what all workers say of it together, in
 //! [`report`].
 //!
 //! Never decides whether a slot is held: that is the topology's. Knows no sockets.

@@ -1,6 +1,6 @@
 //! How a connection to a server is opened: the only way there is one.
 //!
-//! A connection says who it is ([`greeting`]), and is used only once the server has agreed to all of it, and
+//! A connection says who it is ([`mod@greeting`]), and is used only once the server has agreed to all of it, and
 //! its fence record lets whoever comes in ([`proto::fence`]): before that is known nothing else is sent,
 //! and behind a refused `SELECT` a request would land in another database. Knows no requests; what the
 //! connection is for is the pipe's ([`super`]), the lease's ([`crate::lease`]) or the subscriber's
