@@ -299,7 +299,14 @@ async fn the_nodes_are_for_people_to_read() {
     let mut nodes = client.list_children("/sluice/test").await.unwrap();
     nodes.sort();
     let expected = [
-        "cluster", "epoch", "groups", "leader", "proxies", "requests", "slots",
+        "cluster",
+        "epoch",
+        "groups",
+        "leader",
+        "migrations",
+        "proxies",
+        "requests",
+        "slots",
     ];
     assert_eq!(nodes, expected);
     let read = async |path: &str| {
