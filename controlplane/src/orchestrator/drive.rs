@@ -66,8 +66,8 @@ pub(super) struct Drive {
     fence: Option<Fenced>,
     /// The proxies that have been connected since the copy began.
     noting: BTreeSet<Incarnation>,
-    /// The copy began before all proxies noted what it cannot see.
-    began_early: bool,
+    /// Since the copy began, all registered proxies were connected, and noted what it cannot see.
+    noted_all: bool,
     is_clean: bool,
     is_reaped: bool,
 }
@@ -90,7 +90,7 @@ impl Drive {
             census: None,
             fence: None,
             noting: BTreeSet::new(),
-            began_early: false,
+            noted_all: false,
             is_clean: false,
             is_reaped: false,
         }
@@ -214,7 +214,12 @@ impl Drive {
         let connected = proxies.iter().filter(|(_, proxy)| proxy.connected);
         let connected: BTreeSet<&Incarnation> = connected.map(|(proxy, _)| proxy).collect();
         let is_gone = |proxy: &Incarnation| !connected.contains(proxy);
-        let notes_lost = self.began_early || self.noting.iter().any(is_gone);
+        // One that is away from the controller may use the source, and does not know that it is to note.
+        self.noted_all &= !now
+            .proxies
+            .values()
+            .any(|proxy| is_gone(&proxy.incarnation));
+        let notes_lost = !self.noted_all || self.noting.iter().any(is_gone);
         self.noting.extend(connected.into_iter().cloned());
         World {
             term: self.term,
@@ -378,7 +383,7 @@ impl Drive {
             let settled = proxy.settled.as_ref();
             !proxy.connected || settled.is_some_and(|s| s.version.epoch >= m.entered)
         };
-        self.began_early = !proxies.values().all(notes);
+        self.noted_all = proxies.values().all(notes);
         self.noting = BTreeSet::new();
         self.copy = Some(Copy::begin(self.plan(now, m, m.remaining())));
     }
