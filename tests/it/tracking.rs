@@ -669,7 +669,9 @@ async fn what_a_lost_server_may_have_missed_to_say_is_told() {
         match client.command("GET a").await.as_str() {
             "_" => break,
             down => assert!(
-                down.starts_with("-CLUSTERDOWN") || down == ALL_STALE,
+                down.starts_with("-CLUSTERDOWN")
+                    || down.starts_with("-TRYAGAIN")
+                    || down == ALL_STALE,
                 "{down}"
             ),
         }
