@@ -10,7 +10,9 @@ use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{eventually, process::Process, process::binary, process::free_port, raw::Raw};
+use crate::{
+    eventually, process::Process, process::binary, process::free_port, raw::Raw, relay::Relay,
+};
 
 /// A running cluster.
 pub struct Cluster {
@@ -22,8 +24,18 @@ pub struct Cluster {
     pub stand_bys: Vec<Controller>,
     /// The proxies; they have the topology.
     pub proxies: Vec<Proxy>,
+    /// What stands before the servers and controllers, if that was asked for.
+    edges: Option<Edges>,
     /// Everything's files; gone with the cluster.
     pub dir: TempDir,
+}
+
+/// A relay before each server and each controller: who knows of them knows them by these.
+pub struct Edges {
+    /// Before the primaries of the groups.
+    pub servers: Vec<Relay>,
+    /// Before the controllers, the first of which leads at the start; for proxies.
+    pub controllers: Vec<Relay>,
 }
 
 /// What to start.
@@ -38,6 +50,7 @@ pub struct Builder {
     server_args: Vec<String>,
     server: Option<PathBuf>,
     unassigned: bool,
+    relayed: bool,
 }
 
 impl Builder {
@@ -89,6 +102,12 @@ impl Builder {
         self
     }
 
+    /// Puts a relay before each server (there must be no replicas) and, for proxies, each controller.
+    pub fn relayed(mut self) -> Self {
+        self.relayed = true;
+        self
+    }
+
     /// Leaves all slots without an owner.
     pub fn unassigned(mut self) -> Self {
         self.unassigned = true;
@@ -121,14 +140,34 @@ impl Builder {
             let args = &self.controller_args;
             stand_bys.push(Controller::start_as(dir.path(), &name, args).await);
         }
+        let controllers = [&controller].into_iter().chain(&stand_bys);
+        let mut controllers: Vec<String> = controllers.map(|c| c.addr.clone()).collect();
+        let edges = self.relayed.then(|| {
+            assert_eq!(
+                self.replicas, 0,
+                "a replica knows its primary by its own address"
+            );
+            let primaries = groups.iter().map(|servers| Relay::start(&servers[0].addr));
+            let relays = controllers.iter().map(|addr| Relay::start(addr));
+            Edges {
+                servers: primaries.collect(),
+                controllers: relays.collect(),
+            }
+        });
+        if let Some(edges) = &edges {
+            controllers = edges.controllers.iter().map(|r| r.addr.clone()).collect();
+        }
         let mut admin = controller.admin().await;
         for (index, servers) in groups.iter().enumerate() {
             let id = format!("g{}", index + 1);
+            let relay = edges
+                .as_ref()
+                .map(|edges| edges.servers[index].addr.clone());
             // A replica that has just started does not follow its primary yet.
             eventually(|| {
                 let (mut admin, id) = (admin.clone(), id.clone());
                 let servers = servers.iter().map(|server| v1::ServerSpec {
-                    address: server.addr.clone(),
+                    address: relay.clone().unwrap_or_else(|| server.addr.clone()),
                     zone: String::new(),
                 });
                 let request = v1::CreateGroupRequest {
@@ -152,8 +191,6 @@ impl Builder {
                 .await
                 .unwrap();
         }
-        let controllers = [&controller].into_iter().chain(&stand_bys);
-        let controllers: Vec<&str> = controllers.map(|c| c.addr.as_str()).collect();
         let controllers = controllers.join(",");
         let mut proxies = Vec::new();
         for proxy in 1..=self.proxies {
@@ -167,6 +204,7 @@ impl Builder {
             controller,
             stand_bys,
             proxies,
+            edges,
             dir,
         };
         cluster.settle().await;
@@ -178,6 +216,11 @@ impl Cluster {
     /// Says what to start.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// The relays; the cluster was started with [`Builder::relayed`].
+    pub fn edges(&self) -> &Edges {
+        self.edges.as_ref().expect("it has no relays")
     }
 
     /// Returns once every connected proxy has acknowledged the newest topology.
@@ -201,6 +244,11 @@ impl Cluster {
             }
         })
         .await;
+    }
+
+    /// Where clients connect.
+    pub fn addrs(&self) -> Vec<String> {
+        self.proxies.iter().map(|p| p.addr.clone()).collect()
     }
 
     /// One connection to each proxy.

@@ -31,6 +31,7 @@ mod migration;
 mod model;
 mod monitor;
 mod mover;
+mod partition;
 mod pipeline;
 mod protocol;
 mod proxies;

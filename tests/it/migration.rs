@@ -1,86 +1,22 @@
 //! Slots move under traffic, and no client notices.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use proto::v1::{self, migration::Phase};
 use redis::cmd;
-use tests::{Cluster, Controller, Report, Server, Workload, ZooKeeper, eventually};
+use tests::{
+    Cluster, Server, Workload, ZooKeeper,
+    migration::{
+        assert_keys_are_at_their_owners, assert_nobody_noticed, assert_only_what_was_not_executed,
+        create, enters, get, migrate,
+    },
+};
 use tokio::time::sleep;
-
-async fn create(controller: &Controller, slots: &str, target: &str) -> v1::Migration {
-    let request = v1::CreateMigrationRequest {
-        slots: slots.to_owned(),
-        target_group_id: target.to_owned(),
-        ..v1::CreateMigrationRequest::default()
-    };
-    let mut admin = controller.admin().await;
-    admin.create_migration(request).await.unwrap().into_inner()
-}
-
-async fn get(controller: &Controller, id: &str) -> Result<v1::Migration, String> {
-    let mut admin = controller.admin().await;
-    let request = v1::GetMigrationRequest { id: id.to_owned() };
-    let answer = admin.get_migration(request).await;
-    Ok(answer.map_err(|e| e.to_string())?.into_inner())
-}
-
-/// Returns once it is in this phase.
-async fn enters(controller: &Controller, id: &str, phase: Phase) -> v1::Migration {
-    eventually(|| async {
-        let migration = get(controller, id).await?;
-        match migration.phase() {
-            now if now == phase => Ok(migration),
-            now => Err(format!("{now:?}, not {phase:?}: {migration:?}")),
-        }
-    })
-    .await
-}
-
-/// Moves slots, and returns once that is over.
-async fn migrate(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
-    let migration = create(&cluster.controller, slots, target).await;
-    enters(&cluster.controller, &migration.id, Phase::Succeeded).await
-}
-
-/// Every key of a server's is of one of its group's slots.
-async fn assert_keys_are_at_their_owners(cluster: &Cluster) {
-    for group in &cluster.groups {
-        let mut server = group[0].connect().await;
-        let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut server).await.unwrap();
-        for key in keys.iter().filter(|key| !key.starts_with("{sluice}:")) {
-            let owner = cluster.owner_of(key).await;
-            assert_eq!(owner.addr, group[0].addr, "{key}");
-        }
-    }
-}
-
-/// No client has seen an error; unless a proxy was fenced out, being so late as a busy machine makes it.
-fn assert_nobody_noticed(cluster: &Cluster, report: &Report) {
-    assert_eq!(report.violations, Vec::<String>::new());
-    let log = cluster.controller.process.log();
-    let fenced = log.lines().filter(|line| line.contains("fenced"));
-    if fenced.into_iter().all(|line| line.contains("killed=0")) {
-        assert_eq!(report.errors, BTreeMap::new());
-    } else {
-        assert_only_what_was_not_executed(report);
-    }
-}
-
-/// What clients of a proxy see that was fenced out, or while nobody leads.
-fn assert_only_what_was_not_executed(report: &Report) {
-    let told = ["TRYAGAIN", "CLUSTERDOWN", "UNKNOWNOUTCOME"];
-    let is_told = |code: &String| told.contains(&code.as_str());
-    assert!(report.errors.keys().all(is_told), "{:?}", report.errors);
-}
-
-fn proxies(cluster: &Cluster) -> Vec<String> {
-    cluster.proxies.iter().map(|p| p.addr.clone()).collect()
-}
 
 #[tokio::test]
 async fn slots_move_and_no_client_notices() {
     let cluster = Cluster::builder().groups(2).proxies(2).start().await;
-    let workload = Workload::start(proxies(&cluster), 11);
+    let workload = Workload::start(cluster.addrs(), 11);
     workload.advance(2000).await;
     let moved = migrate(&cluster, "0-299", "g2").await;
     assert_eq!(moved.moved_slots, "0-299");
@@ -95,7 +31,7 @@ async fn slots_move_and_no_client_notices() {
 #[tokio::test]
 async fn a_third_group_gets_its_share_and_is_drained_again() {
     let mut cluster = Cluster::builder().groups(2).proxies(2).start().await;
-    let workload = Workload::start(proxies(&cluster), 15);
+    let workload = Workload::start(cluster.addrs(), 15);
     workload.advance(1000).await;
     let server = Server::start(cluster.dir.path(), "g3", &[]);
     server.answers().await;
@@ -180,7 +116,7 @@ async fn a_migration_waits_and_ends_as_its_operator_wants() {
 #[tokio::test]
 async fn a_proxy_that_hangs_does_not_hold_up_a_move_and_serves_nothing_stale() {
     let cluster = Cluster::builder().groups(2).proxies(3).start().await;
-    let workload = Workload::start(proxies(&cluster), 12);
+    let workload = Workload::start(cluster.addrs(), 12);
     workload.advance(2000).await;
     let migration = create(&cluster.controller, "0-299", "g2").await;
     enters(&cluster.controller, &migration.id, Phase::Copying).await;
@@ -211,7 +147,7 @@ async fn a_leader_that_dies_in_the_middle_is_replaced_and_the_move_goes_on() {
         .controller_args(&args)
         .start()
         .await;
-    let workload = Workload::start(proxies(&cluster), 13);
+    let workload = Workload::start(cluster.addrs(), 13);
     workload.advance(2000).await;
     let migration = create(&cluster.controller, "0-399", "g2").await;
     enters(&cluster.controller, &migration.id, Phase::Copying).await;
@@ -230,7 +166,7 @@ async fn a_leader_that_dies_in_the_middle_is_replaced_and_the_move_goes_on() {
 #[tokio::test]
 async fn whoever_is_killed_while_slots_move_nothing_is_lost() {
     let mut cluster = Cluster::builder().groups(2).proxies(2).start().await;
-    let workload = Workload::start(proxies(&cluster), 14);
+    let workload = Workload::start(cluster.addrs(), 14);
     for cycle in 0..6 {
         workload.advance(500).await;
         let (slots, target) = if cycle % 2 == 0 {

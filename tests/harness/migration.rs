@@ -1,0 +1,76 @@
+//! Slots that move: how a test has them moved, and what must be true afterwards.
+
+use std::collections::BTreeMap;
+
+use proto::v1::{self, migration::Phase};
+use redis::cmd;
+
+use crate::{Cluster, Controller, Report, eventually};
+
+/// Creates a migration.
+pub async fn create(controller: &Controller, slots: &str, target: &str) -> v1::Migration {
+    let request = v1::CreateMigrationRequest {
+        slots: slots.to_owned(),
+        target_group_id: target.to_owned(),
+        ..v1::CreateMigrationRequest::default()
+    };
+    let mut admin = controller.admin().await;
+    admin.create_migration(request).await.unwrap().into_inner()
+}
+
+/// How far it is, by this controller.
+pub async fn get(controller: &Controller, id: &str) -> Result<v1::Migration, String> {
+    let mut admin = controller.admin().await;
+    let request = v1::GetMigrationRequest { id: id.to_owned() };
+    let answer = admin.get_migration(request).await;
+    Ok(answer.map_err(|e| e.to_string())?.into_inner())
+}
+
+/// Returns once it is in this phase.
+pub async fn enters(controller: &Controller, id: &str, phase: Phase) -> v1::Migration {
+    eventually(|| async {
+        let migration = get(controller, id).await?;
+        match migration.phase() {
+            now if now == phase => Ok(migration),
+            now => Err(format!("{now:?}, not {phase:?}: {migration:?}")),
+        }
+    })
+    .await
+}
+
+/// Moves slots, and returns once that is over.
+pub async fn migrate(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
+    let migration = create(&cluster.controller, slots, target).await;
+    enters(&cluster.controller, &migration.id, Phase::Succeeded).await
+}
+
+/// Every key of a server's is of one of its group's slots.
+pub async fn assert_keys_are_at_their_owners(cluster: &Cluster) {
+    for group in &cluster.groups {
+        let mut server = group[0].connect().await;
+        let keys: Vec<String> = cmd("KEYS").arg("*").query_async(&mut server).await.unwrap();
+        for key in keys.iter().filter(|key| !key.starts_with("{sluice}:")) {
+            let owner = cluster.owner_of(key).await;
+            assert_eq!(owner.addr, group[0].addr, "{key}");
+        }
+    }
+}
+
+/// No client has seen an error; unless a proxy was fenced out, being so late as a busy machine makes it.
+pub fn assert_nobody_noticed(cluster: &Cluster, report: &Report) {
+    assert_eq!(report.violations, Vec::<String>::new());
+    let log = cluster.controller.process.log();
+    let fenced = log.lines().filter(|line| line.contains("fenced"));
+    if fenced.into_iter().all(|line| line.contains("killed=0")) {
+        assert_eq!(report.errors, BTreeMap::new());
+    } else {
+        assert_only_what_was_not_executed(report);
+    }
+}
+
+/// What clients of a proxy see that was fenced out, or while nobody leads.
+pub fn assert_only_what_was_not_executed(report: &Report) {
+    let told = ["TRYAGAIN", "CLUSTERDOWN", "UNKNOWNOUTCOME"];
+    let is_told = |code: &String| told.contains(&code.as_str());
+    assert!(report.errors.keys().all(is_told), "{:?}", report.errors);
+}
