@@ -160,7 +160,7 @@ async fn requests_to_the_others_are_as_quick_while_a_server_is_stopped() {
     let proxy = &cluster.proxies[0];
     let mut client = proxy.raw().await;
     assert_eq!(client.command("MSET foo 1 a 1").await, "+OK"); // on g1, on g2
-    let before = p99(&mut client).await;
+    let (before, _) = latencies(&mut client).await;
     let held = proxy.process.rss();
 
     cluster.groups[1][0].process.stop();
@@ -172,11 +172,15 @@ async fn requests_to_the_others_are_as_quick_while_a_server_is_stopped() {
         client.pipeline(&vec![set; 20]).await;
         stuck.push(client);
     }
-    let during = p99(&mut client).await;
-    // On a machine with other work to do a millisecond is what the scheduler takes.
+    let (during, longest) = latencies(&mut client).await;
+    // On a machine with other work to do a millisecond is what the scheduler takes, and now and then many.
     assert!(
-        during < before * 3 / 2 + Duration::from_millis(2),
+        during < before * 3 / 2 + Duration::from_millis(1),
         "{during:?} instead of {before:?}"
+    );
+    assert!(
+        longest < Duration::from_secs(1),
+        "one waited for {longest:?}, as if for the server that is stopped"
     );
     let more = proxy.process.rss().saturating_sub(held);
     assert!(more < 20 << 20, "{} KiB more are held", more >> 10);
@@ -200,8 +204,8 @@ async fn requests_to_the_others_are_as_quick_while_a_server_is_stopped() {
     }
 }
 
-/// Of 500 requests in a row to g1.
-async fn p99(client: &mut Raw) -> Duration {
+/// The median and the longest of 500 requests in a row to g1.
+async fn latencies(client: &mut Raw) -> (Duration, Duration) {
     let mut took = Vec::new();
     for _ in 0..500 {
         let since = Instant::now();
@@ -209,5 +213,5 @@ async fn p99(client: &mut Raw) -> Duration {
         took.push(since.elapsed());
     }
     took.sort();
-    took[495]
+    (took[250], took[499])
 }
