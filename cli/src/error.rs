@@ -124,6 +124,9 @@ fn hint(status: &Status) -> Option<&'static str> {
         Reason::SlotNotMovable => Some("`sluice slot list` shows who owns which slots"),
         Reason::GroupInMigration => Some("`sluice migration watch ID` waits for its end"),
         Reason::MigrationTooFar => Some("`sluice migration get ID` shows how far it is"),
+        Reason::MigrationNotCopied => {
+            Some("`sluice migration watch ID` shows how far it is; try again when it follows")
+        }
         Reason::ServerIsPrimary => Some(
             "a primary leaves only with its group: `sluice group delete ID`, if it owns no slots",
         ),

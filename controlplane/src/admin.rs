@@ -8,8 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use prost::Message;
 use proto::{
-    GroupId, MigrationId, ProxyId, ServerAddr,
-    reason::Reason,
+    GroupId, MigrationId, ServerAddr,
     v1::{admin_service_server::AdminService, *},
 };
 use tokio::{sync::watch, time::Instant};
@@ -17,35 +16,33 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    admission::{self, Candidate},
-    backup,
-    calls::Permit,
+    admission, backup,
     change::{self, Decision, Refusal},
     clock,
-    events::{Event, EventLog, Lost, Position},
+    events::{Event, Position},
     fence::{Fences, Spare, Target},
-    migration::Wish,
+    migration::{Manner, Wish},
     model::{self, Role},
-    orchestrator::Activities,
+    orchestrator::Tools,
     page::page,
     parse,
-    probe::{Facts, Probe},
-    prober::{self, Observations},
+    probe::Probe,
+    prober::Observations,
     registry::Registry,
     snapshot::Snapshot,
-    status,
     store::{CommitError, Store},
     topology, view,
 };
 
-/// How many servers of one request are asked at the same time.
-const PROBES_AT_ONCE: usize = 16;
+mod admit;
+mod verification;
+mod watcher;
 
-/// How many events are taken from the log at a time.
-const EVENTS_AT_ONCE: usize = 256;
+use verification::Verification;
+use watcher::{Watcher, lost};
 
-/// How long a server that is to be admitted may take to be fenced.
-const FENCE_DEADLINE: Duration = Duration::from_secs(5);
+/// How many servers show their fence records at the same time.
+const INSPECTIONS_AT_ONCE: usize = 16;
 
 /// How long a server may take to show its fence record.
 const INSPECTION_DEADLINE: Duration = Duration::from_secs(2);
@@ -62,8 +59,8 @@ pub struct Admin {
     pub fences: Fences,
     /// What the servers said last.
     pub observations: watch::Receiver<Observations>,
-    /// What migrations do.
-    pub activities: watch::Receiver<Activities>,
+    /// What migrations take, and where they say what they do.
+    pub tools: Tools,
     /// Ends all streams.
     pub stopping: CancellationToken,
 }
@@ -77,7 +74,7 @@ struct Mode {
 
 /// The mode of a mutating request: each has the two fields, and no type in common.
 macro_rules! mode {
-    ($method:literal, $request:expr) => {
+    ($method:expr, $request:expr) => {
         Mode::new(
             $method,
             &$request,
@@ -136,112 +133,6 @@ impl Admin {
         Ok(self.store.commit(decide).await?)
     }
 
-    /// Asks the servers that are to join a group, all at once.
-    async fn ask(
-        &self,
-        candidates: Vec<Candidate>,
-        group: &GroupId,
-    ) -> Result<Vec<(Candidate, Facts)>, Refusal> {
-        stream::iter(candidates)
-            .map(|candidate| async {
-                let facts = self.ask_one(&candidate.address, group).await?;
-                Ok((candidate, facts))
-            })
-            .buffered(PROBES_AT_ONCE)
-            .try_collect()
-            .await
-    }
-
-    async fn ask_one(&self, address: &ServerAddr, group: &GroupId) -> Result<Facts, Refusal> {
-        let answer = self.probe.ask(address, group).await;
-        answer.map_err(|failure| admission::unanswered(address, group, &failure))
-    }
-
-    fn known(&self, now: &Snapshot) -> Vec<admission::Known> {
-        prober::known(now, &self.observations.borrow())
-    }
-
-    /// The servers of a new group, as they are to be admitted.
-    async fn admit_group(
-        &self,
-        now: &Snapshot,
-        id: &GroupId,
-        candidates: Vec<Candidate>,
-        take_over: bool,
-    ) -> Result<Vec<model::Server>, Refusal> {
-        change::may_create_group(now, id, candidates.iter().map(|c| &c.address))?;
-        let answers = self.ask(candidates, id).await?;
-        let servers = admission::form_group(&answers, &self.known(now))?;
-        for server in &servers {
-            self.examine(&server.address, id, take_over).await?;
-        }
-        Ok(servers)
-    }
-
-    /// Whether a server lets itself be fenced.
-    async fn examine(
-        &self,
-        address: &ServerAddr,
-        group: &GroupId,
-        take_over: bool,
-    ) -> Result<(), Refusal> {
-        let at = Target {
-            address: address.clone(),
-            group: group.clone(),
-        };
-        let deadline = Instant::now() + FENCE_DEADLINE;
-        let examined = self.fences.examine(&at, take_over, deadline).await;
-        examined.map_err(|why| admission::unfenced(address, group, &why))
-    }
-
-    /// Raises the fence record of a group's primary, of a new one before anybody hears of it. Its replicas
-    /// have it from it.
-    async fn fence(
-        &self,
-        group: &model::Group,
-        spare: Spare<'_>,
-        take_over: bool,
-    ) -> Result<(), Refusal> {
-        let at = Target::primary(group);
-        let deadline = Instant::now() + FENCE_DEADLINE;
-        let admitted = self.fences.admit(&at, spare, take_over, deadline).await;
-        let unfenced = |why| admission::unfenced(&at.address, &at.group, &why);
-        admitted.map(drop).map_err(unfenced)
-    }
-
-    /// One more server of a group, as it is to be admitted.
-    async fn admit_server(
-        &self,
-        now: &Snapshot,
-        group: &GroupId,
-        candidate: &Candidate,
-        expected_revision: u64,
-        take_over: bool,
-    ) -> Result<model::Server, Refusal> {
-        let found = change::may_create_server(now, group, &candidate.address, expected_revision)?;
-        let primary = &found.primary().address;
-        let (facts, primary_facts) = tokio::try_join!(
-            self.ask_one(&candidate.address, group),
-            self.ask_one(primary, group)
-        )?;
-        let known = self.known(now);
-        let server = admission::join_group(candidate, &facts, (primary, &primary_facts), &known)?;
-        self.examine(&candidate.address, group, take_over).await?;
-        Ok(server)
-    }
-
-    /// Kills what a proxy has at the servers. Returns those that were not reached.
-    async fn shut_out(&self, now: &Snapshot, proxy: &ProxyId) -> Vec<ServerAddr> {
-        let Some(proxy) = now.proxies.get(proxy) else {
-            return Vec::new();
-        };
-        let servers = now.groups.values().map(|group| Target::primary(group));
-        let deadline = Instant::now() + FENCE_DEADLINE;
-        self.fences
-            .shut_out(servers.collect(), &proxy.incarnation, deadline)
-            .await
-    }
-
     /// The newest snapshot, for what only a leader may do.
     fn leading(&self) -> Result<Arc<Snapshot>, CommitError> {
         let leading = self.store.leading();
@@ -266,12 +157,14 @@ impl Admin {
 
     async fn wish(
         &self,
-        id: &str,
+        method: &str,
         wish: Wish,
-        expected: u64,
-        mode: Mode,
+        request: Request<ChangeMigrationRequest>,
     ) -> Result<Response<Migration>, Status> {
-        let id = parse::migration_id("id", id)?;
+        let request = request.into_inner();
+        let id = parse::migration_id("id", &request.id)?;
+        let expected = request.expected_revision;
+        let mode = mode!(method, request)?;
         let migration = id.clone();
         let after = self
             .mutate(mode, move |now| {
@@ -287,7 +180,7 @@ impl Admin {
         id: &MigrationId,
     ) -> Result<Response<Migration>, Status> {
         let migration = change::find_migration(now, id)?;
-        let activities = self.activities.borrow();
+        let activities = self.tools.activities.borrow();
         Ok(Response::new(view::migration(
             migration,
             activities.get(id),
@@ -561,7 +454,7 @@ impl AdminService for Admin {
             request.page_size,
             &request.page_token,
         );
-        let activities = self.activities.borrow();
+        let activities = self.tools.activities.borrow();
         let migrations = listed
             .into_iter()
             .map(|m| view::migration(m, activities.get(&m.id)));
@@ -591,10 +484,14 @@ impl AdminService for Admin {
         };
         let slots = parse::slots("slots", &request.slots)?;
         let target = parse::group_id("target_group_id", &request.target_group_id)?;
+        let manner = Manner {
+            rate: parse::rate(request.rate),
+            keep_source: request.keep_source,
+        };
         let mode = mode!("CreateMigration", request)?;
         let after = self
             .mutate(mode, move |now| {
-                change::create_migration(now, id.as_ref(), slots, &target)
+                change::create_migration(now, id.as_ref(), slots, &target, manner)
             })
             .await?;
         // It is not over; or the request was taken before, and the newest is what became of it.
@@ -610,9 +507,10 @@ impl AdminService for Admin {
     ) -> Result<Response<RebalanceResponse>, Status> {
         let request = request.into_inner();
         let weights = parse::weights("weights", &request.weights)?;
+        let rate = parse::rate(request.rate);
         let mode = mode!("Rebalance", request)?;
         let after = self
-            .mutate(mode, move |now| change::rebalance(now, &weights))
+            .mutate(mode, move |now| change::rebalance(now, &weights, rate))
             .await?;
         // Nothing moved before: whatever moves now is what was planned.
         let migrations = after.moving().map(|m| view::migration(m, None));
@@ -622,34 +520,65 @@ impl AdminService for Admin {
         }))
     }
 
-    async fn pause_migration(
+    async fn update_migration(
         &self,
-        request: Request<PauseMigrationRequest>,
+        request: Request<UpdateMigrationRequest>,
     ) -> Result<Response<Migration>, Status> {
         let request = request.into_inner();
-        let mode = mode!("PauseMigration", request)?;
-        self.wish(&request.id, Wish::Pause, request.expected_revision, mode)
-            .await
+        let id = parse::migration_id("id", &request.id)?;
+        let (rate, expected) = (parse::rate(request.rate), request.expected_revision);
+        let mode = mode!("UpdateMigration", request)?;
+        let migration = id.clone();
+        let after = self
+            .mutate(mode, move |now| {
+                change::update_migration(now, &migration, rate, expected)
+            })
+            .await?;
+        self.show_migration(&after, &id)
+    }
+
+    async fn pause_migration(
+        &self,
+        request: Request<ChangeMigrationRequest>,
+    ) -> Result<Response<Migration>, Status> {
+        self.wish("PauseMigration", Wish::Pause, request).await
     }
 
     async fn resume_migration(
         &self,
-        request: Request<ResumeMigrationRequest>,
+        request: Request<ChangeMigrationRequest>,
     ) -> Result<Response<Migration>, Status> {
-        let request = request.into_inner();
-        let mode = mode!("ResumeMigration", request)?;
-        self.wish(&request.id, Wish::Run, request.expected_revision, mode)
-            .await
+        self.wish("ResumeMigration", Wish::Run, request).await
     }
 
     async fn cancel_migration(
         &self,
-        request: Request<CancelMigrationRequest>,
+        request: Request<ChangeMigrationRequest>,
     ) -> Result<Response<Migration>, Status> {
+        self.wish("CancelMigration", Wish::Cancel, request).await
+    }
+
+    type VerifyMigrationStream = BoxStream<'static, Result<VerifyMigrationResponse, Status>>;
+
+    async fn verify_migration(
+        &self,
+        mut request: Request<VerifyMigrationRequest>,
+    ) -> Result<Response<Self::VerifyMigrationStream>, Status> {
+        let permit = request.extensions_mut().remove();
         let request = request.into_inner();
-        let mode = mode!("CancelMigration", request)?;
-        self.wish(&request.id, Wish::Cancel, request.expected_revision, mode)
-            .await
+        let id = parse::migration_id("id", &request.id)?;
+        let now = self.leading()?;
+        let stopping = self.stopping.clone();
+        let begun = Verification::begin(
+            self.tools.clone(),
+            &now,
+            id,
+            request.one_in,
+            stopping,
+            permit,
+        );
+        let told = stream::unfold(begun?, Verification::next);
+        Ok(Response::new(told.boxed()))
     }
 
     async fn list_proxies(
@@ -738,7 +667,7 @@ impl AdminService for Admin {
             .collect();
         let fences = stream::iter(servers)
             .map(|(group, server)| self.show_fence(&now, group, server))
-            .buffered(PROBES_AT_ONCE)
+            .buffered(INSPECTIONS_AT_ONCE)
             .collect()
             .await;
         Ok(Response::new(ListFencesResponse {
@@ -820,40 +749,6 @@ impl AdminService for Admin {
             });
         Ok(Response::new(events.boxed()))
     }
-}
-
-/// One caller of `WatchEvents`. It is asked for more when the connection has taken what it gave.
-struct Watcher {
-    log: Arc<EventLog>,
-    newest: watch::Receiver<Option<Position>>,
-    seen: Option<Position>,
-    stopping: CancellationToken,
-    /// It has its place until it is gone.
-    _permit: Option<Permit>,
-}
-
-impl Watcher {
-    async fn next(mut self) -> Result<Option<(Vec<Arc<Event>>, Self)>, Status> {
-        loop {
-            self.newest.borrow_and_update();
-            let events = self.log.after(self.seen, EVENTS_AT_ONCE).map_err(lost)?;
-            if let Some(last) = events.last() {
-                self.seen = Some(last.position);
-                return Ok(Some((events, self)));
-            }
-            tokio::select! {
-                changed = self.newest.changed() => changed.map_err(|_| status::shutting_down())?,
-                () = self.stopping.cancelled() => return Err(status::shutting_down()),
-            }
-        }
-    }
-}
-
-fn lost(_: Lost) -> Status {
-    Reason::EventsLost.status(
-        "events were lost: more happened since than is kept, or the token is of a store that was \
-         restored; list again, then watch without a token",
-    )
 }
 
 fn foreign_token() -> Status {

@@ -190,7 +190,7 @@ impl App {
             probe: probe.clone(),
             fences: fences.clone(),
             observations: observations.subscribe(),
-            activities: tools.activities.subscribe(),
+            tools: tools.clone(),
             stopping: stopping.clone(),
         };
         let jodis = match self

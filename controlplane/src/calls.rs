@@ -102,6 +102,7 @@ impl Rule {
             Some(("sluice.v1.TopologyService", _)) => (Class::Proxy, None),
             Some(("sluice.v1.AdminService", method)) => match method {
                 "WatchEvents" => (Class::Watch, None),
+                "VerifyMigration" => (Class::Admission, None),
                 "CreateGroup" | "CreateServer" | "DeleteProxy" => {
                     (Class::Admission, Some(ADMISSION_DEADLINE))
                 }

@@ -6,7 +6,7 @@
 //!
 //! Nothing here asks a server, a clock or a proxy: what they said comes in as an argument.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use proto::{
     GroupId, MigrationId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, SlotSet,
@@ -18,7 +18,7 @@ use crate::{
     backup::Backup,
     events::{Draft, Kind},
     fence::Mark,
-    migration::{Advance, Migration, Phase, Wish},
+    migration::{Advance, Manner, Migration, Phase, Wish},
     model::{Group, Head, Registration, Request, Role, Server, SlotMap},
     rebalance,
     snapshot::Snapshot,
@@ -493,6 +493,7 @@ pub fn create_migration(
     id: Option<&MigrationId>,
     slots: SlotSet,
     target: &GroupId,
+    manner: Manner,
 ) -> Decision {
     let id = match id {
         Some(id) => id.clone(),
@@ -504,7 +505,8 @@ pub fn create_migration(
     }
     find_group(now, target)?;
     let source = movable(now, &slots, target)?;
-    let migration = Migration::new(id.clone(), source.clone(), target.clone(), slots);
+    let mut migration = Migration::new(id.clone(), source.clone(), target.clone(), slots);
+    migration.manner = manner;
     let over = now.migrations.values().filter(|m| m.is_over());
     let mut over: Vec<_> = over.map(|m| (m.revision, &m.id)).collect();
     over.sort();
@@ -524,7 +526,11 @@ pub fn create_migration(
 
 /// Migrations after which each group owns its share of the slots, by weight. Groups without a weight have
 /// 1. Only where nothing moves: what is planned is of what is.
-pub fn rebalance(now: &Snapshot, weights: &BTreeMap<GroupId, u32>) -> Decision {
+pub fn rebalance(
+    now: &Snapshot,
+    weights: &BTreeMap<GroupId, u32>,
+    rate: Option<NonZeroU32>,
+) -> Decision {
     for group in weights.keys() {
         find_group(now, group)?;
     }
@@ -549,6 +555,10 @@ pub fn rebalance(now: &Snapshot, weights: &BTreeMap<GroupId, u32>) -> Decision {
             "at least one group must have a weight above 0",
         ));
     }
+    let manner = Manner {
+        rate,
+        ..Manner::default()
+    };
     let mut change = Change::default();
     for (number, planned) in rebalance::plan(&now.slots, &weights)
         .into_iter()
@@ -556,11 +566,48 @@ pub fn rebalance(now: &Snapshot, weights: &BTreeMap<GroupId, u32>) -> Decision {
     {
         let id = MigrationId::new(format!("{}-{}", next_id(now), number + 1));
         let id = id.expect("a letter, digits and one dash");
-        let one = create_migration(now, Some(&id), planned.slots, &planned.target)?;
+        let one = create_migration(now, Some(&id), planned.slots, &planned.target, manner)?;
         change.edits.extend(one.edits);
         change.events.extend(one.events);
     }
     Ok(change)
+}
+
+/// Another rate for a migration that copies, or is yet to.
+pub fn update_migration(
+    now: &Snapshot,
+    id: &MigrationId,
+    rate: Option<NonZeroU32>,
+    expected_revision: u64,
+) -> Decision {
+    let migration = find_migration(now, id)?;
+    let what = format!("migration {id}");
+    at_revision(&what, migration.revision, expected_revision)?;
+    if migration.manner.rate == rate {
+        return Ok(Change::default());
+    }
+    match migration.phase {
+        Phase::Pending | Phase::Copying { .. } | Phase::CuttingOver { .. } => {}
+        Phase::Committed
+        | Phase::Reaping { .. }
+        | Phase::Aborting { .. }
+        | Phase::Succeeded
+        | Phase::Cancelled
+        | Phase::Failed { .. } => {
+            let message = format!("migration {id} copies nothing any more");
+            return Err(Refusal::new(Reason::MigrationTooFar, message));
+        }
+    }
+    let mut next = migration.clone();
+    next.manner.rate = rate;
+    let message = match rate {
+        Some(rate) => format!("migration {id} copies {rate} keys a second at most"),
+        None => format!("migration {id} copies as many keys a second as the source bears"),
+    };
+    Ok(Change::one(
+        Edit::PutMigration(Box::new(next)),
+        migration_event(id, Kind::MigrationUpdated, message),
+    ))
 }
 
 /// Another wish for a migration that is not over.
@@ -1023,7 +1070,9 @@ mod tests {
     fn moving() -> Snapshot {
         let now = cluster();
         let id = MigrationId::new("m1").unwrap();
-        now.after(&create_migration(&now, Some(&id), set(0..5), &self::id("g2")).unwrap())
+        let manner = Manner::default();
+        let target = self::id("g2");
+        now.after(&create_migration(&now, Some(&id), set(0..5), &target, manner).unwrap())
     }
 
     fn set(numbers: std::ops::Range<u32>) -> SlotSet {
@@ -1041,7 +1090,13 @@ mod tests {
         assert_eq!((migration.source.as_str(), migration.entered), ("g1", 4));
         let create = |id: Option<&str>, slots, target: &str| {
             let id = id.map(|id| MigrationId::new(id).unwrap());
-            create_migration(&now, id.as_ref(), slots, &self::id(target))
+            create_migration(
+                &now,
+                id.as_ref(),
+                slots,
+                &self::id(target),
+                Manner::default(),
+            )
         };
         let next = create(None, set(5..6), "g2").unwrap();
         assert!(now.after(&next).migrations.contains_key("m5"));
@@ -1058,7 +1113,7 @@ mod tests {
         let own = create(None, set(5..6), "g1");
         refused(own, Reason::SlotNotMovable, "owns these slots already");
         let now = now.after(&assign_slots(&now, &slots(10..12, "g2"), 0).unwrap());
-        let both = create_migration(&now, None, set(9..11), &id("g1"));
+        let both = create_migration(&now, None, set(9..11), &id("g1"), Manner::default());
         refused(
             both,
             Reason::SlotNotMovable,
@@ -1105,24 +1160,47 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_changed_as_long_as_keys_are_copied() {
+        let now = moving();
+        let rate = NonZeroU32::new(9);
+        let change = update_migration(&now, &m1(), rate, 0).unwrap();
+        let next = now.after(&change);
+        assert_eq!(next.migrations[&m1()].manner.rate, rate);
+        assert!(update_migration(&next, &m1(), rate, 0).unwrap().is_empty());
+        let stale = update_migration(&next, &m1(), None, 1);
+        refused(stale, Reason::RevisionMismatch, "m1");
+        let next = now.after(&wish(&now, &m1(), Wish::Cancel, 0).unwrap());
+        let seen = next.migrations[&m1()].revision;
+        let ended = Advance::Abort(Ending::Cancelled);
+        let next = next.after(&advance(&next, &m1(), seen, &ended));
+        let over = update_migration(&next, &m1(), rate, 0);
+        refused(over, Reason::MigrationTooFar, "copies nothing");
+    }
+
+    #[test]
     fn groups_are_evened_out_where_nothing_moves() {
         let now = cluster();
-        let change = rebalance(&now, &BTreeMap::new()).unwrap();
+        let change = rebalance(&now, &BTreeMap::new(), NonZeroU32::new(7)).unwrap();
         let next = now.after(&change);
         let planned: Vec<_> = next.moving().map(|m| (m.id.as_str(), m.slots)).collect();
         assert_eq!(planned, [("m4-1", set(5..10))]);
-        let again = rebalance(&next, &BTreeMap::new());
+        assert!(next.moving().all(|m| m.manner.rate == NonZeroU32::new(7)));
+        let again = rebalance(&next, &BTreeMap::new(), None);
         refused(
             again,
             Reason::GroupInMigration,
             "migration m4-1 is not over",
         );
-        let unknown = rebalance(&now, &BTreeMap::from([(id("g9"), 1)]));
+        let unknown = rebalance(&now, &BTreeMap::from([(id("g9"), 1)]), None);
         refused(unknown, Reason::GroupNotFound, "g9");
         let nobody = BTreeMap::from([(id("g1"), 0), (id("g2"), 0)]);
-        refused(rebalance(&now, &nobody), Reason::InvalidField, "above 0");
+        refused(
+            rebalance(&now, &nobody, None),
+            Reason::InvalidField,
+            "above 0",
+        );
         let as_it_is = BTreeMap::from([(id("g2"), 0)]);
-        assert!(rebalance(&now, &as_it_is).unwrap().is_empty());
+        assert!(rebalance(&now, &as_it_is, None).unwrap().is_empty());
     }
 
     #[test]
@@ -1158,7 +1236,13 @@ mod tests {
         let mut now = cluster();
         for n in 0..MIGRATIONS_KEPT + 2 {
             let id = MigrationId::new(format!("m{n}")).unwrap();
-            let made = create_migration(&now, Some(&id), set(0..1), &self::id("g2"));
+            let made = create_migration(
+                &now,
+                Some(&id),
+                set(0..1),
+                &self::id("g2"),
+                Manner::default(),
+            );
             now = now.after(&made.unwrap());
             let seen = now.migrations[&id].revision;
             now = now.after(&advance(

@@ -77,6 +77,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -131,8 +132,23 @@ pub struct Migration {
     pub entered: u64,
     /// What its operator wants of it.
     pub wish: Wish,
+    /// How it is to be done.
+    #[serde(default)]
+    pub manner: Manner,
     /// Cut-overs that were begun.
     pub cut_overs: u64,
+}
+
+/// How a migration is to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Manner {
+    /// Keys copied a second, at most; each 4 KiB of a value count as one more. `None`: as many as the
+    /// source bears.
+    pub rate: Option<NonZeroU32>,
+    /// When all slots have moved it waits, before the source's copies are deleted, until its operator has
+    /// it go on.
+    pub keep_source: bool,
 }
 
 /// How far a migration is, and what is known of that.
@@ -722,7 +738,7 @@ pub fn reapable(m: &Migration, at_source: SlotSet) -> SlotSet {
 }
 
 impl Migration {
-    /// A new one.
+    /// A new one, done as fast as the source bears.
     pub fn new(id: MigrationId, source: GroupId, target: GroupId, slots: SlotSet) -> Self {
         Self {
             id,
@@ -736,6 +752,7 @@ impl Migration {
             phase: Phase::Pending,
             entered: 0,
             wish: Wish::Run,
+            manner: Manner::default(),
             cut_overs: 0,
         }
     }
@@ -824,7 +841,11 @@ impl Migration {
             }
             (Phase::CuttingOver { batch, .. }, Advance::Commit) => {
                 next.moved = self.moved.with(batch);
-                next.rest_of(None)
+                let rest = next.rest_of(None);
+                if rest == Phase::Committed && self.manner.keep_source {
+                    next.wish = Wish::Pause;
+                }
+                rest
             }
             (Phase::Pending, Advance::Abort(Ending::Cancelled)) => Phase::Cancelled,
             (

@@ -59,7 +59,7 @@ pub use self::{
     link::{Endpoint, LinkError, Mandate},
     reap::{Reaped, Unreaped},
     report::{Progress, Stage},
-    verify::{Difference, Verified, What, Which},
+    verify::{Difference, Scope, Verified, What, Which},
 };
 
 mod attempt;
@@ -280,7 +280,11 @@ impl Copy {
 
     /// How fast it may go, from now on.
     pub fn throttle(&self, throttle: Throttle) {
-        self.throttle.send_replace(throttle);
+        self.throttle.send_if_modified(|before| {
+            let is_other = *before != throttle;
+            *before = throttle;
+            is_other
+        });
     }
 
     /// Makes the target equal to the source for slots that nobody writes to.
@@ -363,18 +367,17 @@ pub async fn reap(
     reap::reap(&mut link, &slots, still_ours, progress).await
 }
 
-/// Compares what the source and the target of a plan have of some slots, and changes nothing. What differs
-/// is told as it is found.
+/// Compares what the source and the target of a plan have, and changes nothing. What differs is told as it
+/// is found.
 pub async fn verify(
     plan: &Plan,
-    slots: SlotSet,
-    which: Which,
+    scope: Scope,
     progress: &watch::Sender<Verified>,
 ) -> Result<(), LinkError> {
     let opener = opener(plan, "verify");
     let source = verify::Side::new(opener.open(&plan.source, 0).await?);
     let target = verify::Side::new(opener.open(&plan.target, 1).await?);
-    verify::verify(source, target, &slots, which, progress).await
+    verify::verify(source, target, scope, progress).await
 }
 
 /// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions.

@@ -8,9 +8,9 @@
 //! Owns those tasks and nothing else: what is durable of a migration is its record in the store, what is
 //! not dies with its task, and is found out anew. It decides nothing.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use proto::MigrationId;
+use proto::{GroupId, MigrationId, SlotSet};
 use tokio::{
     sync::watch,
     task::{Id, JoinSet},
@@ -18,13 +18,23 @@ use tokio::{
 use tracing::error;
 
 use crate::{
-    fence::Fences, migration::Why, mover::Progress, probe::Probe, registry::Registry,
-    snapshot::Snapshot, store::Store,
+    fence::Fences,
+    migration::{Migration, Why},
+    mover::{Endpoint, Mandate, Plan, Progress},
+    probe::Probe,
+    registry::Registry,
+    snapshot::Snapshot,
+    store::Store,
 };
 
 mod drive;
 
 use drive::Drive;
+
+/// How long a server may take for what is asked of it while nobody waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many keys are on their way at a time, so to say: see [`Plan::lanes`].
+const LANES: NonZeroUsize = NonZeroUsize::new(2).expect("it is not 0");
 
 /// What a migration does, as far as its record does not say it.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -59,6 +69,30 @@ pub struct Tools {
     pub probe: Probe,
     /// What is told.
     pub activities: Arc<watch::Sender<Activities>>,
+}
+
+impl Tools {
+    /// What the mover has to know to copy, delete or compare these slots of a migration, in the name of a
+    /// leader of this term.
+    pub fn plan(&self, now: &Snapshot, m: &Migration, slots: SlotSet, term: u64) -> Plan {
+        let endpoint = |group: &GroupId| Endpoint {
+            address: now.groups[group].primary().address.clone(),
+            login: self.probe.login(group),
+        };
+        Plan {
+            name: m.id.clone(),
+            mandate: Arc::new(Mandate {
+                cluster: now.cluster.id.clone(),
+                term,
+                incarnation: self.fences.incarnation().to_owned(),
+            }),
+            source: endpoint(&m.source),
+            target: endpoint(&m.target),
+            slots,
+            lanes: LANES,
+            patience: PATIENCE,
+        }
+    }
 }
 
 /// See the module.

@@ -2,7 +2,7 @@
 //!
 //! Every error names the field.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use proto::{
     GroupId, MigrationId, ProxyId, ServerAddr, Settled, Slot, SlotSet, Version,
@@ -87,6 +87,11 @@ pub fn weights(
         }
     }
     Ok(parsed)
+}
+
+/// Keys a second; 0: no limit.
+pub fn rate(rate: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(rate)
 }
 
 /// A text for people.

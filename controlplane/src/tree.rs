@@ -404,7 +404,10 @@ mod tests {
             }),
             Box::new(|now| change::assign_slots(now, &change::Assignment::Even, 0)),
             Box::new(|now| change::register(now, &registration)),
-            Box::new(|now| change::create_migration(now, Some(&migration), slots, &id("g2"))),
+            Box::new(|now| {
+                let manner = crate::migration::Manner::default();
+                change::create_migration(now, Some(&migration), slots, &id("g2"), manner)
+            }),
             Box::new(|now| Ok(change::advance(now, &migration, 6, &Advance::Copy))),
             Box::new(|now| change::update_group(now, &id("g1"), "text", 0)),
             Box::new(|now| change::delete_server(now, &"127.0.0.1:7001".parse().unwrap(), 0)),

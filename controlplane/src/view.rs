@@ -1,6 +1,6 @@
 //! What callers are shown: records and observations as messages of the contract. Pure.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use proto::{GroupId, fence, v1};
 
@@ -181,6 +181,8 @@ pub fn migration(migration: &Migration, activity: Option<&Activity>) -> v1::Migr
         last_hold_ms: activity.map_or(0.0, |a| millis(a.last_hold)),
         longest_hold_ms: activity.map_or(0.0, |a| millis(a.longest_hold)),
         deleted_keys: activity.map_or(0, |a| a.deleted),
+        rate: migration.manner.rate.map_or(0, NonZeroU32::get),
+        keep_source: migration.manner.keep_source,
     }
 }
 

@@ -67,6 +67,8 @@ reasons! {
     GroupInMigration = "GROUP_IN_MIGRATION", FailedPrecondition;
     /// The migration is too far for that, or over.
     MigrationTooFar = "MIGRATION_TOO_FAR", FailedPrecondition;
+    /// Not all keys of the migration are copied.
+    MigrationNotCopied = "MIGRATION_NOT_COPIED", FailedPrecondition;
     /// The server is its group's primary.
     ServerIsPrimary = "SERVER_IS_PRIMARY", FailedPrecondition;
     /// The server does not answer.

@@ -13,6 +13,7 @@ use tests::{
 };
 use tokio::time::sleep;
 
+mod verify;
 #[tokio::test]
 async fn slots_move_and_no_client_notices() {
     let cluster = Cluster::builder().groups(2).proxies(2).start().await;
@@ -93,20 +94,16 @@ async fn a_migration_waits_and_ends_as_its_operator_wants() {
     }
     let migration = create(&cluster.controller, "0-511", "g2").await;
     let mut admin = cluster.controller.admin().await;
-    let pause = v1::PauseMigrationRequest {
+    let change = v1::ChangeMigrationRequest {
         id: migration.id.clone(),
-        ..v1::PauseMigrationRequest::default()
+        ..v1::ChangeMigrationRequest::default()
     };
-    admin.pause_migration(pause).await.unwrap();
+    admin.pause_migration(change.clone()).await.unwrap();
     sleep(Duration::from_millis(500)).await;
     let paused = get(&cluster.controller, &migration.id).await.unwrap();
     assert!(paused.paused, "{paused:?}");
     assert_eq!(paused.moved_slots, "");
-    let cancel = v1::CancelMigrationRequest {
-        id: migration.id.clone(),
-        ..v1::CancelMigrationRequest::default()
-    };
-    admin.cancel_migration(cancel).await.unwrap();
+    admin.cancel_migration(change).await.unwrap();
     enters(&cluster.controller, &migration.id, Phase::Cancelled).await;
     assert_keys_are_at_their_owners(&cluster).await;
     let count: usize = cmd("DBSIZE").query_async(&mut client).await.unwrap();

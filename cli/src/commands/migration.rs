@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use proto::{GroupId, MigrationId, SlotSet, v1};
 use tokio::time::{Instant, sleep};
+use tonic::{Response, Status};
 use v1::migration::Phase;
 
 use super::{Context, Verb, announce};
@@ -14,6 +15,8 @@ use crate::{
     error::Error,
     output::{self, StatusLine, Table, bytes, or_dash, plural, thousands},
 };
+
+mod verify;
 
 /// How often a migration that is watched is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -42,7 +45,8 @@ pub(crate) enum MigrationCommand {
     #[command(after_long_help = "Examples:\n  \
         sluice migration create --slots 0-99 --target g2\n  \
         sluice migration create --slots 0-99,200 --target g2 --wait\n  \
-        sluice migration create --slots 0-511 --target g3 --dry-run\n\n\
+        sluice migration create --slots 0-511 --target g3 --dry-run\n  \
+        sluice migration create --slots 0-511 --target g3 --rate 5000 --keep-source --wait\n\n\
         RPC: AdminService.CreateMigration")]
     Create(CreateArgs),
     /// Follow a migration until it is over
@@ -52,6 +56,19 @@ pub(crate) enum MigrationCommand {
             Exits with 0 if all slots have moved, and with 1 if not.\n\nRPC: AdminService.GetMigration"
     )]
     Watch(Which),
+    /// Compare what source and target of a migration have, key by key
+    ///
+    /// From when all keys are copied until the source's copies are deleted; a migration that was created
+    /// with --keep-source waits before that. Nothing is changed. A key that clients change meanwhile may
+    /// differ; so does one that they have changed since its slot moved.
+    #[command(after_long_help = verify::HELP)]
+    Verify(verify::VerifyArgs),
+    /// Change how fast a migration may go
+    #[command(after_long_help = "Examples:\n  \
+        sluice migration update m7 --rate 2000\n  \
+        sluice migration update m7 --rate unlimited\n\n\
+        RPC: AdminService.UpdateMigration")]
+    Update(UpdateArgs),
     /// Let a migration wait
     #[command(
         after_long_help = "Example:\n  sluice migration pause m7\n\nRPC: AdminService.PauseMigration"
@@ -90,11 +107,47 @@ pub(crate) struct CreateArgs {
     /// What to call it; by default `m` and a number
     #[arg(long, value_name = "ID")]
     id: Option<MigrationId>,
+    /// Copy so many keys a second at most; each 4 KiB of a value count as one more
+    #[arg(
+        long,
+        value_name = "KEYS",
+        value_parser = rate,
+        default_value = "unlimited",
+        hide_default_value = true
+    )]
+    rate: u32,
+    /// When all slots have moved, wait for `migration resume` before the source's copies are deleted, so
+    /// that `migration verify` can compare
+    #[arg(long)]
+    keep_source: bool,
     /// Follow it until it is over
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
     #[command(flatten)]
     dry_run: DryRun,
+}
+
+/// Which migration, and how fast it may go.
+#[derive(Args)]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Keys copied a second, at most, or `unlimited`; each 4 KiB of a value count as one more
+    #[arg(long, value_name = "KEYS", value_parser = rate)]
+    rate: u32,
+    #[command(flatten)]
+    change: ChangeFlags,
+}
+
+/// Keys a second; 0: no limit.
+pub(crate) fn rate(text: &str) -> Result<u32, String> {
+    match text {
+        "unlimited" => Ok(0),
+        text => match text.parse() {
+            Ok(0) | Err(_) => Err("must be a number of keys, 1 or more, or `unlimited`".to_owned()),
+            Ok(rate) => Ok(rate),
+        },
+    }
 }
 
 /// Which migration, and how it is to be changed.
@@ -116,51 +169,63 @@ pub(crate) async fn run(context: &mut Context, command: MigrationCommand) -> Res
         }
         MigrationCommand::Create(args) => return create(context, args).await,
         MigrationCommand::Watch(Which { id }) => return watch(context, &id).await,
-        MigrationCommand::Pause(ChangeArgs { which, change }) => {
-            let request = v1::PauseMigrationRequest {
-                id: which.id.to_string(),
-                validate_only: change.validate_only(),
-                expected_revision: change.expected_revision,
-                request_id: request_id(),
-            };
-            let migration = context.client.call(Admin::pause_migration, request).await?;
-            announce_change(&change, Verb::Pause, &which.id);
-            migration
+        MigrationCommand::Verify(args) => return verify::run(context, args).await,
+        MigrationCommand::Update(args) => update(context, args).await?,
+        MigrationCommand::Pause(args) => {
+            wish(context, Admin::pause_migration, Verb::Pause, args).await?
         }
-        MigrationCommand::Resume(ChangeArgs { which, change }) => {
-            let request = v1::ResumeMigrationRequest {
-                id: which.id.to_string(),
-                validate_only: change.validate_only(),
-                expected_revision: change.expected_revision,
-                request_id: request_id(),
-            };
-            let migration = context
-                .client
-                .call(Admin::resume_migration, request)
-                .await?;
-            announce_change(&change, Verb::Resume, &which.id);
-            migration
+        MigrationCommand::Resume(args) => {
+            wish(context, Admin::resume_migration, Verb::Resume, args).await?
         }
-        MigrationCommand::Cancel(ChangeArgs { which, change }) => {
-            let request = v1::CancelMigrationRequest {
-                id: which.id.to_string(),
-                validate_only: change.validate_only(),
-                expected_revision: change.expected_revision,
-                request_id: request_id(),
-            };
-            let migration = context
-                .client
-                .call(Admin::cancel_migration, request)
-                .await?;
-            announce_change(&change, Verb::Cancel, &which.id);
-            migration
+        MigrationCommand::Cancel(args) => {
+            wish(context, Admin::cancel_migration, Verb::Cancel, args).await?
         }
     };
     context.output.show(&changed, detail(&changed))
 }
 
-fn announce_change(change: &ChangeFlags, verb: Verb, id: &MigrationId) {
-    announce(change.validate_only(), verb, &format!("migration {id}"));
+/// Asks for what is to become of a migration.
+async fn wish(
+    context: &mut Context,
+    method: impl AsyncFn(
+        &mut Admin,
+        v1::ChangeMigrationRequest,
+    ) -> Result<Response<v1::Migration>, Status>,
+    verb: Verb,
+    ChangeArgs { which, change }: ChangeArgs,
+) -> Result<v1::Migration, Error> {
+    let request = v1::ChangeMigrationRequest {
+        id: which.id.to_string(),
+        validate_only: change.validate_only(),
+        expected_revision: change.expected_revision,
+        request_id: request_id(),
+    };
+    let migration = context.client.call(method, request).await?;
+    let what = format!("migration {}", which.id);
+    announce(change.validate_only(), verb, &what);
+    Ok(migration)
+}
+
+async fn update(context: &mut Context, args: UpdateArgs) -> Result<v1::Migration, Error> {
+    let UpdateArgs {
+        which,
+        rate,
+        change,
+    } = args;
+    let request = v1::UpdateMigrationRequest {
+        id: which.id.to_string(),
+        rate,
+        validate_only: change.validate_only(),
+        expected_revision: change.expected_revision,
+        request_id: request_id(),
+    };
+    let migration = context
+        .client
+        .call(Admin::update_migration, request)
+        .await?;
+    let what = format!("migration {}", which.id);
+    announce(change.validate_only(), Verb::Update, &what);
+    Ok(migration)
 }
 
 async fn get(context: &mut Context, id: &MigrationId) -> Result<v1::Migration, Error> {
@@ -179,7 +244,11 @@ async fn list(context: &mut Context) -> Result<(), Error> {
 
 async fn create(context: &mut Context, args: CreateArgs) -> Result<(), Error> {
     let validate_only = args.dry_run.dry_run;
-    let request = create_request(args.slots, &args.target, args.id.as_ref(), validate_only);
+    let request = v1::CreateMigrationRequest {
+        rate: args.rate,
+        keep_source: args.keep_source,
+        ..create_request(args.slots, &args.target, args.id.as_ref(), validate_only)
+    };
     let migration = context
         .client
         .call(Admin::create_migration, request)
@@ -219,10 +288,11 @@ pub(crate) fn create_request(
         target_group_id: target.to_string(),
         validate_only,
         request_id: request_id(),
+        ..v1::CreateMigrationRequest::default()
     }
 }
 
-/// Follows a migration until it is over: in one line that changes on a terminal, in a line for each new
+/// Follows a migration until it is over, or only waits with its copies: in one line that changes on a terminal, in a line for each new
 /// phase elsewhere, and as JSON in a line for whatever changes.
 pub(crate) async fn watch(context: &mut Context, id: &MigrationId) -> Result<(), Error> {
     let mut line = StatusLine::new();
@@ -240,6 +310,14 @@ pub(crate) async fn watch(context: &mut Context, id: &MigrationId) -> Result<(),
         if is_over(&migration) {
             line.end();
             return verdict(context, &migration);
+        }
+        if migration.phase() == Phase::Committed && migration.paused {
+            line.end();
+            output::note(&format!(
+                "All slots have moved, and the source's copies are kept: `sluice migration verify {id}` \
+                 compares, `sluice migration resume {id}` deletes them"
+            ));
+            return context.output.show_table(detail(&migration));
         }
         told = migration;
         sleep(LOOK_EVERY).await;
@@ -322,11 +400,24 @@ fn detail(migration: &v1::Migration) -> Table {
         ("Copy attempt", copy.attempt.to_string()),
         ("Interrupted", or_dash(&copy.interruption)),
         ("Keys deleted", thousands(migration.deleted_keys)),
+        ("Rate", rate_text(migration)),
+        ("Keeps source", yes_or_no(migration.keep_source)),
         ("Cut-overs", migration.cut_overs.to_string()),
         ("Last hold", millis(migration.last_hold_ms)),
         ("Longest hold", millis(migration.longest_hold_ms)),
         ("Revision", migration.revision.to_string()),
     ])
+}
+
+fn rate_text(migration: &v1::Migration) -> String {
+    match migration.rate {
+        0 => "unlimited".to_owned(),
+        rate => format!("{} keys/s", thousands(rate.into())),
+    }
+}
+
+fn yes_or_no(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
 }
 
 /// One line: how far it is, how fast, and for how long yet.
@@ -342,8 +433,12 @@ fn progress(migration: &v1::Migration, elapsed: Duration) -> String {
         (part * 100.0) as u32
     );
     if copy.keys_copied > 0 {
+        let most = match migration.rate {
+            0 => String::new(),
+            rate => format!(" of {} at most", thousands(rate.into())),
+        };
         line.push_str(&format!(
-            ", {} keys, {}, {} keys/s, {} dirty",
+            ", {} keys, {}, {} keys/s{most}, {} dirty",
             thousands(copy.keys_copied),
             bytes(copy.bytes_copied),
             thousands(copy.keys_per_second),
@@ -448,6 +543,12 @@ mod tests {
             progress(&migration(), Duration::from_secs(19)),
             @"m7 COPYING      [#########-----------]  47%  50/100 slots, 12,345 keys, 3.0 MiB, 4,000 keys/s, 7 dirty, held 12.3 ms, 22s left"
         );
+        let limited = v1::Migration {
+            rate: 4500,
+            ..migration()
+        };
+        let line = progress(&limited, Duration::ZERO);
+        assert!(line.contains("4,000 keys/s of 4,500 at most"), "{line}");
         let begun = v1::Migration {
             phase: Phase::Pending.into(),
             moved_slots: String::new(),
@@ -460,6 +561,14 @@ mod tests {
             progress(&begun, Duration::ZERO),
             @"m7 PENDING      [--------------------]   0%  0/100 slots; waiting for migration m6, which has a group in common"
         );
+    }
+
+    #[test]
+    fn rates_are_read() {
+        assert_eq!((rate("5000"), rate("unlimited")), (Ok(5000), Ok(0)));
+        for wrong in ["0", "-1", "5k", "fast", ""] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

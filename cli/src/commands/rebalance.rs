@@ -16,7 +16,7 @@ use crate::{
 pub(crate) const HELP: &str = "Examples:\n  \
     sluice rebalance --dry-run\n  \
     sluice rebalance --wait\n  \
-    sluice rebalance --weights g1=2,g2=1 --wait\n\n\
+    sluice rebalance --weights g1=2,g2=1 --rate 5000 --wait\n\n\
     RPC: AdminService.Rebalance";
 
 /// How the slots are to be shared.
@@ -40,6 +40,15 @@ pub(crate) struct How {
     /// Follow the migrations until they are over
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
+    /// Copy so many keys a second at most, in each migration; each 4 KiB of a value count as one more
+    #[arg(
+        long,
+        value_name = "KEYS",
+        value_parser = migration::rate,
+        default_value = "unlimited",
+        hide_default_value = true
+    )]
+    rate: u32,
     #[command(flatten)]
     dry_run: DryRun,
 }
@@ -85,6 +94,7 @@ async fn carry_out(
         weights: weights.into_iter().map(weight).collect(),
         validate_only: how.dry_run.dry_run,
         request_id: request_id(),
+        rate: how.rate,
     };
     let answer = context.client.call(Admin::rebalance, request).await?;
     let slots: usize = answer.migrations.iter().map(count).sum();

@@ -495,6 +495,35 @@ fn what_was_moved_is_reaped_when_all_proxies_know() {
 }
 
 #[test]
+fn a_source_that_is_to_be_kept_is_kept_until_somebody_wants_it_to_go_on() {
+    let mut m = migration(Phase::CuttingOver {
+        batch: set("0-4"),
+        given_up: None,
+    });
+    m.manner.keep_source = true;
+    let part = m.after(&Advance::Commit).unwrap();
+    assert_eq!(part.wish, Wish::Run, "{part:?}");
+    let rest = part.after(&Advance::Hold(set("5-9"))).unwrap();
+    let kept = rest.after(&Advance::Commit).unwrap();
+    assert_eq!((&kept.phase, kept.wish), (&Phase::Committed, Wish::Pause));
+    check(&kept, |_| {}, Step::Wait(Why::Paused));
+    let resumed = Migration {
+        wish: Wish::Run,
+        ..kept
+    };
+    check(&resumed, |_| {}, Step::Record(Advance::Reap));
+}
+
+/// What was written before migrations had a manner.
+#[test]
+fn a_record_of_an_older_controller_is_read() {
+    let m = migration(Phase::Committed);
+    let mut record = serde_json::to_value(&m).unwrap();
+    record.as_object_mut().unwrap().remove("manner").unwrap();
+    assert_eq!(serde_json::from_value::<Migration>(record).unwrap(), m);
+}
+
+#[test]
 fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
     let then = Ending::Cancelled;
     let aborting = migration(Phase::Aborting { then: then.clone() });

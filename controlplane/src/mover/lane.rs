@@ -308,7 +308,11 @@ impl Lane {
                     Ok(())
                 }
             },
-            changed = self.throttle.changed() => changed.map_err(|_| Interruption::LaneGone),
+            changed = self.throttle.changed() => {
+                // What was waited for was reckoned by what it was before.
+                self.relay.not_before = Instant::now();
+                changed.map_err(|_| Interruption::LaneGone)
+            }
             () = time::sleep(self.role.gathers()), if !handed_over => Ok(()),
             () = sleep_until(gathering), if dirty > 0 => Ok(()),
             () = sleep_until(early) => Ok(()),

@@ -6,6 +6,7 @@
 //! What is copied while slots are held is not held back.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -87,6 +88,7 @@ pub(super) struct Pace {
 
 struct State {
     easing: Easing,
+    rate: Option<NonZeroU32>,
     /// Until when the rate is used up.
     free: Instant,
 }
@@ -96,6 +98,7 @@ impl Pace {
     pub(super) fn new(throttle: watch::Receiver<Throttle>, usual: Duration) -> Self {
         let state = State {
             easing: Easing::new(usual),
+            rate: None,
             free: Instant::now(),
         };
         let state = Mutex::new(state);
@@ -112,6 +115,10 @@ impl Pace {
         let rate = self.throttle.borrow().rate;
         self.with(|state| {
             let rested = now + state.easing.rest(took);
+            if state.rate != rate {
+                state.rate = rate;
+                state.free = now; // what was used of another rate is no measure of this one
+            }
             match rate {
                 None => rested,
                 Some(rate) => {

@@ -2,16 +2,18 @@
 //!
 //! Most values are equal as they are dumped. Where they are not (another version, another order of a hash),
 //! and where they are big, their elements are compared, by a digest of each side that is taken page by
-//! page: in order where there is one. When the fields of a hash expire is not compared. Meant for slots that
-//! nobody writes to; of others it tells what differed at the moment it looked.
+//! page: in order where there is one, and with when fields of a hash expire. Where dumps differ, what
+//! consumer groups have of a stream is not compared. Of slots that somebody writes to it tells what differed
+//! at the moment it looked; of those that a copy follows, what still differs a moment later.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher as _},
     num::NonZeroU32,
+    time::Duration,
 };
 
 use proto::SlotSet;
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
 
 use super::{
     clean::of_slots,
@@ -32,6 +34,22 @@ const PAGE: u64 = 512;
 const STRING_PAGE: u64 = 64 << 10;
 /// Differences that are named. All are counted.
 const NAMED: usize = 100;
+/// How long a copy that follows is given for what differs, and how often.
+const MEND: Duration = Duration::from_millis(300);
+const MENDS: u32 = 5;
+/// How often in all: a copy that has lost much is not waited for at each key.
+const MENDS_IN_ALL: u32 = 100;
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scope {
+    /// Keys of these slots.
+    pub slots: SlotSet,
+    /// Of them, those that a copy follows: what differs is looked at again before it counts.
+    pub followed: SlotSet,
+    /// Which of the keys.
+    pub which: Which,
+}
 
 /// Of which keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +95,7 @@ pub enum What {
     Extra,
     /// The type, or the elements.
     Value,
-    /// When it expires.
+    /// When it, or a field of it, expires.
     Expiry,
 }
 
@@ -86,6 +104,7 @@ pub(super) struct Side {
     link: Link,
     clock: Clock,
     sizes: bool,
+    expires_fields: bool,
     keyspace: Vec<u32>,
     keys: u64,
 }
@@ -93,8 +112,11 @@ pub(super) struct Side {
 /// What one has of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Content {
+    /// Of the type and the elements.
     digest: u64,
     expiry: Expiry,
+    /// Of when fields expire; 0 where none does.
+    fields: u64,
 }
 
 impl Side {
@@ -107,6 +129,7 @@ impl Side {
                 Clock::Relative
             },
             sizes: is.tells_sizes(),
+            expires_fields: is.expires_fields(),
             keys: is.keys(),
             keyspace: is.keyspace.into_keys().collect(),
         }
@@ -148,8 +171,7 @@ impl Side {
         let Some(kind) = Kind::read(&name) else {
             let payload = self.link.demand("DUMP", &[b"DUMP", key]).await?;
             digest.add(format!("{payload:?}").as_bytes());
-            let digest = digest.end();
-            return Ok(Some(Content { digest, expiry }));
+            return Ok(Some(digest.end(expiry)));
         };
         let count = match kind {
             Kind::String => STRING_PAGE,
@@ -162,10 +184,39 @@ impl Side {
             let page = kind.page(from, reply);
             let (page, next) = page.map_err(|answer| self.link.refused("a page", answer))?;
             digest.add_page(&page);
+            let fields = page.fields();
+            if self.expires_fields && !fields.is_empty() {
+                let times = self.field_expiries(key, &fields).await?;
+                digest.add_expiries(&fields, &times);
+            }
             position = next;
         }
-        let digest = digest.end();
-        Ok(Some(Content { digest, expiry }))
+        Ok(Some(digest.end(expiry)))
+    }
+
+    /// When each of these fields of a hash expires, if it does. Of a key that has just gone: of none.
+    async fn field_expiries(
+        &mut self,
+        key: &[u8],
+        fields: &[&[u8]],
+    ) -> Result<Vec<Option<i64>>, LinkError> {
+        let count = fields.len().to_string();
+        let mut words: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
+        words.extend(fields);
+        let time = |reply| match reply {
+            Reply::Integer(time) if time > 0 => Some(time),
+            Reply::Integer(_)
+            | Reply::Nil
+            | Reply::Text(_)
+            | Reply::List(_)
+            | Reply::Error(_)
+            | Reply::Push(_) => None,
+        };
+        match self.link.demand("HPEXPIRETIME", &words).await? {
+            Reply::List(times) => Ok(times.into_iter().map(time).collect()),
+            Reply::Nil => Ok(Vec::new()),
+            other => Err(self.link.unexpected("HPEXPIRETIME", &other)),
+        }
     }
 
     async fn expiry(&mut self, key: &[u8]) -> Result<Option<Expiry>, LinkError> {
@@ -189,6 +240,7 @@ impl Side {
 struct Digest {
     hasher: DefaultHasher,
     sum: u64,
+    expiries: u64,
 }
 
 impl Digest {
@@ -196,6 +248,7 @@ impl Digest {
         let mut digest = Self {
             hasher: DefaultHasher::new(),
             sum: 0,
+            expiries: 0,
         };
         digest.add(kind);
         digest
@@ -230,9 +283,23 @@ impl Digest {
         }
     }
 
-    fn end(mut self) -> u64 {
+    fn add_expiries(&mut self, fields: &[&[u8]], times: &[Option<i64>]) {
+        for (field, time) in fields.iter().zip(times) {
+            if let Some(time) = time {
+                let mut hasher = DefaultHasher::new();
+                (field, time).hash(&mut hasher);
+                self.expiries = self.expiries.wrapping_add(hasher.finish());
+            }
+        }
+    }
+
+    fn end(mut self, expiry: Expiry) -> Content {
         self.hasher.write_u64(self.sum);
-        self.hasher.finish()
+        Content {
+            digest: self.hasher.finish(),
+            expiry,
+            fields: self.expiries,
+        }
     }
 }
 
@@ -243,27 +310,37 @@ fn difference(source: Option<&Content>, target: Option<&Content>) -> Option<What
         (Some(_), None) => Some(What::Missing),
         (None, Some(_)) => Some(What::Extra),
         (Some(source), Some(target)) if source.digest != target.digest => Some(What::Value),
-        (Some(source), Some(target)) if source.expiry != target.expiry => Some(What::Expiry),
+        (Some(source), Some(target))
+            if source.expiry != target.expiry || source.fields != target.fields =>
+        {
+            Some(What::Expiry)
+        }
         (Some(_), Some(_)) => None,
     }
 }
 
-/// Compares the keys of the slots.
+/// Compares the keys of the scope.
 pub(super) async fn verify(
-    mut source: Side,
-    mut target: Side,
-    slots: &SlotSet,
-    which: Which,
+    source: Side,
+    target: Side,
+    scope: Scope,
     progress: &watch::Sender<Verified>,
 ) -> Result<(), LinkError> {
     progress.send_modify(|verified| verified.total = source.keys + target.keys);
-    for database in source.keyspace.clone() {
-        let sides = (&mut source, &mut target);
-        walk(database, Look::Compare, sides, slots, which, progress).await?;
+    let databases = |side: &Side| side.keyspace.clone();
+    let (of_source, of_target) = (databases(&source), databases(&target));
+    let mut comparison = Comparison {
+        source,
+        target,
+        scope,
+        progress,
+        mends: MENDS_IN_ALL,
+    };
+    for database in of_source {
+        comparison.walk(database, Look::Compare).await?;
     }
-    for database in target.keyspace.clone() {
-        let sides = (&mut target, &mut source);
-        walk(database, Look::Extra, sides, slots, which, progress).await?;
+    for database in of_target {
+        comparison.walk(database, Look::Extra).await?;
     }
     Ok(())
 }
@@ -277,43 +354,86 @@ enum Look {
     Extra,
 }
 
-/// Goes through the keys of one side, and looks at the other's.
-async fn walk(
-    database: u32,
-    look: Look,
-    (side, other): (&mut Side, &mut Side),
-    slots: &SlotSet,
-    which: Which,
-    progress: &watch::Sender<Verified>,
-) -> Result<(), LinkError> {
-    side.link.select(database).await?;
-    other.link.select(database).await?;
-    let mut pages = Walk::new();
-    while let Some(keys) = pages.next(&mut side.link).await? {
-        progress.send_modify(|verified| verified.seen += keys.len() as u64);
-        let mut keys = of_slots(&keys, slots);
-        if let Which::OneIn(many) = which {
-            keys.retain(|_| fastrand::u32(..many.get()) == 0);
-        }
-        for keys in keys.chunks(BATCH) {
-            let (compared, found) = match look {
-                Look::Compare => (keys.len(), compare(keys, side, other).await?),
-                Look::Extra => (0, extra(keys, side, other).await?),
+/// A comparison under way.
+struct Comparison<'a> {
+    source: Side,
+    target: Side,
+    scope: Scope,
+    progress: &'a watch::Sender<Verified>,
+    /// How often a copy may still be waited for.
+    mends: u32,
+}
+
+impl Comparison<'_> {
+    /// Goes through the keys of one side, and looks at the other's.
+    async fn walk(&mut self, database: u32, look: Look) -> Result<(), LinkError> {
+        self.source.link.select(database).await?;
+        self.target.link.select(database).await?;
+        let mut pages = Walk::new();
+        loop {
+            let walked = match look {
+                Look::Compare => &mut self.source,
+                Look::Extra => &mut self.target,
             };
-            progress.send_modify(|verified| {
-                verified.compared += compared as u64;
-                verified.different += found.len() as u64;
-                let room = NAMED.saturating_sub(verified.named.len());
-                let named = found.into_iter().take(room).map(|(key, what)| Difference {
-                    database,
-                    key,
-                    what,
-                });
-                verified.named.extend(named);
-            });
+            let Some(keys) = pages.next(&mut walked.link).await? else {
+                return Ok(());
+            };
+            let seen = keys.len() as u64;
+            self.progress.send_modify(|verified| verified.seen += seen);
+            let mut keys = of_slots(&keys, &self.scope.slots);
+            if let Which::OneIn(many) = self.scope.which {
+                keys.retain(|_| fastrand::u32(..many.get()) == 0);
+            }
+            for keys in keys.chunks(BATCH) {
+                let found = self.different(keys, look).await?;
+                let compared = match look {
+                    Look::Compare => keys.len() as u64,
+                    Look::Extra => 0,
+                };
+                self.tell(database, compared, found);
+            }
         }
     }
-    Ok(())
+
+    /// Those of these keys that differ; of those that a copy follows, the ones that go on to.
+    async fn different(&mut self, keys: &[&[u8]], look: Look) -> Result<Found, LinkError> {
+        let mut found = self.look(keys, look).await?;
+        for _ in 0..MENDS {
+            let followed = self.scope.followed;
+            let is_followed = |(key, _): &(Vec<u8>, What)| followed.owns(key);
+            if self.mends == 0 || !found.iter().any(is_followed) {
+                break;
+            }
+            self.mends -= 1;
+            time::sleep(MEND).await;
+            let (again, rest): (Found, Found) = found.into_iter().partition(is_followed);
+            let keys: Vec<&[u8]> = again.iter().map(|(key, _)| key.as_slice()).collect();
+            found = self.look(&keys, look).await?;
+            found.extend(rest);
+        }
+        Ok(found)
+    }
+
+    async fn look(&mut self, keys: &[&[u8]], look: Look) -> Result<Found, LinkError> {
+        match look {
+            Look::Compare => compare(keys, &mut self.source, &mut self.target).await,
+            Look::Extra => extra(keys, &mut self.target, &mut self.source).await,
+        }
+    }
+
+    fn tell(&self, database: u32, compared: u64, found: Found) {
+        self.progress.send_modify(|verified| {
+            verified.compared += compared;
+            verified.different += found.len() as u64;
+            let room = NAMED.saturating_sub(verified.named.len());
+            let named = found.into_iter().take(room).map(|(key, what)| Difference {
+                database,
+                key,
+                what,
+            });
+            verified.named.extend(named);
+        });
+    }
 }
 
 type Found = Vec<(Vec<u8>, What)>;
@@ -373,7 +493,7 @@ mod tests {
     fn digest(kind: &str, pages: &[Page]) -> u64 {
         let mut digest = Digest::new(kind.as_bytes());
         pages.iter().for_each(|page| digest.add_page(page));
-        digest.end()
+        digest.end(Expiry::Never).digest
     }
 
     fn elements(kind: Kind, items: &[&str]) -> Page {
@@ -416,9 +536,20 @@ mod tests {
 
     #[test]
     fn in_what_keys_differ() {
-        let content = |digest, expiry| Content { digest, expiry };
+        let content = |digest, expiry| Content {
+            digest,
+            expiry,
+            fields: 0,
+        };
         let (a, b) = (content(1, Expiry::Never), content(2, Expiry::Never));
         let late = content(1, Expiry::At(9));
+        let fields = |times: &[Option<i64>]| {
+            let mut digest = Digest::new(b"hash");
+            digest.add_expiries(&[b"a", b"b"], times);
+            digest.end(Expiry::Never)
+        };
+        let (none, some) = (fields(&[None, None]), fields(&[None, Some(7)]));
+        assert_eq!(none, fields(&[]));
         for (source, target, what) in [
             (None, None, None),
             (Some(&a), Some(&a), None),
@@ -426,6 +557,12 @@ mod tests {
             (None, Some(&a), Some(What::Extra)),
             (Some(&a), Some(&b), Some(What::Value)),
             (Some(&a), Some(&late), Some(What::Expiry)),
+            (Some(&none), Some(&some), Some(What::Expiry)),
+            (
+                Some(&some),
+                Some(&fields(&[Some(7), None])),
+                Some(What::Expiry),
+            ),
         ] {
             assert_eq!(difference(source, target), what);
         }

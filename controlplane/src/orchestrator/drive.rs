@@ -6,8 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
-    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +20,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Activity, Tools};
+use super::{Activity, PATIENCE, Tools};
 use crate::{
     change,
     fence::{Mark, Spare, Target},
@@ -30,7 +28,7 @@ use crate::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
         Phase, Step, Wish, World, next_step, reapable,
     },
-    mover::{self, Copy, Endpoint, Mandate, Plan, Reaped, Settle, Stage, Throttle},
+    mover::{self, Copy, Plan, Reaped, Settle, Stage, Throttle},
     snapshot::Snapshot,
 };
 
@@ -43,10 +41,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long a hold is put off while big values are being copied: within a hold that takes long. One that
 /// never stops changing is tried all the same, and stays where it is if need be.
 const BIG_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a server may take for what is asked of it while nobody waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How many keys are on their way at a time, so to say: see [`Plan::lanes`].
-const LANES: NonZeroUsize = NonZeroUsize::new(2).expect("it is not 0");
 
 /// See the module.
 pub(super) struct Drive {
@@ -163,10 +157,8 @@ impl Drive {
                 self.unshut(m).await;
                 if let Some(copy) = &self.copy {
                     let paused = m.wish == Wish::Pause;
-                    copy.throttle(Throttle {
-                        paused,
-                        ..Throttle::default()
-                    });
+                    let rate = m.manner.rate;
+                    copy.throttle(Throttle { paused, rate });
                 }
             }
             Phase::CuttingOver { .. } => {}
@@ -440,23 +432,7 @@ impl Drive {
     }
 
     fn plan(&self, now: &Snapshot, m: &Migration, slots: SlotSet) -> Plan {
-        let endpoint = |group: &GroupId| Endpoint {
-            address: primary(now, group).address,
-            login: self.tools.probe.login(group),
-        };
-        Plan {
-            name: self.id.clone(),
-            mandate: Arc::new(Mandate {
-                cluster: now.cluster.id.clone(),
-                term: self.term,
-                incarnation: self.tools.fences.incarnation().to_owned(),
-            }),
-            source: endpoint(&m.source),
-            target: endpoint(&m.target),
-            slots,
-            lanes: LANES,
-            patience: PATIENCE,
-        }
+        self.tools.plan(now, m, slots, self.term)
     }
 
     fn trouble(&self, trouble: Trouble) {
@@ -488,10 +464,7 @@ fn before(now: &Snapshot, m: &Migration) -> Option<MigrationId> {
 }
 
 fn primary(now: &Snapshot, group: &GroupId) -> Target {
-    Target {
-        address: now.groups[group].primary().address.clone(),
-        group: group.clone(),
-    }
+    Target::primary(&now.groups[group])
 }
 
 fn words(error: impl std::error::Error) -> Trouble {

@@ -5,7 +5,8 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use controlplane::mover::{Reaped, Unreaped, Verified, What, Which, examine, reap, verify};
+use controlplane::mover::{Reaped, Scope, Unreaped, Verified, What, Which, examine, reap, verify};
+use proto::SlotSet;
 use redis::cmd;
 use tokio::sync::watch;
 
@@ -114,9 +115,12 @@ async fn an_older_target_cannot_restore() {
 /// What differs between the two of a stand.
 async fn verified(stand: &Stand, which: Which) -> Verified {
     let (progress, told) = watch::channel(Verified::default());
-    verify(&stand.plan(half()), half(), which, &progress)
-        .await
-        .unwrap();
+    let scope = Scope {
+        slots: half(),
+        followed: SlotSet::EMPTY,
+        which,
+    };
+    verify(&stand.plan(half()), scope, &progress).await.unwrap();
     told.borrow().clone()
 }
 
@@ -168,4 +172,35 @@ async fn what_differs_is_found() {
     ];
     assert_eq!(named, expected.map(|(key, what)| (key.to_owned(), what)));
     assert_eq!(found.different, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_fields_expire_is_compared_where_they_do() {
+    for name in ["redis-8.2", "valkey-9.1"] {
+        let Some(program) = program(name) else {
+            continue;
+        };
+        let stand = Stand::of(program.clone(), program, &[]).await;
+        let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
+        for link in [&mut source, &mut target] {
+            for words in [
+                "HSET {k0}same a 1 b 2 c 3",
+                "HPEXPIREAT {k0}same 33333333333333 FIELDS 2 a b",
+                "HSET {k0}other a 1 b 2",
+                "HPEXPIREAT {k0}other 33333333333333 FIELDS 1 a",
+            ] {
+                run(link, words).await;
+            }
+        }
+        let words = "HPEXPIREAT {k0}other 33333333333334 FIELDS 1 a";
+        run(&mut target, words).await;
+        let found = verified(&stand, Which::All).await;
+        let named: Vec<_> = found
+            .named
+            .iter()
+            .map(|d| (d.key.as_slice(), d.what))
+            .collect();
+        let expected: [(&[u8], What); 1] = [(b"{k0}other", What::Expiry)];
+        assert_eq!(named, expected, "{name}");
+    }
 }
