@@ -170,8 +170,14 @@ async fn without_zookeeper_all_is_served_and_nothing_changed() {
     let args = ["--controller", &cluster.controller.addr, "--id", "p9"];
     let args = args.map(str::to_owned);
     let proxy = tests::Proxy::start(cluster.dir.path(), "p9", &args).await;
-    let mut client = proxy.raw().await;
-    assert_eq!(client.command("SET a 1").await, "+OK");
+    eventually(|| async {
+        let mut client = proxy.raw().await;
+        match client.command("SET a 1").await.as_str() {
+            "+OK" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    })
+    .await;
 
     zookeeper.restart().await;
     let after = becomes(&cluster.controller, Role::Leader).await;

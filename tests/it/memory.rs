@@ -12,7 +12,8 @@ use tokio::{
 const MIB: usize = 1 << 20;
 
 async fn cluster(groups: usize, proxy_args: &[&str]) -> Cluster {
-    let args = [&["--workers", "1"], proxy_args].concat();
+    // On a machine with other work to do, a server takes its time for hundreds of megabytes.
+    let args = [&["--workers", "1", "--server-timeout", "60s"], proxy_args].concat();
     let builder = Cluster::builder().groups(groups).proxies(1);
     builder.proxy_args(&args).start().await
 }

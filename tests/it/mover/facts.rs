@@ -116,7 +116,7 @@ async fn what_servers_tell_of_and_what_not() {
         "COPY k lk",
         "RENAME lk k",
         "DEL k",
-        "SET k v PX 1",
+        "SET k v PX 100000",
         "RPUSH list b a",
         "SORT list ALPHA STORE sorted-k",
         "PFADD hll a",
