@@ -375,22 +375,97 @@ async fn what_a_clients_script_does_to_the_record_is_mended() {
 async fn what_cannot_be_written_now_is_not_taken_for_written() {
     let dir = tempfile::tempdir().unwrap();
     let controller = Controller::start(dir.path(), &[]).await;
-    let args = ["--min-replicas-to-write", "1"].map(str::to_owned);
-    let server = Server::start(dir.path(), "g1", &args);
-    server.answers().await;
-    let refused = create(&controller, request("g1", &[&server], false)).await;
-    let status = refused.unwrap_err();
-    assert_eq!(Reason::of(&status), Some(Reason::ServerNotFenced));
-    assert!(status.message().contains("NOREPLICAS"), "{status:?}");
-    assert_eq!(record(&server).await, BTreeMap::new());
-    let mut admin = controller.admin().await;
-    let groups = admin.list_groups(v1::ListGroupsRequest::default()).await;
-    assert!(groups.unwrap().into_inner().groups.is_empty());
-    let enough = "CONFIG SET min-replicas-to-write 0";
-    assert_eq!(ask(&server, enough).await, "+OK");
-    create(&controller, request("g1", &[&server], false))
-        .await
-        .unwrap();
+    let cases = [
+        (
+            "NOREPLICAS",
+            ["--min-replicas-to-write", "1"],
+            "CONFIG SET min-replicas-to-write 0",
+        ),
+        (
+            "MISCONF",
+            ["--save", "3600 1000"],
+            "CONFIG SET stop-writes-on-bgsave-error no",
+        ),
+    ];
+    for (code, args, mend) in cases {
+        let args = args.map(str::to_owned);
+        let id = code.to_lowercase();
+        let server = Server::start(dir.path(), &id, &args);
+        server.answers().await;
+        if code == "MISCONF" {
+            let own = dir.path().join(format!("{id}-{}", server.port));
+            // Its snapshots fail, for there is a folder where the file would be.
+            fs::create_dir(own.join("dump.rdb")).unwrap();
+            ask(&server, "BGSAVE").await;
+        }
+        eventually(|| async {
+            match ask(&server, "SET a 1").await {
+                said if said.starts_with(&format!("-{code}")) => Ok(()),
+                said => Err(said),
+            }
+        })
+        .await;
+        let refused = create(&controller, request(&id, &[&server], false)).await;
+        let status = refused.unwrap_err();
+        assert_eq!(Reason::of(&status), Some(Reason::ServerNotFenced));
+        assert!(status.message().contains(code), "{status:?}");
+        assert_eq!(record(&server).await, BTreeMap::new());
+        let mut admin = controller.admin().await;
+        let groups = admin.list_groups(v1::ListGroupsRequest::default()).await;
+        let groups = groups.unwrap().into_inner().groups;
+        assert!(groups.iter().all(|group| group.id != id), "{groups:?}");
+        assert_eq!(ask(&server, mend).await, "+OK");
+        create(&controller, request(&id, &[&server], false))
+            .await
+            .unwrap();
+    }
+}
+
+/// A server that reads its file again is not there yet; then it is admitted, with all it had.
+#[tokio::test]
+async fn a_server_that_is_loading_is_waited_for() {
+    let slow = "--key-load-delay 1000 --loading-process-events-interval-bytes 1024";
+    let slow: Vec<&str> = slow.split(' ').collect();
+    let mut cluster = Cluster::builder()
+        .groups(1)
+        .proxies(1)
+        .server_args(&slow)
+        .start()
+        .await;
+    let mut client = cluster.proxies[0].raw().await;
+    for number in 0..3_000 {
+        assert_eq!(client.command(&format!("SET k{number} v")).await, "+OK");
+    }
+    let server = &mut cluster.groups[0][0];
+    server.process.kill();
+    server.restart();
+    let server = &cluster.groups[0][0];
+    eventually(|| async {
+        let reached = tokio::net::TcpStream::connect(&server.addr).await;
+        reached.map_err(|e| e.to_string())?;
+        match ask(server, "GET k0").await {
+            said if said.starts_with("-LOADING") => Ok(()),
+            said => Err(said),
+        }
+    })
+    .await;
+    let refusals = ["-LOADING ", "-TRYAGAIN ", "-CLUSTERDOWN "];
+    eventually(|| async {
+        let mut client = cluster.proxies[0].raw().await;
+        match client.command("SET after 1").await {
+            said if said == "+OK" => Ok(()),
+            said => {
+                assert!(refusals.iter().any(|no| said.starts_with(no)), "{said}");
+                Err(said)
+            }
+        }
+    })
+    .await;
+    assert_eq!(ask(server, "DBSIZE").await, ":3002"); // the record as well
+    assert_eq!(
+        record(server).await.get("run_id"),
+        Some(&run_id(server).await)
+    );
 }
 
 /// Everything the fence rests on: whatever of a killed connection a server has not executed when it
