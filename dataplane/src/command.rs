@@ -12,7 +12,7 @@ pub mod details;
 mod keys;
 mod table;
 
-pub use class::{Across, Asked, Bound, Class, Local, Merge, PubSub, Split, Topic};
+pub use class::{Across, Asked, Bound, Class, Local, Merge, PubSub, Queued, Split, Topic};
 pub use keys::Keys;
 use keys::stream_read;
 

@@ -34,6 +34,7 @@ pub(crate) const NO_PROTOCOL: &str = "NOPROTO unsupported protocol version";
 pub(crate) const BAD_PROTOCOL: &str = "ERR Protocol version is not an integer or out of range";
 pub(crate) const BAD_CLIENT_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(crate) const BAD_DATABASE: &str = "ERR DB index is out of range";
 pub(crate) const BAD_CLUSTER_SLOT: &str = "ERR Invalid slot";
 pub(crate) const BAD_CLUSTER_SLOT_OR_COUNT: &str = "ERR Invalid slot or number of keys";
 pub(crate) const BAD_PASSWORD_LENGTH: &str = "ERR ACL GENPASS argument must be the number of bits for the output \
@@ -50,9 +51,12 @@ pub(crate) const BAD_UNBLOCK_REASON: &str = "ERR CLIENT UNBLOCK reason should be
 pub(crate) const WATCH_IN_MULTI: &str = "ERR WATCH inside MULTI is not allowed";
 pub(crate) const DISCARD_WITHOUT_MULTI: &str = "ERR DISCARD without MULTI";
 pub(crate) const NOT_IN_TRANSACTION: &str = "ERR Command not allowed inside a transaction";
-/// A transaction is executed as a whole or not at all, which several servers cannot promise together.
-pub(crate) const CONCERNS_ALL_GROUPS: &str = "ERR Command not allowed inside a transaction: it concerns \
-    all groups, and a transaction is executed by one";
+/// No server can answer it by itself, as part of a whole.
+pub(crate) const GOES_THROUGH_KEYS: &str = "ERR Command not allowed inside a transaction: it goes through \
+    all keys of all groups, page by page";
+pub(crate) const MONITOR_IN_EXEC: &str = "ERR MONITOR isn't allowed for DENY BLOCKING client";
+pub(crate) const SSUBSCRIBE_IN_EXEC: &str =
+    "ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client";
 pub(crate) const INVALID_CURSOR: &str = "ERR invalid cursor";
 pub(crate) const TRANSACTION_DISCARDED: &str =
     "EXECABORT Transaction discarded because of previous errors.";

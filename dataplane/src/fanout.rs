@@ -7,7 +7,7 @@ use slab::Slab;
 
 use self::value::{number, values};
 pub(crate) use self::{
-    cursor::Cursors,
+    cursor::{Cursors, OfServer},
     info::{Asked, Info, Own},
     keys::{Draw, Owners, Page},
     known::Known,
@@ -17,11 +17,10 @@ pub(crate) use self::{
 };
 use crate::{
     backend::{Pending, Recipient},
-    command::Merge,
+    command::{Kind, Merge},
     framer::Piece,
     pubsub::census::Correction,
     resp::{ReplyProgress, put_error, put_header, put_int},
-    transaction::Mixture,
 };
 
 pub(crate) mod cursor;
@@ -43,6 +42,8 @@ pub(crate) enum Merging {
     Keys(Owners),
     /// A page of a scan, of one part.
     Page(Box<Page>),
+    /// A page of the elements of one key, of one part.
+    Elements(OfServer),
     /// A key, of [`Draw::ASKED`] for each group.
     Draw(Draw),
     /// A server's settings, of one part, and the proxy's.
@@ -59,8 +60,6 @@ pub(crate) enum Merging {
     Newest(usize),
     /// A text of each group.
     Report(Report),
-    /// The reply to `EXEC`, of one part, and the proxy's answers.
-    Mixture(Mixture),
     /// What each group says of itself, of those that do not fail.
     Info(Box<Info>),
 }
@@ -212,6 +211,40 @@ impl Fanouts {
     }
 }
 
+/// Writes what these parts become, which are all there.
+pub(crate) fn put_merged<'a>(
+    merging: Merging,
+    may_write: bool,
+    parts: impl Iterator<Item = (&'a [u8], Outcome)>,
+    out: &mut Vec<u8>,
+) {
+    let part = |(bytes, outcome): (&[u8], Outcome)| {
+        let failed = outcome != Outcome::Answered || bytes.starts_with(b"-");
+        Reply {
+            bytes: bytes.to_vec(),
+            failed,
+            executed: !failed,
+            unknown: outcome == Outcome::Unknown,
+        }
+    };
+    let whole = Pending {
+        to: Recipient::Nobody,
+        kind: Kind::Split,
+        may_write,
+        since: 0,
+        weight: 0,
+    };
+    let fanout = Fanout {
+        whole,
+        bytes: 0,
+        merging,
+        part_of_key: Vec::new(),
+        parts: parts.map(part).collect(),
+        missing: 0,
+    };
+    fanout.merge(out);
+}
+
 impl Fanout {
     /// Writes the one reply.
     pub(crate) fn merge(&self, out: &mut Vec<u8>) {
@@ -227,9 +260,6 @@ impl Fanout {
             let said = parts.map(|part| (!part.failed).then_some(part.bytes.as_slice()));
             return info.put(said, out);
         }
-        if let Merging::Mixture(mixture) = &self.merging {
-            return mixture.put(&self.parts[0].bytes, out);
-        }
         if let Some(failed) = self.failure() {
             return self.merge_failure(failed, out);
         }
@@ -238,6 +268,7 @@ impl Fanout {
             Merging::Plain(merge) => self.merge_plain(*merge, out),
             Merging::Keys(owners) => owners.put_all(replies(), out),
             Merging::Page(page) => page.put(&self.parts[0].bytes, out),
+            Merging::Elements(cursors) => keys::put_elements(*cursors, &self.parts[0].bytes, out),
             Merging::Draw(draw) => draw.put(&replies().collect::<Vec<_>>(), out),
             Merging::Settings(settings) => settings.put(&self.parts[0].bytes, out),
             Merging::Known(known) => known.put(replies(), out),
@@ -248,7 +279,7 @@ impl Fanout {
             Merging::Subscribed(channels) => receivers::put_counts(channels, replies(), out),
             Merging::Newest(most) => log::put_newest(replies(), *most, out),
             Merging::Report(report) => report.put(replies(), out),
-            Merging::Info(_) | Merging::Mixture(_) | Merging::Agreed { .. } => {
+            Merging::Info(_) | Merging::Agreed { .. } => {
                 unreachable!("it is merged whatever fails")
             }
         }
@@ -326,7 +357,6 @@ impl Fanout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Kind;
 
     fn check(merge: Merge, order: &[u16], replies: &[(&str, Outcome)], expected: &str) {
         let mut fanouts = Fanouts::default();

@@ -1,8 +1,8 @@
 //! A connection to a server that one session has for itself, for a while.
 //!
 //! What would make others wait, or means the connection it comes on, goes down a **lease** and not down a
-//! shared pipe: commands that block ([`block`]), `WATCH` up to its `EXEC` ([`watch`]), `WAIT` ([`wait`]),
-//! what goes through all keys ([`gather`]), and requests too large to be held ([`crate::upload`]). While its request is on a lease a session takes
+//! shared pipe: commands that block ([`block`]), `WATCH` up to its `EXEC` ([`watch`]), an `EXEC` that the
+//! proxy has a part in ([`exec`]), `WAIT` ([`wait`]), what goes through all keys ([`gather`]), and requests too large to be held ([`crate::upload`]). While its request is on a lease a session takes
 //! no other one, and it begins only when all that it asked before has been answered: so nothing overtakes.
 //!
 //! Owns one connection and what is under way on it; whose turn it is, is the session's. A lease on which
@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub(crate) mod block;
+pub(crate) mod exec;
 pub(crate) mod gather;
 pub(crate) mod pool;
 pub(crate) mod wait;

@@ -8,12 +8,13 @@ use proto::Topology;
 
 use crate::{
     client::Client,
-    command::Local,
+    command::{Class, Local},
     config::Serving,
     error,
     metrics::Proxy,
     resp::{
-        Request, parse_int, put_bulk, put_error, put_header, put_int, put_simple, put_verbatim,
+        Protocol, Request, parse_int, put_bulk, put_error, put_header, put_int, put_simple,
+        put_verbatim,
     },
     session::Session,
     tracking,
@@ -139,16 +140,42 @@ fn ping(client: &Client, request: &Request<'_>, out: &mut Vec<u8>) {
 }
 
 fn select(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    match selected(request, context.serving) {
+        Ok(database) => {
+            context.session.client.database = database;
+            put_simple(out, "OK");
+        }
+        Err(text) => put_error(out, text),
+    }
+}
+
+/// The database that a `SELECT` is about; else the error.
+fn selected(request: &Request<'_>, serving: &Serving) -> Result<u16, &'static str> {
     match parse_int(request.arg(1)).map(i32::try_from) {
-        None => put_error(out, error::NOT_AN_INTEGER),
-        Some(Err(_)) => put_error(out, error::NOT_AN_INT),
+        None => Err(error::NOT_AN_INTEGER),
+        Some(Err(_)) => Err(error::NOT_AN_INT),
         Some(Ok(number)) => match u16::try_from(number) {
-            Ok(database) if database < context.serving.databases => {
-                context.session.client.database = database;
-                put_simple(out, "OK");
-            }
-            Ok(_) | Err(_) => put_error(out, "ERR DB index is out of range"),
+            Ok(database) if database < serving.databases => Ok(database),
+            Ok(_) | Err(_) => Err(error::BAD_DATABASE),
         },
+    }
+}
+
+/// What a request changes of how those behind it are executed by servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    Database(u16),
+    Protocol(Protocol),
+}
+
+impl Turn {
+    /// `None`: it changes nothing, or is an error.
+    pub(crate) fn of(class: Class, request: &Request<'_>, serving: &Serving) -> Option<Self> {
+        match class {
+            Class::Local(Local::Select) => selected(request, serving).ok().map(Self::Database),
+            Class::Local(Local::Hello) => login::greeted(request, serving).map(Self::Protocol),
+            _ => None,
+        }
     }
 }
 

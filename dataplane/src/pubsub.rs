@@ -34,7 +34,7 @@ use crate::{
     fanout::{Channel, Merging},
     resp::{Protocol, Request},
     route::Rejection,
-    session::{Clients, Dispatched},
+    session::{Clients, Dispatched, Inquiry},
     worker::{Worker, essential},
 };
 
@@ -294,7 +294,7 @@ impl Worker {
             Verb::Subscribe(topic) => self.subscribe(id, topic, request),
             Verb::Unsubscribe(topic) => self.unsubscribe(id, topic, request),
             Verb::Publish(topic) => self.publish(id, command, topic, request),
-            Verb::Count(topic) => self.count_subscribers(id, command, topic, request),
+            Verb::Count(_) => self.inquire(id, command, request),
         }
     }
 
@@ -430,23 +430,18 @@ impl Worker {
             None => self.forward(id, command, request, group),
             Some(correction) => {
                 let merging = Merging::Reached(correction);
-                self.ask_groups(id, command, vec![group], merging, &[request.raw()])
+                let inquiry = Inquiry {
+                    groups: vec![group],
+                    merging,
+                    asked: vec![request.raw().into()],
+                };
+                self.ask_groups(id, command, inquiry)
             }
         }
     }
 
-    /// Asks all groups how many are subscribed to channels.
-    fn count_subscribers(
-        &mut self,
-        id: u32,
-        command: &Command,
-        topic: Topic,
-        request: &Request<'_>,
-    ) -> Dispatched {
-        let Some(topology) = &self.topology else {
-            return self.answer_error(id, error::NO_TOPOLOGY);
-        };
-        let groups: Vec<u16> = topology.owners().collect();
+    /// How what groups say of the subscribers of these channels becomes one.
+    pub(crate) fn subscribed(&self, topic: Topic, request: &Request<'_>) -> Merging {
         let census = &self.proxy.census;
         let channel = |name: &[u8]| {
             let everywhere = home::of(topic, name) == Home::Everywhere;
@@ -456,8 +451,7 @@ impl Worker {
                 correction: census.of_channel(topic, name, everywhere),
             }
         };
-        let merging = Merging::Subscribed(request.args_from(2).map(channel).collect());
-        self.ask_groups(id, command, groups, merging, &[request.raw()])
+        Merging::Subscribed(request.args_from(2).map(channel).collect())
     }
 
     fn end_subscription(

@@ -25,6 +25,8 @@ pub enum Route {
     Tracking,
     /// One group answers it; its index in the topology.
     Forward(u16),
+    /// The same, by a cursor that may be another's; its index in the topology.
+    Elements(u16),
     /// Several groups answer for some of its keys each.
     Split(Split),
     /// All groups that own slots answer it.
@@ -70,6 +72,14 @@ pub fn route(command: &Command, request: &Request<'_>, topology: &Topology) -> R
         Class::Crew(what) => Route::Crew(what),
         Class::Tracking => Route::Tracking,
         Class::Forward => one_slot(command, request, topology),
+        Class::Elements => match slot_of(command, request) {
+            Ok(slot) => match Owner::of(Some(slot), topology) {
+                Owner::Serves(group) => Route::Elements(group),
+                Owner::Held => Route::Hold,
+                Owner::Missing(why) => Route::Reject(why),
+            },
+            Err(why) => Route::Reject(why),
+        },
         Class::Sort => match denied(command, request) {
             Some(why) => Route::Reject(why),
             None => one_slot(command, request, topology),
@@ -328,6 +338,8 @@ mod tests {
             "xread streams block 0",
             Route::Forward(topology_group_of("block")),
         );
+        check("hscan a 0", Route::Elements(1));
+        check("sscan foo 0", Route::Hold);
         check("ping", Route::Local(Local::Ping));
         check("scan 0", Route::Across(Across::Scan));
         check("sort a by nosort", Route::Forward(1));

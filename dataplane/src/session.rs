@@ -52,6 +52,7 @@ mod flush;
 mod parts;
 mod roll;
 
+pub(crate) use across::{Inquired, Inquiry};
 pub(crate) use clients::Clients;
 pub(crate) use detour::Detour;
 pub(crate) use parts::Splitting;
@@ -718,6 +719,7 @@ impl Worker {
             Route::PubSub(verb) => self.pubsub(id, command, verb, request),
             Route::Tracking => self.client_tracking(id, request),
             Route::Forward(group) => self.forward(id, command, request, group),
+            Route::Elements(_) => self.inquire(id, command, request),
             Route::Split(split) => self.split(id, command, split, request),
             Route::Everywhere(merge) => self.send_everywhere(id, command, merge, request),
             Route::Across(across) => self.across(id, across, command, request),
@@ -822,7 +824,7 @@ impl Worker {
         waits
     }
 
-    fn answer_local(
+    pub(crate) fn answer_local(
         &mut self,
         id: u32,
         local: command::Local,
@@ -865,6 +867,15 @@ impl Worker {
     pub(crate) fn answer(&mut self, id: u32, write: impl FnOnce(&mut Vec<u8>)) -> Dispatched {
         let number = self.clients.sessions[id as usize].outbox.reserve();
         self.clients.reply(id, number, write);
+        self.stats.requests_local.add(1);
+        self.taken(id);
+        Dispatched::Done
+    }
+
+    /// The same, with a whole reply.
+    pub(crate) fn answer_own(&mut self, id: u32, reply: &[u8]) -> Dispatched {
+        let number = self.clients.sessions[id as usize].outbox.reserve();
+        self.clients.reply_own(id, number, reply);
         self.stats.requests_local.add(1);
         self.taken(id);
         Dispatched::Done

@@ -23,6 +23,7 @@ use crate::{
     command::{self, Command, Kind, flag},
     resp::{Protocol, Request},
     session::{Clients, Dispatched, Session},
+    transaction::Transaction,
     worker::Worker,
 };
 
@@ -381,6 +382,12 @@ impl Trackers {
     }
 }
 
+/// Whether clients may cache what a command answers. A script may read the keys it declares.
+fn may_read(command: &Command) -> bool {
+    let reads = command.flags & flag::READONLY != 0 || command.kind() == Kind::Script;
+    reads && command.flags & flag::PUBSUB == 0
+}
+
 /// What a worker does for its sessions that track.
 impl Worker {
     /// A request of a session that tracks, or is about to. `None`: it goes the usual way.
@@ -444,6 +451,26 @@ impl Worker {
         }
     }
 
+    /// A joint transaction, which may have changed how its session tracks, and which way it goes, is
+    /// executed: what it has read is to be told.
+    pub(crate) fn leave_unheard(&mut self, id: u32, transaction: &Transaction) {
+        let session = self.clients.session(id);
+        let way = session.broadcast_way();
+        if let Some(tracking) = &mut session.client.tracking {
+            tracking.caching = false;
+            transaction.visit(&self.serving.limits, |command, request| {
+                if may_read(command) {
+                    command.visit_keys(request, |index| {
+                        tracking.unheard.push(request.arg(index).into());
+                    });
+                }
+            });
+        }
+        if let Some(way) = way {
+            self.backends.hear_everywhere(way, &[], self.clock.micros());
+        }
+    }
+
     /// Registers the session for what it is about to read.
     fn remember(&mut self, id: u32, command: &Command, request: &Request<'_>) {
         let Self {
@@ -464,9 +491,7 @@ impl Worker {
         let unheard = &mut tracking.unheard;
         unheard.clear();
         let mut register = |command: &Command, request: &Request<'_>| {
-            // A script may read the keys it declares.
-            let reads = command.flags & flag::READONLY != 0 || command.kind() == Kind::Script;
-            if reads && command.flags & flag::PUBSUB == 0 {
+            if may_read(command) {
                 command.visit_keys(request, |index| {
                     let key = request.arg(index);
                     if shares {

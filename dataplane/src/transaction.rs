@@ -5,35 +5,31 @@
 //! in one piece, so that nothing of another session stands between them; only the reply to `EXEC` is
 //! the client's.
 //!
-//! What the proxy answers itself ([`Local::is_queued`]) is answered when the rest is executed, and put into
-//! the reply in its place ([`mixture`]). What concerns all groups, or all clients, is refused: what is
-//! executed at one server as a whole is not at others.
+//! That is a transaction of one group alone. In one that is **joint** the proxy has a part, or other groups:
+//! it goes to each of them as a block of its own ([`blocks`]), and the proxy's answers come in their place
+//! ([`crate::lease::exec`]).
 //!
 //! What is wrong with a command is said when it is queued, as far as the proxy can know, and `EXEC` then
 //! executes nothing. The server checks again: what it refuses while it queues makes its `EXEC` fail, too.
 //!
-//! Invariant: a transaction is executed as a whole, by the owner of the one slot of all its keys, or not
-//! at all.
-
-use std::ops::Range;
+//! Invariant: what concerns keys is executed as a whole, by the owner of the one slot of them all, or not at
+//! all.
 
 use proto::Slot;
 
 use crate::{
     backend::{Pending, Recipient},
-    command::{self, Bound, Class, Command, Kind, Local, PubSub},
-    error, local,
+    command::{self, Across, Bound, Class, Command, Kind, PubSub, Queued, flag},
+    error,
     pubsub::home,
-    resp::{Limits, Progress, Request, Scanned, put_simple},
+    resp::{Arg, Limits, Progress, Request, Scanned, put_simple},
     route::{Owner, Rejection, denied, names_reserved},
     scripts::{self, Sha},
     session::Dispatched,
     worker::Worker,
 };
 
-mod mixture;
-
-pub(crate) use mixture::Mixture;
+pub(crate) mod blocks;
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
@@ -45,8 +41,6 @@ const NOTHING: &[u8] = b"*0\r\n";
 pub(crate) struct Transaction {
     /// The commands, as they came.
     frames: Vec<u8>,
-    /// Those of them that the proxy answers.
-    own: Vec<Own>,
     /// The scripts that they call.
     scripts: Vec<Sha>,
     count: u32,
@@ -55,17 +49,14 @@ pub(crate) struct Transaction {
     may_be_replicated: bool,
     /// One of the commands runs a script.
     runs_script: bool,
+    /// A server has to execute one of them.
+    asks: bool,
+    /// One of them is not its group's alone.
+    is_joint: bool,
+    /// One of them may change any key, of any group.
+    changes_all: bool,
     /// A command was refused: `EXEC` will execute nothing.
     aborted: bool,
-}
-
-/// A command that the proxy answers.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Own {
-    /// Among all commands, from 0.
-    place: u32,
-    /// Where it stands in [`Transaction::frames`].
-    at: Range<usize>,
 }
 
 /// The slots of all keys so far.
@@ -87,6 +78,22 @@ impl Keys {
     }
 }
 
+/// The first of some requests that were all found to be some before: its length, its command, and itself.
+/// `args` is empty.
+pub(crate) fn first_frame<'a>(
+    frames: &'a [u8],
+    args: &'a mut Vec<Arg>,
+    limits: &Limits,
+) -> (usize, &'static Command, Request<'a>) {
+    let scanned = Progress::default().scan(frames, args, limits, true);
+    let Ok(Scanned::Request(len)) = scanned else {
+        unreachable!("it was scanned before")
+    };
+    let request = Request::new(&frames[..len], args);
+    let command = command::find(&request).expect("it was found before");
+    (len, command, request)
+}
+
 /// Calls `visit` with each of these requests, that were all found to be some before.
 pub(crate) fn visit_frames(
     frames: &[u8],
@@ -94,11 +101,9 @@ pub(crate) fn visit_frames(
     mut visit: impl FnMut(&Command, &Request<'_>),
 ) {
     let (mut rest, mut args) = (frames, Vec::new());
-    while let Ok(Scanned::Request(len)) = Progress::default().scan(rest, &mut args, limits, true) {
-        let request = Request::new(&rest[..len], &args);
-        if let Some(command) = command::find(&request) {
-            visit(command, &request);
-        }
+    while !rest.is_empty() {
+        let (len, command, request) = first_frame(rest, &mut args, limits);
+        visit(command, &request);
         args.clear();
         rest = &rest[len..];
     }
@@ -107,10 +112,7 @@ pub(crate) fn visit_frames(
 impl Transaction {
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
-        size_of::<Self>()
-            + self.frames.capacity()
-            + self.own.capacity() * size_of::<Own>()
-            + self.scripts.capacity() * size_of::<Sha>()
+        size_of::<Self>() + self.frames.capacity() + self.scripts.capacity() * size_of::<Sha>()
     }
 
     /// The commands that are queued, as they came.
@@ -133,34 +135,37 @@ impl Transaction {
         visit_frames(&self.frames, limits, visit);
     }
 
-    /// Whether the proxy answers some of its commands.
-    pub(crate) fn has_own(&self) -> bool {
-        !self.own.is_empty()
+    /// Whether a server has to execute one of its commands.
+    pub(crate) fn asks(&self) -> bool {
+        self.asks
     }
 
+    /// Whether one of them may change any key, of any group.
+    pub(crate) fn changes_all(&self) -> bool {
+        self.changes_all
+    }
+
+    /// Whether it matters if it was executed.
     pub(crate) fn may_write(&self) -> bool {
         self.may_write
     }
 
-    /// Writes what is sent to execute it, and returns how many replies that has; the last one is the
-    /// client's.
+    /// The scripts that it calls.
+    pub(crate) fn scripts(&self) -> &[Sha] {
+        &self.scripts
+    }
+
+    /// Writes what is sent to have one group execute all of it, and returns how many replies that has; the
+    /// last one is the client's.
     pub(crate) fn put_block(&self, out: &mut Vec<u8>) -> u32 {
-        out.extend_from_slice(MULTI);
-        let mut from = 0;
-        for own in &self.own {
-            out.extend_from_slice(&self.frames[from..own.at.start]);
-            from = own.at.end;
-        }
-        out.extend_from_slice(&self.frames[from..]);
-        out.extend_from_slice(EXEC);
-        self.count - self.own.len() as u32 + 2
+        put_block(&self.frames, out);
+        self.count + 2
     }
 
     /// A command was refused. What is queued is of no use any more.
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
         self.frames = Vec::new();
-        self.own = Vec::new();
     }
 
     /// Queues a command, or says why it cannot be.
@@ -170,23 +175,12 @@ impl Transaction {
         request: &Request<'_>,
         most: usize,
     ) -> Result<(), &'static str> {
-        match command.class {
-            Class::Forward | Class::Sort | Class::Split(_) | Class::PubSub(PubSub::Publish(_)) => {}
-            // Within a transaction, WAIT waits for nothing: it says how far the replicas are.
-            Class::Replicas | Class::Transaction(Bound::Unwatch) => {}
-            // These need nothing of the proxy: the server answers them like any other.
-            Class::Local(Local::Echo | Local::Ping | Local::Time) => {}
-            Class::Local(local) | Class::Container(Some(local)) if local.is_queued() => {}
-            Class::Everywhere(_) | Class::Across(_) | Class::PubSub(PubSub::Count(_)) => {
-                return Err(error::CONCERNS_ALL_GROUPS);
-            }
-            Class::Local(_)
-            | Class::Crew(_)
-            | Class::Tracking
-            | Class::Transaction(_)
-            | Class::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_))
-            | Class::Container(_)
-            | Class::Denied(_) => return Err(error::NOT_IN_TRANSACTION),
+        let queued = command.class.queued();
+        if queued == Queued::Not {
+            return Err(match command.class {
+                Class::Across(Across::ClusterKeys) => error::GOES_THROUGH_KEYS,
+                _ => error::NOT_IN_TRANSACTION,
+            });
         }
         let mut own = Keys::None;
         command.visit_keys(request, |index| {
@@ -206,9 +200,11 @@ impl Transaction {
         if let Some(why) = denied(command, request) {
             return Err(error::rejection(why));
         }
-        let (place, is_own) = (self.count, is_own(command));
         self.count += 1;
-        self.may_write |= command.may_write() && !is_own;
+        self.is_joint |= queued != Queued::ByGroup;
+        self.asks |= queued != Queued::ByProxy && !matches!(command.class, Class::Local(_));
+        self.may_write |= command.may_write() && queued != Queued::ByProxy;
+        self.changes_all |= queued == Queued::ByGroups && command.flags & flag::WRITE != 0;
         self.may_be_replicated |= command.may_be_replicated();
         self.runs_script |= command.runs_script();
         if self.aborted {
@@ -217,23 +213,17 @@ impl Transaction {
         if self.frames.len() + request.raw().len() > most {
             return Err(error::TOO_LARGE_TO_HOLD);
         }
-        let from = self.frames.len();
         self.frames.extend_from_slice(request.raw());
-        if is_own {
-            let at = from..self.frames.len();
-            self.own.push(Own { place, at });
-        }
         self.scripts.extend(scripts::called(command, request));
         Ok(())
     }
 }
 
-/// Whether the proxy answers a command that may be queued: else its server does.
-fn is_own(command: &Command) -> bool {
-    matches!(
-        command.class,
-        Class::Local(local) | Class::Container(Some(local)) if local.is_queued()
-    )
+/// Writes what has a server execute these commands as one.
+fn put_block(frames: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(MULTI);
+    out.extend_from_slice(frames);
+    out.extend_from_slice(EXEC);
 }
 
 /// The commands that begin and end a transaction.
@@ -270,7 +260,8 @@ impl Worker {
         let transaction = client.transaction.as_mut().expect("one has begun");
         match transaction.queue(command, request, most) {
             Ok(()) => {
-                if command.kind() == Kind::Script {
+                // They are forgotten only when all is executed.
+                if command.kind() == Kind::Script && !scripts::forgets(command, request) {
                     self.see_script(command, request);
                 }
                 self.clients.recount(id);
@@ -330,8 +321,7 @@ impl Worker {
         if transaction.aborted {
             return self.answer_error(id, error::TRANSACTION_DISCARDED);
         }
-        let is_empty = transaction.count == 0;
-        let is_own = transaction.count as usize == transaction.own.len();
+        let (is_empty, is_joint) = (transaction.count == 0, transaction.is_joint);
         let slot = match transaction.keys {
             Keys::None => None,
             Keys::InOneSlot(slot) => Some(slot),
@@ -339,16 +329,14 @@ impl Worker {
                 return self.answer_error(id, error::rejection(Rejection::CrossSlot));
             }
         };
+        if is_joint {
+            return self.exec_jointly(id, slot);
+        }
         if self.clients.session(id).watch.is_some() {
             return self.exec_watched(id, slot);
         }
         if is_empty {
             return self.answer(id, |out| out.extend_from_slice(NOTHING));
-        }
-        if is_own {
-            let transaction = self.clients.session(id).client.transaction.take();
-            let mixture = self.mix(id, &transaction.expect("it was looked at"));
-            return self.answer(id, |out| mixture.put(NOTHING, out));
         }
         let Some(topology) = &self.topology else {
             return self.answer_error(id, error::NO_TOPOLOGY);
@@ -376,7 +364,6 @@ impl Worker {
         for &sha in &transaction.scripts {
             self.show_script(pipe, sha);
         }
-        let mixture = transaction.has_own().then(|| self.mix(id, &transaction));
         let micros = self.micros;
         let Self {
             clients, backends, ..
@@ -387,10 +374,7 @@ impl Worker {
         } else {
             Kind::Read
         };
-        let mut exec = clients.pending(id, kind, transaction.may_write, micros);
-        if let Some(mixture) = mixture {
-            exec = clients.mixed(exec, mixture);
-        }
+        let exec = clients.pending(id, kind, transaction.may_write, micros);
         // `OK`, and `QUEUED` for each command.
         for _ in 1..replies {
             let to = Recipient::Nobody;
@@ -406,34 +390,5 @@ impl Worker {
         backends.expect(pipe, exec);
         self.taken(id);
         Dispatched::Done
-    }
-
-    /// Answers those of its commands that are the proxy's.
-    pub(crate) fn mix(&mut self, id: u32, transaction: &Transaction) -> Mixture {
-        let mut mixture = Mixture::new(transaction.count);
-        let mut args = Vec::new();
-        for own in &transaction.own {
-            let raw = &transaction.frames[own.at.clone()];
-            args.clear();
-            let scanned = Progress::default().scan(raw, &mut args, &self.serving.limits, true);
-            let request = Request::new(raw, &args);
-            let (Ok(_), Some(command)) = (scanned, command::find(&request)) else {
-                unreachable!("it was scanned and found when it was queued")
-            };
-            let (Class::Local(local) | Class::Container(Some(local))) = command.class else {
-                unreachable!("only what the proxy answers is its own")
-            };
-            let mut context = local::Context {
-                session: self.clients.session(id),
-                seconds: self.seconds,
-                serving: &self.serving,
-                proxy: &self.proxy,
-                topology: self.topology.as_deref(),
-            };
-            let mut answer = Vec::new();
-            local::answer(local, &mut context, &request, &mut answer);
-            mixture.add(own.place, answer);
-        }
-        mixture
     }
 }

@@ -266,6 +266,7 @@ impl Worker {
             | Route::PubSub(_)
             | Route::Tracking
             | Route::Block(..)
+            | Route::Elements(_)
             | Route::Split(_)
             | Route::Everywhere(_)
             | Route::Across(_)

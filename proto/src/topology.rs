@@ -311,6 +311,14 @@ impl Topology {
         hash.finalize()
     }
 
+    /// What is the same for a group, by its index, in two topologies only if the same server is its primary; with
+    /// the same chance, in every process.
+    pub fn fingerprint_of(&self, group: u16) -> u32 {
+        let group = &self.groups[usize::from(group)];
+        let text = format!("{}\n{}", group.id, group.primary);
+        crc32fast::hash(text.as_bytes())
+    }
+
     /// The whole slot map, as ranges.
     pub fn assignments(&self) -> Vec<v1::SlotAssignment> {
         let entries = Slot::all().map(|slot| (slot, self.entry(slot)));

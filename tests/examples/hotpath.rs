@@ -142,6 +142,7 @@ fn requests_in(mut input: &[u8], worker: &mut Worker) {
             Route::Split(_) => split(command, &request, worker),
             other @ (Route::Local(_)
             | Route::Block(..)
+            | Route::Elements(_)
             | Route::Replicas
             | Route::Crew(_)
             | Route::PubSub(_)

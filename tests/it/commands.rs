@@ -7,7 +7,7 @@ use std::{
 };
 
 use dataplane::{
-    command::{self, Across, Bound, Class, Command, Keys, Local, Merge, PubSub, Split, Topic},
+    command::{self, Across, Bound, Class, Command, Keys, Merge, PubSub, Queued, Split, Topic},
     resp::{Limits, Progress, Request, put_bulk, put_header},
 };
 use redis::{Value, cmd};
@@ -152,7 +152,10 @@ fn differences(row: &Command, said: &[Said]) -> Vec<String> {
     );
     let arity = i64::from(row.arity);
     is(said.iter().any(|s| s.arity == arity), "arity");
-    if matches!(row.class, Class::Forward | Class::Sort | Class::Split(_)) {
+    if matches!(
+        row.class,
+        Class::Forward | Class::Sort | Class::Elements | Class::Split(_)
+    ) {
         for said in said {
             let accepted = match said.arity {
                 exactly @ 0.. => row.accepts(exactly as usize),
@@ -519,11 +522,11 @@ fn page() -> String {
          the servers too: `HEXPIRE` needs Redis 7.4 or Valkey 9. What goes to each group fails with the first\n\
          group that fails, unless its line says otherwise; a write that others executed then is\n\
          `-UNKNOWNOUTCOME`.\n\n\
-         Between `MULTI` and `EXEC` may stand what goes to the group of its keys, `PUBLISH`, and what the proxy\n\
-         answers, but for\n\
-         {}.\n\
-         The rest is refused when it is to be queued: a transaction is executed by one group, as a whole or\n\
-         not at all.\n\n\
+         Between `MULTI` and `EXEC` may stand all of it but {}. What has keys goes to their group, which\n\
+         executes it as a whole or not at all. What goes to each group is executed there in its place; by the\n\
+         other groups as a whole, too, but a moment later and each for itself: what one of them says that is\n\
+         lost stands in the place of its command. What the proxy answers, `SELECT` and `HELLO` too, it does\n\
+         when the rest is executed.\n\n\
          Written by `make commands` from the [table](dataplane/src/command/table.rs), which `make test`\n\
          holds against real servers.\n\n\
          | command | through a proxy |\n|---|---|\n",
@@ -538,18 +541,16 @@ fn page() -> String {
     page
 }
 
-/// What the proxy answers, but not in a transaction.
+/// What is served, but not in a transaction.
 fn not_queued() -> String {
-    let refused = command::all().iter().filter(|row| match row.class {
-        Class::Local(local) => {
-            !(local.is_queued()
-                || row.is_never_queued()
-                || matches!(local, Local::Echo | Local::Ping | Local::Time))
-        }
-        _ => false,
+    let refused = command::all().iter().filter(|row| {
+        row.is_served()
+            && row.class.queued() == Queued::Not
+            && !row.is_never_queued()
+            && !matches!(row.class, Class::Container(_))
     });
     let names = refused.map(|row| format!("`{}`", row.name.replace('|', " ").to_uppercase()));
-    names.collect::<Vec<_>>().join(", ")
+    names.collect::<Vec<_>>().join(" and ")
 }
 
 fn what_becomes_of(row: &Command) -> String {
@@ -571,6 +572,11 @@ fn what_becomes_of(row: &Command) -> String {
             };
             format!("passed on to the group of its {keys}{more}")
         }
+        Class::Elements => {
+            "passed on to the group of its key; the cursor is that server's, and begins again where the slot has \
+             moved or another serves it"
+                .to_owned()
+        }
         Class::Sort => {
             "passed on to the group of its keys, which must share a slot, also with those of `BY` and \
              `GET`: what their hash tag says, before the `*`"
@@ -578,7 +584,9 @@ fn what_becomes_of(row: &Command) -> String {
         }
         Class::Transaction(Bound::Multi) => "begins a transaction, kept in the proxy".to_owned(),
         Class::Transaction(Bound::Exec) => {
-            "the transaction, passed on as one block to the group of its one slot".to_owned()
+            "the transaction, passed on as one block to the group of its one slot; to others, too, what goes to \
+             each"
+                .to_owned()
         }
         Class::Transaction(Bound::Discard) => {
             "ends the transaction, of which nothing was sent".to_owned()
@@ -613,12 +621,10 @@ fn what_becomes_of(row: &Command) -> String {
                 Topic::Pattern => "at each group",
                 Topic::Shard => "at the home of the channels, which must share a slot",
             };
-            format!("the proxy subscribes {home}; not in a transaction")
+            format!("the proxy subscribes {home}")
         }
         Class::PubSub(PubSub::Unsubscribe(_)) => {
-            "the proxy ends the subscription at the servers with the last client's; not in a \
-             transaction"
-                .to_owned()
+            "the proxy ends the subscription at the servers with the last client's".to_owned()
         }
         Class::PubSub(PubSub::Publish(_)) => {
             "passed on to the home of its channel, the group of its slot; the clients of this proxy are \

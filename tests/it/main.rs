@@ -25,6 +25,7 @@ mod hostile;
 mod import;
 mod info;
 mod jodis;
+mod joint;
 mod lease;
 mod memory;
 mod migration;

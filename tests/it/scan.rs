@@ -278,3 +278,107 @@ async fn keys_of_a_slot_that_moves_are_found() {
     }
     assert_eq!(found, keys.into_iter().collect());
 }
+
+/// What a key has, and how often its pages had it: up to the first page's end, or from a cursor on.
+async fn elements(
+    client: &mut Raw,
+    command: &str,
+    mut cursor: String,
+    once: bool,
+    found: &mut BTreeMap<String, usize>,
+) -> String {
+    let each = if command.starts_with("SSCAN") { 2 } else { 4 };
+    loop {
+        let reply = client
+            .command(&format!("{command} {cursor} COUNT 20"))
+            .await;
+        let words: Vec<&str> = reply.split(' ').collect();
+        assert_eq!(words[0], "*2", "{reply}");
+        for element in words[4..].chunks(each) {
+            *found.entry(element[1].to_owned()).or_default() += 1;
+        }
+        cursor = words[2].to_owned();
+        if once || cursor == "0" {
+            return cursor;
+        }
+    }
+}
+
+/// A server has a key's elements in an order of its own, so that another's cursor would leave some out.
+#[tokio::test]
+async fn elements_of_a_key_that_moves_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let servers = ["one", "two"].map(|name| Server::start(dir.path(), name, &[]));
+    for server in &servers {
+        server.answers().await;
+    }
+    let mut controller = ScriptedController::start().await;
+    let args = ["--controller", &controller.addr, "--id", "p1"].map(str::to_owned);
+    let proxy = Proxy::start(dir.path(), "p1", &args).await;
+    assert!(matches!(controller.hear().await, Said::Hello(_)));
+    let first = topology(1, &servers, |_| 0);
+    controller.say(Say::Snapshot(first)).await;
+    assert!(matches!(controller.hear().await, Said::Ack(_)));
+
+    let mut client = proxy.raw().await;
+    let all: BTreeSet<String> = (0..1000).map(|n| format!("element:{n}")).collect();
+    let kinds = ["HSCAN h", "SSCAN s", "ZSCAN z"];
+    for server in &servers {
+        let mut direct = Raw::connect(&server.addr).await;
+        for name in &all {
+            direct.command(&format!("HSET h {name} v")).await;
+            direct.command(&format!("SADD s {name}")).await;
+            direct.command(&format!("ZADD z 1 {name}")).await;
+        }
+    }
+    let names = |found: &BTreeMap<String, usize>| found.keys().cloned().collect::<BTreeSet<_>>();
+    let mut cursors = Vec::new();
+    for command in kinds {
+        // As long as nothing moves it goes on, through any number of pages.
+        let mut found = BTreeMap::new();
+        let zero = "0".to_owned();
+        let cursor = elements(&mut client, command, zero, true, &mut found).await;
+        assert!(cursor != "0" && names(&found).len() < 100, "{command}");
+        elements(&mut client, command, cursor.clone(), false, &mut found).await;
+        assert_eq!(names(&found), all, "{command}");
+        assert!(found.values().all(|&times| times == 1), "{command}");
+        cursors.push(cursor);
+    }
+    controller
+        .say(Say::Snapshot(topology(2, &servers, |_| 1)))
+        .await;
+    assert!(matches!(controller.hear().await, Said::Ack(_)));
+    for (command, cursor) in kinds.into_iter().zip(&cursors) {
+        let mut found = BTreeMap::new();
+        elements(&mut client, command, cursor.clone(), false, &mut found).await;
+        assert_eq!(names(&found), all, "{command} begins again");
+        // In a transaction, too.
+        assert_eq!(client.command("MULTI").await, "+OK");
+        client
+            .command(&format!("{command} {cursor} COUNT 100000"))
+            .await;
+        let reply = client.command("EXEC").await;
+        assert!(reply.starts_with("*1 *2 $1 0 "), "{reply}");
+    }
+    // Back at the first, its own cursors go on.
+    controller
+        .say(Say::Snapshot(topology(3, &servers, |_| 0)))
+        .await;
+    assert!(matches!(controller.hear().await, Said::Ack(_)));
+    for (command, cursor) in kinds.into_iter().zip(cursors) {
+        let mut found = BTreeMap::new();
+        elements(&mut client, command, cursor, false, &mut found).await;
+        assert!(names(&found).len() < 1000, "{command}");
+    }
+    for (command, error) in [
+        ("HSCAN h x", "-ERR invalid cursor"),
+        (
+            "HSCAN s 0",
+            "-WRONGTYPE Operation against a key holding the wrong kind of value",
+        ),
+        ("ZSCAN z 0 COUNT 0", "-ERR syntax error"),
+        ("SSCAN none 17", "*2 $1 0 *0"),
+    ] {
+        assert_eq!(client.command(command).await, error, "{command}");
+    }
+}

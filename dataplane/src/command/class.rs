@@ -8,6 +8,8 @@ pub enum Class {
     Forward,
     /// As [`Class::Forward`], if the keys that it makes of patterns are certain to lie in that slot, too.
     Sort,
+    /// As [`Class::Forward`]; but the cursor in it, and in its reply, is one of that group's server alone.
+    Elements,
     /// Each group that owns some of its keys answers for these; the replies are merged.
     Split(Split),
     /// Each group that owns slots gets the whole of it; the replies are merged.
@@ -184,96 +186,53 @@ impl Local {
     /// Whether requests behind it may need another connection to the servers than those before it, or
     /// are answered otherwise.
     pub fn changes_pipe(self) -> bool {
-        match self {
-            Self::ClientReply | Self::Hello | Self::Reset | Self::Select => true,
-            Self::AclCat
-            | Self::AclGenPass
-            | Self::AclHelp
-            | Self::AclWhoAmI
-            | Self::Auth
-            | Self::ClientCaching
-            | Self::ClientCapa
-            | Self::ClientGetName
-            | Self::ClientGetRedir
-            | Self::ClientHelp
-            | Self::ClientId
-            | Self::ClientInfo
-            | Self::ClientNoEvict
-            | Self::ClientSetInfo
-            | Self::ClientSetName
-            | Self::ClusterHelp
-            | Self::ClusterInfo
-            | Self::ClusterKeySlot
-            | Self::ClusterLinks
-            | Self::ClusterMode
-            | Self::ClusterMyId
-            | Self::ClusterNodes
-            | Self::ClusterReplicas
-            | Self::ClusterShards
-            | Self::ClientTrackingInfo
-            | Self::ClusterSlots
-            | Self::CommandAll
-            | Self::CommandCount
-            | Self::CommandGetKeys
-            | Self::CommandGetKeysAndFlags
-            | Self::CommandHelp
-            | Self::CommandInfo
-            | Self::CommandList
-            | Self::Echo
-            | Self::Ping
-            | Self::Quit
-            | Self::Role
-            | Self::Time => false,
-        }
+        matches!(
+            self,
+            Self::ClientReply | Self::Hello | Self::Reset | Self::Select
+        )
     }
 }
 
-impl Local {
-    /// Whether it may stand in a transaction, in which it is answered when the rest is executed. What
-    /// follows is executed as it was queued: so it changes nothing by which requests are executed.
-    pub fn is_queued(self) -> bool {
+/// Who answers a command that stands between `MULTI` and `EXEC`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queued {
+    /// The group of the transaction's keys.
+    ByGroup,
+    /// Each group that is asked, that of the keys in its place among the others; and the proxy makes one reply
+    /// of theirs.
+    ByGroups,
+    /// The proxy, once the groups have executed the rest.
+    ByProxy,
+    /// Nobody: it does not stand there.
+    Not,
+}
+
+impl Class {
+    /// Who answers such a command in a transaction.
+    pub fn queued(self) -> Queued {
         match self {
-            Self::AclCat
-            | Self::AclGenPass
-            | Self::AclHelp
-            | Self::AclWhoAmI
-            | Self::ClientCapa
-            | Self::ClientGetName
-            | Self::ClientGetRedir
-            | Self::ClientHelp
-            | Self::ClientId
-            | Self::ClientInfo
-            | Self::ClientSetInfo
-            | Self::ClientSetName
-            | Self::ClientTrackingInfo
-            | Self::ClusterHelp
-            | Self::ClusterInfo
-            | Self::ClusterKeySlot
-            | Self::ClusterLinks
-            | Self::ClusterMode
-            | Self::ClusterMyId
-            | Self::ClusterNodes
-            | Self::ClusterReplicas
-            | Self::ClusterShards
-            | Self::ClusterSlots
-            | Self::CommandAll
-            | Self::CommandCount
-            | Self::CommandGetKeys
-            | Self::CommandGetKeysAndFlags
-            | Self::CommandHelp
-            | Self::CommandInfo
-            | Self::CommandList
-            | Self::Role => true,
-            // A server answers these three in their place.
-            Self::Echo | Self::Ping | Self::Time => false,
-            Self::Auth
-            | Self::ClientCaching
-            | Self::ClientNoEvict
-            | Self::ClientReply
-            | Self::Hello
-            | Self::Quit
-            | Self::Reset
-            | Self::Select => false,
+            Self::Forward | Self::Sort | Self::Split(_) | Self::PubSub(PubSub::Publish(_)) => {
+                Queued::ByGroup
+            }
+            // Within a transaction, WAIT waits for nothing: it says how far the replicas are.
+            Self::Replicas | Self::Transaction(Bound::Unwatch) => Queued::ByGroup,
+            // These need nothing of the proxy.
+            Self::Local(Local::Echo | Local::Ping | Local::Time) => Queued::ByGroup,
+            // It takes many requests to each group.
+            Self::Across(Across::ClusterKeys) => Queued::Not,
+            Self::Across(Across::NoTouch) => Queued::ByProxy,
+            Self::Elements
+            | Self::Everywhere(_)
+            | Self::Across(_)
+            | Self::PubSub(PubSub::Count(_)) => Queued::ByGroups,
+            Self::Local(_)
+            | Self::Container(Some(_))
+            | Self::Crew(_)
+            | Self::Tracking
+            | Self::PubSub(PubSub::Subscribe(_) | PubSub::Unsubscribe(_)) => Queued::ByProxy,
+            Self::Transaction(Bound::Multi | Bound::Exec | Bound::Discard | Bound::Watch)
+            | Self::Container(None)
+            | Self::Denied(_) => Queued::Not,
         }
     }
 }

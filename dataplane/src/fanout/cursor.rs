@@ -1,4 +1,4 @@
-//! Cursors of `SCAN` over all groups.
+//! Cursors of `SCAN` over all groups, and of `HSCAN` and the like.
 //!
 //! A group's own cursor is not enough to go on by: it must say which group's it is, and of which slot map.
 //! All of it is in the number that the client gets, so that any proxy with the same topology goes on where
@@ -13,6 +13,12 @@
 //! A cursor of another slot map is one of the beginning. A slot may have moved to a group that was visited
 //! before; a server that took another's place has its keys in another order. So every key that is there all
 //! the time is returned, some of them twice, as Redis's own guarantee has it.
+
+//!
+//! The cursor of an `HSCAN`, `SSCAN` or `ZSCAN` means something to one server alone: another has the elements
+//! in another order, and would leave some out without a word. So it says whose it is, in as many bits; to a
+//! server that it is not of, since the slot has moved or another serves its group, it is one of the
+//! beginning. What returns before is returned again, as Redis's guarantee has it.
 
 use proto::Topology;
 
@@ -87,6 +93,39 @@ impl Cursors {
                 Ok(number << MAP_BITS | self.map)
             }
             Some(_) | None => Err(TooLarge),
+        }
+    }
+}
+
+/// What the cursors of one server's keys are read and written by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OfServer {
+    mark: u64,
+}
+
+impl OfServer {
+    /// Of the primary of a group, by its index.
+    pub(crate) fn new(topology: &Topology, group: u16) -> Self {
+        Self {
+            mark: u64::from(topology.fingerprint_of(group)) & ((1 << MAP_BITS) - 1),
+        }
+    }
+
+    /// The server's own; 0, and what is none of its, begins.
+    pub(crate) fn read(self, cursor: u64) -> u64 {
+        if cursor & ((1 << MAP_BITS) - 1) == self.mark {
+            cursor >> MAP_BITS
+        } else {
+            0
+        }
+    }
+
+    /// The cursor to go on by, after the server has answered with this one; 0: that was all.
+    pub(crate) fn write(self, server: u64) -> Result<u64, TooLarge> {
+        match server {
+            0 => Ok(0),
+            _ if server >> (u64::BITS - MAP_BITS) == 0 => Ok(server << MAP_BITS | self.mark),
+            _ => Err(TooLarge),
         }
     }
 }
@@ -179,6 +218,25 @@ mod tests {
         }
         // What JavaScript holds exactly.
         assert!(cursors.behind(1, 1 << 28).unwrap() < 1 << 53);
+    }
+
+    #[test]
+    fn a_cursor_of_another_server_begins() {
+        let (one, other) = (OfServer { mark: 7 }, OfServer { mark: 0 });
+        for server in [1, 2, 12345, u64::from(u32::MAX), (1 << 44) - 1] {
+            let cursor = one.write(server).unwrap();
+            assert_eq!((one.read(cursor), other.read(cursor)), (server, 0));
+            let cursor = other.write(server).unwrap();
+            assert_eq!((one.read(cursor), other.read(cursor)), (0, server));
+        }
+        for of in [one, other] {
+            assert_eq!((of.write(0), of.read(0)), (Ok(0), 0));
+            assert_eq!(of.write(1 << 44), Err(TooLarge));
+        }
+        assert!(
+            one.write(1 << 32).unwrap() < 1 << 53,
+            "what JavaScript holds exactly"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use proto::{Slot, Topology, slot::RESERVED};
 
 use super::{
-    cursor::{self, Cursors, TooLarge},
+    cursor::{self, Cursors, OfServer, TooLarge},
     value::{frames, number, text},
 };
 use crate::{
@@ -143,6 +143,21 @@ fn page(reply: &[u8]) -> Option<(u64, &[u8])> {
     let mut values = frames(reply);
     let cursor = cursor::parse(text(values.next()?)?)?;
     Some((cursor, values.next()?))
+}
+
+/// Writes a page of a key's elements with the cursor by which its client is to go on.
+pub(super) fn put_elements(cursors: OfServer, reply: &[u8], out: &mut Vec<u8>) {
+    let Some((server, elements)) = page(reply) else {
+        return out.extend_from_slice(reply);
+    };
+    match cursors.write(server) {
+        Ok(cursor) => {
+            put_header(out, b'*', 2);
+            put_bulk(out, cursor.to_string().as_bytes());
+            out.extend_from_slice(elements);
+        }
+        Err(TooLarge) => put_error(out, error::CURSOR_TOO_LARGE),
+    }
 }
 
 fn put_frames(frames: &[&[u8]], out: &mut Vec<u8>) {

@@ -150,6 +150,11 @@ pub(super) fn count(array: &[u8]) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
 
+/// Whether it is an array, and not the null one.
+pub(crate) fn is_array(reply: &[u8]) -> bool {
+    reply.starts_with(b"*") && !reply.starts_with(b"*-")
+}
+
 /// The values of an array, or the keys and values of a map, as they came.
 pub(crate) fn frames(array: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = values(array);

@@ -22,7 +22,6 @@ use crate::{
     route::{Owner, Rejection, slot_of},
     session::{Detour, Dispatched},
     settling::passages::Passage,
-    transaction::Mixture,
     worker::{self, Worker},
 };
 
@@ -45,6 +44,16 @@ struct Place {
 }
 
 impl Watch {
+    /// Whether a transaction with keys of this slot, or none, may depend on it.
+    pub(super) fn is_of(&self, slot: Option<Slot>) -> bool {
+        slot.is_none_or(|slot| slot == self.place.slot)
+    }
+
+    /// The slot of all that is watched, and the lease as by [`Watch::whole`].
+    pub(super) fn into_parts(self) -> (Slot, Option<Lease>) {
+        (self.place.slot, self.whole())
+    }
+
     /// The lease, if anybody can still tell whether the keys were touched.
     fn whole(self) -> Option<Lease> {
         self.lease.filter(Lease::is_quiet)
@@ -69,16 +78,8 @@ pub(crate) struct Watching {
     asks: Asks,
     /// Its slot is known to be asked for.
     _passage: Passage,
-    /// Of an `EXEC` that the proxy answers a part of.
-    mixed: Option<Box<Mixed>>,
     /// When it began, by the worker's clock.
     since: u32,
-}
-
-struct Mixed {
-    mixture: Mixture,
-    /// By the server, so far.
-    said: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,13 +95,11 @@ enum Asks {
 impl Watching {
     /// Bytes of memory it owns.
     pub(crate) fn memory(&self) -> usize {
-        let mixed = self.mixed.as_deref();
-        let mixed = mixed.map(|mixed| mixed.mixture.memory() + mixed.said.capacity());
-        self.exchange.memory() + mixed.unwrap_or(0)
+        self.exchange.memory()
     }
 }
 
-fn put_null_array(out: &mut Vec<u8>, protocol: Protocol) {
+pub(super) fn put_null_array(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(match protocol {
         Protocol::Resp2 => b"*-1\r\n",
         Protocol::Resp3 => b"_\r\n",
@@ -157,7 +156,7 @@ impl Worker {
         };
         let asks = Asks::Watch { more };
         let asked = (request.raw().to_vec(), 1);
-        self.begin(id, place, asks, opening, asked, None)
+        self.begin(id, place, asks, opening, asked)
     }
 
     pub(crate) fn unwatch(&mut self, id: u32) -> Dispatched {
@@ -175,14 +174,14 @@ impl Worker {
         let mut request = Vec::new();
         put_command(&mut request, &[b"UNWATCH"]);
         let opening = self.attuned(id, lease);
-        self.begin(id, place, Asks::Unwatch, opening, (request, 1), None)
+        self.begin(id, place, Asks::Unwatch, opening, (request, 1))
     }
 
     /// `EXEC` of a session that watches; all keys of its transaction are in this slot, if it has any.
     pub(crate) fn exec_watched(&mut self, id: u32, slot: Option<Slot>) -> Dispatched {
         let session = self.clients.session(id);
         let watch = session.watch.as_ref().expect("it watches");
-        if slot.is_some_and(|slot| slot != watch.place.slot) {
+        if !watch.is_of(slot) {
             return self.answer_error(id, error::rejection(Rejection::CrossSlot));
         }
         if session.outbox.in_flight() > 0 {
@@ -198,17 +197,11 @@ impl Worker {
         };
         let may_write = transaction.may_write();
         let mut block = Vec::new();
-        let replies = transaction.put_block(&mut block);
-        let mixture = transaction.has_own().then(|| self.mix(id, &transaction));
+        let shown = self.put_scripts(transaction.scripts(), &mut block);
+        let replies = shown + transaction.put_block(&mut block);
         let opening = self.attuned(id, lease);
-        let mixed = mixture.map(|mixture| {
-            Box::new(Mixed {
-                mixture,
-                said: Vec::new(),
-            })
-        });
-        let asked = (block, replies);
-        self.begin(id, place, Asks::Exec { may_write }, opening, asked, mixed)
+        let asks = Asks::Exec { may_write };
+        self.begin(id, place, asks, opening, (block, replies))
     }
 
     /// A lease that the session has, as its client is now.
@@ -223,7 +216,6 @@ impl Worker {
         asks: Asks,
         opening: Opening,
         (requests, replies): (Vec<u8>, u32),
-        mixed: Option<Box<Mixed>>,
     ) -> Dispatched {
         let silence = Some(self.serving.server_timeout);
         let may_write = matches!(asks, Asks::Exec { may_write: true });
@@ -232,7 +224,6 @@ impl Worker {
             _passage: self.settling.pass(place.slot),
             place,
             asks,
-            mixed,
             since: self.micros,
         };
         self.taken(id);
@@ -257,27 +248,14 @@ impl Worker {
                 return Poll::Ready(());
             }
             let mut refused = false;
-            let step = match &mut watching.mixed {
-                None => self.poll_exchange(id, &mut watching.exchange, cx, |piece| {
-                    refused = piece.bytes[0] == b'-';
-                    false
-                }),
-                Some(mixed) => self.poll_aside(&mut watching.exchange, cx, |left, piece| {
-                    if left == 0 {
-                        mixed.said.extend_from_slice(piece.bytes);
-                    }
-                }),
-            };
+            let step = self.poll_exchange(id, &mut watching.exchange, cx, |piece| {
+                refused = piece.bytes[0] == b'-';
+                false
+            });
             match step {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Step::Again) => {}
                 Poll::Ready(Step::Done(lease)) => {
-                    if let Some(mixed) = &watching.mixed {
-                        refused = mixed.said.starts_with(b"-");
-                        self.clients.errors += u64::from(refused);
-                        self.clients
-                            .answer_awaited(id, |out| mixed.mixture.put(&mixed.said, out));
-                    }
                     self.watching_answered(id, watching, lease, refused, stays);
                     return Poll::Ready(());
                 }
@@ -341,7 +319,7 @@ impl Worker {
     }
 
     /// A transaction was not executed, since nobody can tell whether what it depends on was touched.
-    fn answer_null(&mut self, id: u32) {
+    pub(super) fn answer_null(&mut self, id: u32) {
         let protocol = self.clients.session(id).client.protocol;
         self.clients
             .answer_awaited(id, |out| put_null_array(out, protocol));

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 use super::{Context, client::client_name};
 use crate::{
     client::Client,
-    config::PASSWORD_MAX,
+    config::{PASSWORD_MAX, Serving},
     error,
     resp::{
         Protocol, Request, parse_int, put_bulk, put_error, put_header, put_int, put_map, put_simple,
@@ -33,12 +33,16 @@ pub(super) fn auth(context: &mut Context<'_>, request: &Request<'_>, out: &mut V
 }
 
 /// There is one user, `default`; without a password it may log in with any, as in Redis.
-fn log_in(context: &mut Context<'_>, username: &[u8], password: &[u8]) -> bool {
-    let right = match &context.serving.password {
+fn is_right(serving: &Serving, username: &[u8], password: &[u8]) -> bool {
+    let right = match &serving.password {
         Some(expected) => same_secret(expected.expose().as_bytes(), password),
         None => true,
     };
-    let accepted = right & (username == b"default");
+    right & (username == b"default")
+}
+
+fn log_in(context: &mut Context<'_>, username: &[u8], password: &[u8]) -> bool {
+    let accepted = is_right(context.serving, username, password);
     context.session.client.authenticated |= accepted;
     accepted
 }
@@ -55,47 +59,86 @@ fn same_secret(expected: &[u8], given: &[u8]) -> bool {
     bool::from(padded(expected)[..].ct_eq(&padded(given)[..]) & same_len)
 }
 
-pub(super) fn hello(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
-    let protocol = match request.argc() {
-        1 => context.session.client.protocol,
-        _ => match parse_int(request.arg(1)) {
-            Some(2) => Protocol::Resp2,
-            Some(3) => Protocol::Resp3,
-            Some(_) => return put_error(out, error::NO_PROTOCOL),
-            None => return put_error(out, error::BAD_PROTOCOL),
-        },
-    };
-    let (mut login, mut name) = (None, None);
-    let mut at = 2;
-    while at < request.argc() {
-        let option = request.arg(at);
-        let more = request.argc() - at - 1;
-        if option.eq_ignore_ascii_case(b"AUTH") && more >= 2 {
-            login = Some((request.arg(at + 1), request.arg(at + 2)));
-            at += 3;
-        } else if option.eq_ignore_ascii_case(b"SETNAME") && more >= 1 {
-            match client_name(request.arg(at + 1)) {
-                Some(valid) => name = Some(valid),
-                None => return put_error(out, error::BAD_CLIENT_NAME),
+/// What a `HELLO` asks for.
+struct Hello<'a> {
+    /// `None`: the one that is spoken already.
+    protocol: Option<Protocol>,
+    /// A name and a password.
+    login: Option<(&'a [u8], &'a [u8])>,
+    name: Option<String>,
+}
+
+impl<'a> Hello<'a> {
+    /// Reads it; else the error.
+    fn parse(request: &Request<'a>) -> Result<Self, Vec<u8>> {
+        let protocol = match request.argc() {
+            1 => None,
+            _ => match parse_int(request.arg(1)) {
+                Some(2) => Some(Protocol::Resp2),
+                Some(3) => Some(Protocol::Resp3),
+                Some(_) => return Err(error::NO_PROTOCOL.into()),
+                None => return Err(error::BAD_PROTOCOL.into()),
+            },
+        };
+        let (mut login, mut name) = (None, None);
+        let mut at = 2;
+        while at < request.argc() {
+            let option = request.arg(at);
+            let more = request.argc() - at - 1;
+            if option.eq_ignore_ascii_case(b"AUTH") && more >= 2 {
+                login = Some((request.arg(at + 1), request.arg(at + 2)));
+                at += 3;
+            } else if option.eq_ignore_ascii_case(b"SETNAME") && more >= 1 {
+                match client_name(request.arg(at + 1)) {
+                    Some(valid) => name = Some(valid),
+                    None => return Err(error::BAD_CLIENT_NAME.into()),
+                }
+                at += 2;
+            } else {
+                return Err(error::hello_option(option));
             }
-            at += 2;
-        } else {
-            return put_error(out, &error::hello_option(option));
         }
+        Ok(Self {
+            protocol,
+            login,
+            name,
+        })
     }
+}
+
+pub(super) fn hello(context: &mut Context<'_>, request: &Request<'_>, out: &mut Vec<u8>) {
+    let Hello {
+        protocol,
+        login,
+        name,
+    } = match Hello::parse(request) {
+        Ok(hello) => hello,
+        Err(text) => return put_error(out, &text),
+    };
     if let Some((username, password)) = login
         && !log_in(context, username, password)
     {
         return put_error(out, error::WRONG_PASSWORD);
     }
-    if !context.session.client.authenticated {
+    let client = &mut context.session.client;
+    if !client.authenticated {
         return put_error(out, error::HELLO_NO_AUTH);
     }
     if let Some(name) = name {
-        context.session.client.identity.name = name;
+        client.identity.name = name;
     }
-    context.session.client.protocol = protocol;
-    put_greeting(&context.session.client, out);
+    client.protocol = protocol.unwrap_or(client.protocol);
+    put_greeting(client, out);
+}
+
+/// The RESP version that a client speaks behind its `HELLO`, if it is another one, perhaps, and the client
+/// has logged in before.
+pub(super) fn greeted(request: &Request<'_>, serving: &Serving) -> Option<Protocol> {
+    let hello = Hello::parse(request).ok()?;
+    let logs_in = hello
+        .login
+        .is_none_or(|(name, password)| is_right(serving, name, password));
+    hello.protocol.filter(|_| logs_in)
 }
 
 fn put_greeting(client: &Client, out: &mut Vec<u8>) {

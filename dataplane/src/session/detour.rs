@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use crate::{
     backend::Unblock,
     buffer,
-    lease::{block::Block, gather::Gather, wait::Replicas, watch::Watching},
+    lease::{block::Block, exec::Exec, gather::Gather, wait::Replicas, watch::Watching},
     socket::Socket,
     upload::Upload,
     worker::Worker,
@@ -22,6 +22,7 @@ pub(crate) enum Detour {
     Upload(Upload),
     Block(Block),
     Watching(Watching),
+    Exec(Box<Exec>),
     Replicas(Replicas),
     Gather(Gather),
 }
@@ -34,6 +35,7 @@ impl Detour {
                 Self::Upload(upload) => upload.memory(),
                 Self::Block(block) => block.memory(),
                 Self::Watching(watching) => watching.memory(),
+                Self::Exec(exec) => size_of::<Exec>() + exec.memory(),
                 Self::Replicas(replicas) => replicas.memory(),
                 Self::Gather(gather) => gather.memory(),
             }
@@ -43,7 +45,7 @@ impl Detour {
     pub(super) fn is_blocked(&self) -> bool {
         match self {
             Self::Block(_) | Self::Replicas(_) => true,
-            Self::Upload(_) | Self::Watching(_) | Self::Gather(_) => false,
+            Self::Upload(_) | Self::Watching(_) | Self::Exec(_) | Self::Gather(_) => false,
         }
     }
 
@@ -55,7 +57,7 @@ impl Detour {
                 replicas.end(how);
                 true
             }
-            Self::Upload(_) | Self::Watching(_) | Self::Gather(_) => false,
+            Self::Upload(_) | Self::Watching(_) | Self::Exec(_) | Self::Gather(_) => false,
         }
     }
 
@@ -63,7 +65,11 @@ impl Detour {
     pub(super) fn waits_for_client(&self) -> bool {
         match self {
             Self::Upload(upload) => upload.waits_for_client(),
-            Self::Block(_) | Self::Watching(_) | Self::Replicas(_) | Self::Gather(_) => false,
+            Self::Block(_)
+            | Self::Watching(_)
+            | Self::Exec(_)
+            | Self::Replicas(_)
+            | Self::Gather(_) => false,
         }
     }
 }
@@ -88,6 +94,7 @@ impl Worker {
             Detour::Upload(upload) => self.poll_upload(id, upload, client, cx),
             Detour::Block(block) => self.poll_block(id, block, client, cx),
             Detour::Watching(watching) => self.poll_watching(id, watching, cx),
+            Detour::Exec(exec) => self.poll_exec(id, exec, cx),
             Detour::Replicas(replicas) => self.poll_replicas(id, replicas, client, cx),
             Detour::Gather(gather) => self.poll_gather(id, gather, client, cx),
         }

@@ -3,14 +3,15 @@
 //! Nothing is sent before every group takes its part; what comes back is put together by
 //! [`crate::fanout`].
 
-use super::{Clients, Dispatched, dbsize, erasure};
+use std::borrow::Cow;
+
+use super::{Dispatched, across::Inquiry, dbsize, erasure};
 use crate::{
     backend::{Pending, Recipient},
     command::{Command, Kind, Merge, Split, flag},
     error,
     fanout::{Merging, Part},
     resp::{Request, put_bulk, put_header},
-    transaction::Mixture,
     worker::Worker,
 };
 
@@ -36,16 +37,6 @@ impl PartOf {
             keys: 0,
             pipe: 0,
         }
-    }
-}
-
-impl Clients {
-    /// Has the reply to an `EXEC` be put together with the proxy's answers.
-    pub(crate) fn mixed(&mut self, exec: Pending, mixture: Mixture) -> Pending {
-        let merging = Merging::Mixture(mixture);
-        let fanout = self.fanouts.start(exec, merging, &[], 1);
-        let to = Recipient::Part(Part { fanout, index: 0 });
-        Pending { to, ..exec }
     }
 }
 
@@ -106,37 +97,38 @@ impl Worker {
         if command.flags & flag::ALLOW_BUSY != 0 {
             return self.ask_busy(id, command, merge, request);
         }
-        let topology = self.topology.as_ref().expect("a route was made from it");
-        let Splitting { parts, part_of_key } = &mut self.splitting;
-        parts.clear();
-        part_of_key.clear();
-        parts.extend(topology.owners().map(PartOf::new));
-        if let Err(refused) = self.admit_parts(id) {
-            return refused;
-        }
-        if command.kind() == Kind::Script {
+        let sent = self.inquire(id, command, request);
+        if sent != Dispatched::Waits && command.kind() == Kind::Script {
             self.see_script(command, request);
         }
+        sent
+    }
+
+    /// What each group is sent of a request that goes to all.
+    pub(super) fn for_each<'r>(
+        &mut self,
+        id: u32,
+        command: &Command,
+        request: &Request<'r>,
+    ) -> Cow<'r, [u8]> {
         let database = self.clients.session(id).client.database;
         let instead = dbsize::of_clients(command, database)
             .or_else(|| erasure::keeping_record(command, request, database));
-        let sent = instead.as_deref().unwrap_or(request.raw());
-        for part in &self.splitting.parts {
-            let out = self.backends.output(part.pipe);
-            out.extend_from_slice(sent);
-        }
-        self.expect_parts(id, command, Merging::Plain(merge), 1)
+        instead.map_or(Cow::Borrowed(request.raw()), Cow::Owned)
     }
 
-    /// Sends each of these groups all of these requests; a part is one of them.
+    /// Sends each of the groups all that is asked.
     pub(crate) fn ask_groups(
         &mut self,
         id: u32,
         command: &Command,
-        groups: Vec<u16>,
-        merging: Merging,
-        asked: &[&[u8]],
+        inquiry: Inquiry<'_>,
     ) -> Dispatched {
+        let Inquiry {
+            groups,
+            merging,
+            asked,
+        } = inquiry;
         let Splitting { parts, part_of_key } = &mut self.splitting;
         parts.clear();
         part_of_key.clear();

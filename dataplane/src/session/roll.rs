@@ -261,7 +261,7 @@ impl Session {
 }
 
 impl Worker {
-    pub(super) fn ask_crew(&mut self, id: u32, what: Asked, request: &Request<'_>) -> Dispatched {
+    pub(crate) fn ask_crew(&mut self, id: u32, what: Asked, request: &Request<'_>) -> Dispatched {
         match what {
             Asked::ClientKill => self.client_kill(id, request),
             Asked::ClientList => self.client_list(id, request),

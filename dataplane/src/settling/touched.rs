@@ -15,7 +15,9 @@ use proto::{
 
 use crate::{
     command::{Command, Kind},
-    resp::{Limits, Request},
+    config::Serving,
+    local::Turn,
+    resp::Request,
     transaction::visit_frames,
     worker::Worker,
 };
@@ -115,9 +117,13 @@ impl Touched {
         });
     }
 
-    /// The same of several.
-    fn see_all(&mut self, frames: &[u8], limits: &Limits, database: u16, topology: &Topology) {
-        visit_frames(frames, limits, |command, request| {
+    /// The same of several, which may select another.
+    fn see_all(&mut self, frames: &[u8], serving: &Serving, from: u16, topology: &Topology) {
+        let mut database = from;
+        visit_frames(frames, &serving.limits, |command, request| {
+            if let Some(Turn::Database(selected)) = Turn::of(command.class, request, serving) {
+                database = selected;
+            }
             self.see(command, request, database, topology);
         });
     }
@@ -133,8 +139,8 @@ impl Worker {
         let touched = &mut self.settling.touched;
         match &client.transaction {
             Some(queued) if command.name == "exec" => {
-                let limits = &self.serving.limits;
-                touched.see_all(queued.frames(), limits, client.database, topology);
+                let serving = &self.serving;
+                touched.see_all(queued.frames(), serving, client.database, topology);
             }
             Some(_) => {}
             None => touched.see(command, request, client.database, topology),
@@ -145,8 +151,8 @@ impl Worker {
     pub(crate) fn see_again(&mut self, id: u32, request: &[u8]) {
         let database = self.clients.session(id).client.database;
         if let (Some(topology), true) = (&self.topology, self.settling.touched.is_attentive()) {
-            let (limits, touched) = (&self.serving.limits, &mut self.settling.touched);
-            touched.see_all(request, limits, database, topology);
+            let (serving, touched) = (&self.serving, &mut self.settling.touched);
+            touched.see_all(request, serving, database, topology);
         }
     }
 }

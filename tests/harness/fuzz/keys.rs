@@ -163,10 +163,12 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         Class::Everywhere(merge) => Route::Everywhere(merge),
         Class::Across(across) => Route::Across(across),
         Class::Replicas => Route::Replicas,
-        Class::Forward | Class::Sort if slots.iter().any(|slot| *slot != slots[0]) => {
+        Class::Forward | Class::Sort | Class::Elements
+            if slots.iter().any(|slot| *slot != slots[0]) =>
+        {
             Route::Reject(Rejection::CrossSlot)
         }
-        Class::Forward | Class::Sort if reserved.contains(&true) => {
+        Class::Forward | Class::Sort | Class::Elements if reserved.contains(&true) => {
             Route::Reject(Rejection::Reserved)
         }
         // What a pattern leads to depends on what stands before its star.
@@ -176,7 +178,7 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
         {
             got
         }
-        Class::Forward | Class::Sort | Class::Split(_)
+        Class::Forward | Class::Sort | Class::Elements | Class::Split(_)
             if owners.contains(&None) || reserved.contains(&true) =>
         {
             let is_refused =
@@ -187,16 +189,16 @@ fn check_route(command: &Command, request: &Request<'_>, slots: &[Slot], reserve
                 Some(false) | None => Rejection::NotServed(slots[first]),
             })
         }
-        Class::Forward | Class::Sort | Class::Split(_) if is_held => Route::Hold,
+        Class::Forward | Class::Sort | Class::Elements | Class::Split(_) if is_held => Route::Hold,
         Class::Split(split) if owners.iter().any(|owner| *owner != owners[0]) => {
             Route::Split(split)
         }
-        Class::Forward | Class::Sort | Class::Split(_) => {
+        Class::Forward | Class::Sort | Class::Elements | Class::Split(_) => {
             let group = owners[0].expect("all have one") as u16;
-            if command.class == Class::Forward && command.blocks(request) {
-                Route::Block(slots[0], group)
-            } else {
-                Route::Forward(group)
+            match command.class {
+                Class::Elements => Route::Elements(group),
+                Class::Forward if command.blocks(request) => Route::Block(slots[0], group),
+                _ => Route::Forward(group),
             }
         }
     };

@@ -3,7 +3,7 @@
 //! The same seed and the same commands always give the same sequence. Nothing here knows a server.
 
 use dataplane::{
-    command::{self, Class, Command, Local},
+    command::{self, Class, Command, PubSub, Queued},
     resp::{Limits, Progress, Request as Parsed, put_bulk, put_header},
 };
 use fastrand::Rng;
@@ -510,16 +510,13 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// What the proxy cannot queue it refuses; that is documented, and changes what follows.
+/// What the proxy cannot queue it refuses; that is documented, and changes what follows. `PUBLISH` counts
+/// otherwise there, and so is no key: whether a channel's slot is that of the keys is by chance.
 fn may_be_queued(row: &Command) -> bool {
-    let (echo, ping, time) = (Local::Echo, Local::Ping, Local::Time);
     match row.class {
-        Class::Local(local) if local.is_queued() => true,
-        Class::Local(local) => [echo, ping, time, Local::Reset].contains(&local),
-        class => matches!(
-            class,
-            Class::Forward | Class::Sort | Class::Split(_) | Class::Transaction(_)
-        ),
+        Class::PubSub(PubSub::Publish(_)) => false,
+        Class::Transaction(_) => true,
+        class => class.queued() != Queued::Not,
     }
 }
 
