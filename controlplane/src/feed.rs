@@ -5,7 +5,11 @@
 //! newest *then*. So a slow proxy skips versions, nothing is queued for it, and only what was sent last
 //! can be answered, once.
 
-use proto::{Version, v1::subscribe_response::Message};
+use proto::{
+    Version,
+    seeded::{self, Bug},
+    v1::{self, subscribe_response::Message},
+};
 
 use crate::topology::History;
 
@@ -55,6 +59,9 @@ impl Feed {
         let delta = has.and_then(|base| history.delta(base));
         Some(match delta {
             Some(delta) => Message::Delta(delta),
+            None if seeded::has(Bug::JoinerNotHeld) => {
+                Message::Snapshot(unheld(history.snapshot()))
+            }
             None => Message::Snapshot(history.snapshot()),
         })
     }
@@ -97,6 +104,15 @@ impl Feed {
             Err(NotAsked(version))
         }
     }
+}
+
+/// For [`Bug::JoinerNotHeld`] only.
+fn unheld(mut snapshot: v1::Topology) -> v1::Topology {
+    for slots in &mut snapshot.slots {
+        slots.set_state(v1::slot_assignment::State::Serving);
+        slots.target_group_id = String::new();
+    }
+    snapshot
 }
 
 #[cfg(test)]

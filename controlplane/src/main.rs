@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let settings: Settings = match settings::parse(ENV_PREFIX, env::args_os()) {
         Ok(Parsed::Run(settings)) => settings,
         Ok(Parsed::Show(text)) => {

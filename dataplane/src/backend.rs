@@ -23,7 +23,13 @@ use std::{
     time::Duration,
 };
 
-use proto::{ServerAddr, Topology, credentials::Login, fence, settled};
+use proto::{
+    ServerAddr, Topology,
+    credentials::Login,
+    fence,
+    seeded::{self, Bug},
+    settled,
+};
 use slab::Slab;
 use tokio::{task::spawn_local, time::Instant};
 
@@ -754,7 +760,8 @@ impl Pipe {
         let lost = error_frame(&error::unknown_outcome(addr, &why.to_string()));
         for (pending, was_sent) in self.queue.end() {
             // Whether a read was executed makes no difference to anybody.
-            let (frame, outcome) = if was_sent && pending.may_write {
+            let lies = seeded::has(Bug::LostIsNotExecuted);
+            let (frame, outcome) = if was_sent && pending.may_write && !lies {
                 (&lost, Outcome::Unknown)
             } else {
                 (&down, Outcome::NotExecuted)

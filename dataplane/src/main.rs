@@ -7,7 +7,7 @@ use proto::settings::Parsed;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let args: Args = match proto::settings::parse("SLUICE_PROXY", env::args_os()) {
         Ok(Parsed::Run(args)) => args,
         Ok(Parsed::Show(text)) => {

@@ -5,7 +5,11 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
-use proto::{Slot, SlotState, Topology, slot::RESERVED};
+use proto::{
+    Slot, SlotState, Topology,
+    seeded::{self, Bug},
+    slot::RESERVED,
+};
 
 use crate::{
     command::{Across, Asked, Bound, Class, Command, Local, Merge, PubSub, Split, flag},
@@ -107,6 +111,13 @@ fn one_slot(command: &Command, request: &Request<'_>, topology: &Topology) -> Ro
         Err(why) => return Route::Reject(why),
     };
     let route = to_owner(slot, topology);
+    if seeded::has(Bug::ReadsNotHeld)
+        && route == Route::Hold
+        && command.flags & flag::WRITE == 0
+        && let Some(group) = topology.route(slot).group
+    {
+        return Route::Forward(group);
+    }
     if let Route::Forward(group) = route
         && command.blocks(request)
     {

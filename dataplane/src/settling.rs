@@ -18,7 +18,11 @@
 
 use std::rc::Rc;
 
-use proto::{GroupId, SLOT_COUNT, ServerAddr, Slot, SlotState, Topology, settled::Settled};
+use proto::{
+    GroupId, SLOT_COUNT, ServerAddr, Slot, SlotState, Topology,
+    seeded::{self, Bug},
+    settled::Settled,
+};
 use tokio::sync::Notify;
 
 use self::{
@@ -196,6 +200,9 @@ impl Worker {
         let topology = self.topology.clone().expect("it was applied");
         let micros = self.clock.micros();
         for (number, group) in self.settling.turn(before, &topology) {
+            if seeded::has(Bug::AckBeforeSettle) {
+                continue;
+            }
             let groups = topology.groups().iter();
             for group in groups.filter(|other| other.id == group) {
                 let barriers = self.backends.place_barriers(&group.primary, number, micros);

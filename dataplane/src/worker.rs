@@ -27,7 +27,10 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use proto::{Topology, Version};
+use proto::{
+    Topology, Version,
+    seeded::{self, Bug},
+};
 use tokio::{
     runtime::{Builder, LocalOptions},
     sync::{mpsc, watch},
@@ -267,6 +270,10 @@ async fn listen(worker: &Rc<RefCell<Worker>>, mut inlet: Inlet) {
                 let newest = inlet.topology.borrow_and_update().clone();
                 if let Some(topology) = newest {
                     let version = topology.version();
+                    if seeded::has(Bug::AckBeforeAllWorkers) && worker.borrow().crew.own() > 0 {
+                        inlet.applied.send_replace(Some(version));
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                    }
                     worker.borrow_mut().apply(topology);
                     inlet.applied.send_replace(Some(version));
                 }

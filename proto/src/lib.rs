@@ -19,6 +19,7 @@ pub mod credentials;
 pub mod fence;
 pub mod id;
 pub mod reason;
+pub mod seeded;
 pub mod settings;
 pub mod settled;
 pub mod slot;

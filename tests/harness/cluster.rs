@@ -5,13 +5,19 @@ use std::{
     time::Duration,
 };
 
-use proto::v1::{self, admin_service_client::AdminServiceClient};
+use proto::{
+    seeded::Bug,
+    v1::{self, admin_service_client::AdminServiceClient},
+};
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    eventually, process::Process, process::binary, process::free_port, raw::Raw, relay::Relay,
+    eventually,
+    process::{Process, Program, free_port},
+    raw::Raw,
+    relay::Relay,
 };
 
 /// A running cluster.
@@ -51,6 +57,7 @@ pub struct Builder {
     server: Option<PathBuf>,
     unassigned: bool,
     relayed: bool,
+    bug: Option<Bug>,
 }
 
 impl Builder {
@@ -108,6 +115,19 @@ impl Builder {
         self
     }
 
+    /// Has proxies and controllers have a bug, on purpose.
+    pub fn bug(mut self, bug: Option<Bug>) -> Self {
+        self.bug = bug;
+        self
+    }
+
+    fn program(&self, name: &str) -> Program {
+        match self.bug {
+            Some(bug) => Program::seeded(name, bug),
+            None => Program::ours(name),
+        }
+    }
+
     /// Leaves all slots without an owner.
     pub fn unassigned(mut self) -> Self {
         self.unassigned = true;
@@ -118,6 +138,8 @@ impl Builder {
     pub async fn start(self) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let mut groups = Vec::new();
+        let [proxy_program, controller_program] =
+            [PROXY, CONTROLLER].map(|name| self.program(name));
         let program = self.server.unwrap_or_else(|| REDIS_SERVER.into());
         for group in 1..=self.groups {
             let name = format!("g{group}-primary");
@@ -133,12 +155,14 @@ impl Builder {
             }
             groups.push(servers);
         }
-        let controller = Controller::start(dir.path(), &self.controller_args).await;
+        let args = &self.controller_args;
+        let first = controller_program.clone();
+        let controller = Controller::run(first, dir.path(), "controller", args).await;
         let mut stand_bys = Vec::new();
         for index in 1..=self.stand_bys {
             let name = format!("stand-by-{index}");
-            let args = &self.controller_args;
-            stand_bys.push(Controller::start_as(dir.path(), &name, args).await);
+            let program = controller_program.clone();
+            stand_bys.push(Controller::run(program, dir.path(), &name, args).await);
         }
         let controllers = [&controller].into_iter().chain(&stand_bys);
         let mut controllers: Vec<String> = controllers.map(|c| c.addr.clone()).collect();
@@ -197,7 +221,8 @@ impl Builder {
             let mut args = vec!["--controller".to_owned(), controllers.clone()];
             args.extend(["--id".to_owned(), format!("p{proxy}")]);
             args.extend(self.proxy_args.iter().cloned());
-            proxies.push(Proxy::start(dir.path(), &format!("p{proxy}"), &args).await);
+            let program = proxy_program.clone();
+            proxies.push(Proxy::run(program, dir.path(), &format!("p{proxy}"), &args).await);
         }
         let cluster = Cluster {
             groups,
@@ -382,10 +407,13 @@ pub struct Controller {
     pub process: Process,
     /// Its gRPC address; the same after a restart.
     pub addr: String,
+    program: Program,
     name: String,
     dir: PathBuf,
     args: Vec<String>,
 }
+
+const CONTROLLER: &str = "sluice-controller";
 
 impl Controller {
     /// Starts one on a free port; returns once it answers.
@@ -395,11 +423,16 @@ impl Controller {
 
     /// Starts one of several, each of which has a folder of its own.
     pub async fn start_as(dir: &Path, name: &str, args: &[String]) -> Self {
+        Self::run(Program::ours(CONTROLLER), dir, name, args).await
+    }
+
+    async fn run(program: Program, dir: &Path, name: &str, args: &[String]) -> Self {
         let addr = format!("127.0.0.1:{}", free_port());
-        let process = Self::spawn(dir, name, &addr, args);
+        let process = Self::spawn(&program, dir, name, &addr, args);
         let controller = Self {
             process,
             addr,
+            program,
             name: name.to_owned(),
             dir: dir.to_owned(),
             args: args.to_vec(),
@@ -413,7 +446,7 @@ impl Controller {
         data_dir(&self.dir, &self.name)
     }
 
-    fn spawn(dir: &Path, name: &str, addr: &str, args: &[String]) -> Process {
+    fn spawn(program: &Program, dir: &Path, name: &str, addr: &str, args: &[String]) -> Process {
         let data = data_dir(dir, name);
         let data = data.to_string_lossy();
         let fixed = [
@@ -426,12 +459,13 @@ impl Controller {
         ];
         let all = fixed.into_iter().chain(["--cluster", "test"]);
         let all = all.chain(args.iter().map(String::as_str));
-        Process::start(dir, name, binary("sluice-controller"), all, &[])
+        program.start(dir, name, all)
     }
 
     /// Starts it again with the same store, on the same port; it must have been killed or stopped.
     pub fn restart(&mut self) {
-        self.process = Self::spawn(&self.dir, &self.name, &self.addr, &self.args);
+        let (program, args) = (&self.program, &self.args);
+        self.process = Self::spawn(program, &self.dir, &self.name, &self.addr, args);
     }
 
     /// A client of its AdminService, which answers.
@@ -462,15 +496,22 @@ pub struct Proxy {
     pub addr: String,
     /// Its admin HTTP.
     pub admin: String,
+    program: Program,
     name: String,
     dir: PathBuf,
     args: Vec<String>,
 }
 
+const PROXY: &str = "sluice-proxy";
+
 impl Proxy {
     /// Starts one on free ports; returns once they are bound.
     pub async fn start(dir: &Path, name: &str, args: &[String]) -> Self {
-        let process = Self::spawn(dir, name, ["127.0.0.1:0"; 2], args);
+        Self::run(Program::ours(PROXY), dir, name, args).await
+    }
+
+    async fn run(program: Program, dir: &Path, name: &str, args: &[String]) -> Self {
+        let process = Self::spawn(&program, dir, name, ["127.0.0.1:0"; 2], args);
         let ports = ports_file(dir, name);
         let text = eventually(|| async {
             std::fs::read_to_string(&ports).map_err(|e| format!("no ports of {name}: {e}"))
@@ -482,23 +523,31 @@ impl Proxy {
             process,
             addr: addr("clients"),
             admin: addr("admin"),
+            program,
             name: name.to_owned(),
             dir: dir.to_owned(),
             args: args.to_vec(),
         }
     }
 
-    fn spawn(dir: &Path, name: &str, [listen, admin]: [&str; 2], args: &[String]) -> Process {
+    fn spawn(
+        program: &Program,
+        dir: &Path,
+        name: &str,
+        [listen, admin]: [&str; 2],
+        args: &[String],
+    ) -> Process {
         let ports = ports_file(dir, name);
         let ports = ports.to_string_lossy();
         let fixed = ["--listen", listen, "--admin", admin, "--ports-file", &ports];
         let all = fixed.into_iter().chain(args.iter().map(String::as_str));
-        Process::start(dir, name, binary("sluice-proxy"), all, &[])
+        program.start(dir, name, all)
     }
 
     /// Starts it again at the same addresses, as another incarnation; it must have been killed.
     pub fn restart(&mut self) {
-        self.process = Self::spawn(&self.dir, &self.name, [&self.addr, &self.admin], &self.args);
+        let (program, ports) = (&self.program, [self.addr.as_str(), &self.admin]);
+        self.process = Self::spawn(program, &self.dir, &self.name, ports, &self.args);
     }
 
     /// A client connection.

@@ -28,7 +28,7 @@ pub mod zookeeper;
 
 pub use cluster::{Builder, Cluster, Controller, Edges, Proxy, Server};
 pub use load::Load;
-pub use process::{Process, binary, free_port, other_server};
+pub use process::{Process, Program, binary, free_port, other_server};
 pub use raw::Raw;
 pub use relay::{Fault, Relay};
 pub use scene::Scene;
@@ -44,12 +44,20 @@ use tokio::time::Instant;
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// Asks again and again until the answer is `Ok`; panics with the last error after [`SOON`].
-pub async fn eventually<T, F: Future<Output = Result<T, String>>>(mut ask: impl FnMut() -> F) -> T {
-    let deadline = Instant::now() + SOON;
+pub async fn eventually<T, F: Future<Output = Result<T, String>>>(ask: impl FnMut() -> F) -> T {
+    within(SOON, ask).await
+}
+
+/// The same, with more patience, or less.
+pub async fn within<T, F: Future<Output = Result<T, String>>>(
+    most: Duration,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + most;
     loop {
         match ask().await {
             Ok(value) => return value,
-            Err(why) if Instant::now() > deadline => panic!("not within {SOON:?}: {why}"),
+            Err(why) if Instant::now() > deadline => panic!("not within {most:?}: {why}"),
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }

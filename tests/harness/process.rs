@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proto::seeded::Bug;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// See the module.
@@ -148,6 +149,43 @@ impl Drop for Process {
             let tail = lines[lines.len().saturating_sub(40)..].join("\n");
             eprintln!("--- {} ---\n{tail}", self.name);
         }
+    }
+}
+
+/// One of our own programs, and what its environment tells it.
+#[derive(Clone)]
+pub struct Program {
+    path: PathBuf,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Program {
+    /// As users have it.
+    pub fn ours(name: &str) -> Self {
+        Self {
+            path: binary(name),
+            env: Vec::new(),
+        }
+    }
+
+    /// As `make rigged` has built it, with a bug.
+    pub fn seeded(name: &str, bug: Bug) -> Self {
+        Self {
+            path: binary(&format!("{name}-rigged")),
+            env: vec![("SLUICE_SEEDED_BUG", bug.name().to_owned())],
+        }
+    }
+
+    /// Starts it.
+    pub fn start(
+        &self,
+        dir: &Path,
+        name: &str,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Process {
+        let env = self.env.iter().map(|(key, value)| (*key, value.as_str()));
+        let env: Vec<(&str, &str)> = env.collect();
+        Process::start(dir, name, &self.path, args, &env)
     }
 }
 

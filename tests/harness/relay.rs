@@ -19,19 +19,22 @@ use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
     fs,
-    net::{SocketAddr, TcpListener as StdListener},
+    net::TcpListener as StdListener,
+    path::PathBuf,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
+use memchr::memmem;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
         TcpListener, TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    sync::{oneshot, watch},
-    task::{JoinSet, LocalSet},
+    sync::{Notify, oneshot, watch},
+    task::{JoinSet, LocalSet, spawn_blocking},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -39,6 +42,9 @@ use crate::Process;
 
 /// What a relay keeps of one direction of a connection, at most; then it does not read on.
 const MOST: usize = 64 << 20;
+
+/// How often it is looked whose a connection is.
+const LOOKS: usize = 5;
 
 /// What happens on an edge.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +59,8 @@ pub enum Fault {
     /// Nothing arrives until it ends; then all does, late: also what was sent by who has closed its connection
     /// since, or is dead.
     Hold,
+    /// The next request in which these bytes are is held, and all that comes after it, as by `Hold`.
+    HoldFrom(Vec<u8>),
     /// What is sent now arrives so much later, in both directions.
     Delay(Duration),
     /// Once: the next request in which these bytes are (any, if there are none) arrives, and whatever would be
@@ -66,8 +74,16 @@ pub enum Fault {
 pub struct Relay {
     /// Where it listens.
     pub addr: String,
-    rules: watch::Sender<Rules>,
+    shared: Arc<Shared>,
     _stop: oneshot::Sender<()>,
+}
+
+struct Shared {
+    rules: watch::Sender<Rules>,
+    /// Somebody wants to know whose connections are.
+    wanted: Notify,
+    /// On which it listens.
+    port: u16,
 }
 
 /// What happens to whom.
@@ -76,6 +92,22 @@ struct Rules {
     all: Fault,
     /// By process id, if it is something else.
     of: HashMap<u32, Fault>,
+    /// The connections of these processes that are older than these are stranded.
+    stranded: HashMap<u32, u64>,
+    /// Whose each connection is, by its port.
+    who: HashMap<u16, Who>,
+    /// How many connections there have been.
+    last: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Who {
+    /// Nobody has looked. It is looked only if it matters: that takes long.
+    Unknown,
+    /// A child of this process.
+    Process(u32),
+    /// This process itself, or one that was gone.
+    Another,
 }
 
 impl Relay {
@@ -83,13 +115,20 @@ impl Relay {
     pub fn start(to: &str) -> Self {
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
-        let rules = watch::Sender::new(Rules {
-            all: Fault::Pass,
-            of: HashMap::new(),
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            rules: watch::Sender::new(Rules {
+                all: Fault::Pass,
+                of: HashMap::new(),
+                stranded: HashMap::new(),
+                who: HashMap::new(),
+                last: 0,
+            }),
+            wanted: Notify::new(),
+            port: addr.port(),
         });
         let (stop, stopped) = oneshot::channel::<()>();
-        let (to, shared) = (to.to_owned(), rules.clone());
+        let (to, of_thread) = (to.to_owned(), Arc::clone(&shared));
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -97,21 +136,23 @@ impl Relay {
                 .unwrap();
             LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
-                    () = accept(listener, &to, &shared) => {}
+                    () = accept(listener, &to, &of_thread) => {}
+                    () = recognize(&of_thread) => {}
                     _ = stopped => {}
                 }
             });
+            runtime.shutdown_background();
         });
         Self {
-            addr,
-            rules,
+            addr: addr.to_string(),
+            shared,
             _stop: stop,
         }
     }
 
     /// What happens from now on to everybody.
     pub fn set(&self, fault: Fault) {
-        self.rules.send_modify(|rules| {
+        self.change(|rules| {
             rules.of.clear();
             rules.all = fault;
         });
@@ -119,7 +160,7 @@ impl Relay {
 
     /// What happens from now on to the connections of a process.
     pub fn set_for(&self, process: &Process, fault: Fault) {
-        self.rules.send_modify(|rules| {
+        self.change(|rules| {
             rules.of.insert(process.pid(), fault);
         });
     }
@@ -129,29 +170,67 @@ impl Relay {
         self.set(Fault::Pass);
     }
 
-    /// Returns once a fault that happens once has happened to a process.
-    pub async fn happened_to(&self, process: &Process) {
-        let pid = process.pid();
-        let mut rules = self.rules.subscribe();
-        let passes = |rules: &Rules| *rules.of(Some(pid)) == Fault::Pass;
-        let happened = timeout(crate::SOON, rules.wait_for(passes)).await;
-        happened.expect("it does not happen").unwrap();
+    /// Resets the connections that a process has, which others of it may follow. What they have sent, and is
+    /// held, is kept until it is [released](Self::release).
+    pub fn strand(&self, process: &Process) {
+        self.change(|rules| {
+            rules.of.insert(process.pid(), Fault::Pass);
+            rules.stranded.insert(process.pid(), rules.last + 1);
+        });
+    }
+
+    /// What is stranded arrives, late.
+    pub fn release(&self) {
+        self.change(|rules| rules.stranded.clear());
+    }
+
+    /// Returns once this is what happens to a process: what happens once has, or what begins has begun.
+    pub async fn becomes(&self, process: &Process, fault: Fault) {
+        let who = Who::Process(process.pid());
+        let mut rules = self.shared.rules.subscribe();
+        let is = |rules: &Rules| *rules.of(who) == fault;
+        let happened = timeout(crate::SOON, rules.wait_for(is)).await;
+        drop(happened.expect("it does not happen").unwrap());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Rules)) {
+        self.shared.rules.send_modify(change);
+        self.shared.wanted.notify_one();
     }
 }
 
 impl Rules {
-    fn of(&self, who: Option<u32>) -> &Fault {
-        let own = who.and_then(|pid| self.of.get(&pid));
-        own.unwrap_or(&self.all)
+    fn of(&self, who: Who) -> &Fault {
+        match who {
+            // It waits until it is known.
+            Who::Unknown if self.are_of_some() => &Fault::Hold,
+            Who::Unknown | Who::Another => &self.all,
+            Who::Process(pid) => self.of.get(&pid).unwrap_or(&self.all),
+        }
     }
 
-    fn of_mut(&mut self, who: Option<u32>) -> &mut Fault {
-        let own = who.and_then(|pid| self.of.get_mut(&pid));
-        own.unwrap_or(&mut self.all)
+    fn of_mut(&mut self, who: Who) -> Option<&mut Fault> {
+        match who {
+            Who::Unknown if self.are_of_some() => None,
+            Who::Unknown | Who::Another => Some(&mut self.all),
+            Who::Process(pid) => Some(self.of.get_mut(&pid).unwrap_or(&mut self.all)),
+        }
+    }
+
+    /// It matters whose a connection is.
+    fn are_of_some(&self) -> bool {
+        !(self.of.is_empty() && self.stranded.is_empty())
+    }
+
+    /// The ports of connections of which it matters whose they are, and is not known.
+    fn unknown(&self) -> Vec<u16> {
+        let unknown = self.who.iter().filter(|(_, who)| **who == Who::Unknown);
+        let ports = unknown.map(|(port, _)| *port);
+        ports.filter(|_| self.are_of_some()).collect()
     }
 }
 
-async fn accept(listener: StdListener, to: &str, rules: &watch::Sender<Rules>) {
+async fn accept(listener: StdListener, to: &str, shared: &Arc<Shared>) {
     let listener = TcpListener::from_std(listener).unwrap();
     let mut connections = JoinSet::new();
     loop {
@@ -159,37 +238,86 @@ async fn accept(listener: StdListener, to: &str, rules: &watch::Sender<Rules>) {
             continue; // it was reset before it was accepted
         };
         while connections.try_join_next().is_some() {}
-        let edge = Edge {
-            rules: rules.clone(),
-            who: process_of(peer),
+        let mut edge = Edge {
+            shared: Arc::clone(shared),
+            port: peer.port(),
+            number: 0,
         };
+        // Nobody waits for that.
+        shared.rules.send_if_modified(|rules| {
+            rules.last += 1;
+            edge.number = rules.last;
+            rules.who.insert(edge.port, Who::Unknown);
+            false
+        });
+        shared.wanted.notify_one();
         let to = to.to_owned();
         connections.spawn_local(async move { carry(client, &to, &edge).await });
     }
 }
 
-/// The child of this process that has the other end of a connection; `None`: it is this process itself, or
-/// has already closed it.
-fn process_of(peer: SocketAddr) -> Option<u32> {
-    let local = format!("0100007F:{:04X}", peer.port());
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let sockets = table.lines().map(|l| l.split_whitespace().collect());
-    let socket = |fields: Vec<&str>| {
-        let is_it = fields.get(1) == Some(&local.as_str());
-        is_it.then(|| format!("socket:[{}]", fields[9]))
-    };
-    let socket = sockets.filter_map(socket).next()?;
-    let entries = fs::read_dir("/proc").ok()?;
-    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let has = |pid: &u32| {
-        let open = fs::read_dir(format!("/proc/{pid}/fd"));
-        let links = open.into_iter().flatten().filter_map(|fd| {
-            let link = fs::read_link(fd.ok()?.path()).ok()?;
-            Some(link.as_os_str() == socket.as_str())
+/// Finds out whose connections are, all at once that are not known.
+async fn recognize(shared: &Shared) {
+    loop {
+        shared.wanted.notified().await;
+        let ports = shared.rules.borrow().unknown();
+        if ports.is_empty() {
+            continue;
+        }
+        let to = shared.port;
+        let found = spawn_blocking(move || processes_of(&ports, to)).await;
+        let found = found.expect("it does not panic");
+        shared.rules.send_modify(|rules| {
+            for (port, who) in found {
+                rules.who.entry(port).and_modify(|known| *known = who);
+            }
         });
-        links.into_iter().any(|it| it)
+    }
+}
+
+/// Whose the connections from these ports to this one are.
+fn processes_of(ports: &[u16], to: u16) -> HashMap<u16, Who> {
+    let mut found = HashMap::new();
+    // What is read is not of one moment: something that is there may be missing from it.
+    for _ in 0..LOOKS {
+        let missing = ports.iter().filter(|port| !found.contains_key(*port));
+        let missing: Vec<u16> = missing.copied().collect();
+        if missing.is_empty() {
+            break;
+        }
+        look(&missing, to, &mut found);
+    }
+    let all = ports.iter().map(|port| (*port, Who::Another));
+    all.chain(found).collect()
+}
+
+fn look(ports: &[u16], to: u16, found: &mut HashMap<u16, Who>) {
+    // The table is long where many connections have just been closed.
+    let table = fs::read("/proc/net/tcp").unwrap_or_default();
+    let inode = |port: &u16| {
+        let ends = format!(": 0100007F:{port:04X} 0100007F:{to:04X} ");
+        let at = memmem::find(&table, ends.as_bytes())?;
+        let line = String::from_utf8_lossy(&table[at..(at + 120).min(table.len())]);
+        let socket = format!("socket:[{}]", line.split_whitespace().nth(9)?);
+        Some((PathBuf::from(socket), *port))
     };
-    pids.filter(|&pid| is_child(pid)).find(has)
+    let inodes: HashMap<PathBuf, u16> = ports.iter().filter_map(inode).collect();
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let own = std::process::id();
+    for pid in pids.filter(|&pid| pid == own || is_child(pid)) {
+        let open = fs::read_dir(format!("/proc/{pid}/fd"));
+        let links = open.into_iter().flatten();
+        let links = links.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        for port in links.filter_map(|link| inodes.get(&link)) {
+            let who = if pid == own {
+                Who::Another
+            } else {
+                Who::Process(pid)
+            };
+            found.insert(*port, who);
+        }
+    }
 }
 
 fn is_child(pid: u32) -> bool {
@@ -201,13 +329,20 @@ fn is_child(pid: u32) -> bool {
 
 /// What one connection is on.
 struct Edge {
-    rules: watch::Sender<Rules>,
-    who: Option<u32>,
+    shared: Arc<Shared>,
+    port: u16,
+    /// The connection's.
+    number: u64,
 }
 
 impl Edge {
+    fn who(&self, rules: &Rules) -> Who {
+        rules.who.get(&self.port).copied().unwrap_or(Who::Another)
+    }
+
     fn now(&self) -> Fault {
-        self.rules.borrow().of(self.who).clone()
+        let rules = self.shared.rules.borrow();
+        rules.of(self.who(&rules)).clone()
     }
 
     /// Has what happens only once happen here, if it has not happened elsewhere.
@@ -216,20 +351,44 @@ impl Edge {
     }
 
     fn replace(&self, old: &Fault, new: Fault) -> bool {
-        self.rules.send_if_modified(|rules| {
-            let fault = rules.of_mut(self.who);
-            let same = fault == old;
-            if same {
-                *fault = new;
-            }
-            same
+        self.shared.rules.send_if_modified(|rules| {
+            let who = self.who(rules);
+            let fault = rules.of_mut(who).filter(|fault| *fault == old);
+            fault.map(|fault| *fault = new).is_some()
         })
     }
 
+    fn is_stranded(&self) -> bool {
+        self.strands(&self.shared.rules.borrow())
+    }
+
+    fn strands(&self, rules: &Rules) -> bool {
+        let Who::Process(pid) = self.who(rules) else {
+            return false;
+        };
+        let limit = rules.stranded.get(&pid);
+        limit.is_some_and(|&limit| self.number < limit)
+    }
+
+    async fn is_released(&self) {
+        let mut rules = self.shared.rules.subscribe();
+        let released = rules.wait_for(|rules| !self.strands(rules));
+        drop(released.await.expect("this has a sender"));
+    }
+
     async fn is_cut(&self) {
-        let mut rules = self.rules.subscribe();
-        let cut = rules.wait_for(|rules| *rules.of(self.who) == Fault::Cut);
+        let mut rules = self.shared.rules.subscribe();
+        let cut = rules.wait_for(|rules| *rules.of(self.who(rules)) == Fault::Cut);
         drop(cut.await.expect("this has a sender"));
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.shared.rules.send_if_modified(|rules| {
+            rules.who.remove(&self.port);
+            false
+        });
     }
 }
 
@@ -239,6 +398,8 @@ enum End {
     Reset,
     /// The client is reset, and the server sees an end.
     Lost,
+    /// The client is reset, and the server gets this later.
+    Stranded(Vec<u8>),
 }
 
 async fn carry(mut client: TcpStream, to: &str, edge: &Edge) {
@@ -271,13 +432,25 @@ async fn carry(mut client: TcpStream, to: &str, edge: &Edge) {
         Err(End::Lost) => {
             client.set_zero_linger().ok();
             drop(client);
-            server.shutdown().await.ok();
-            // What has not been read when a socket is closed would reset it.
-            let mut sink = tokio::io::sink();
-            let drained = tokio::io::copy(&mut server, &mut sink);
-            timeout(Duration::from_secs(1), drained).await.ok();
+            end(server).await;
+        }
+        Err(End::Stranded(bytes)) => {
+            client.set_zero_linger().ok();
+            drop(client);
+            edge.is_released().await;
+            server.write_all(&bytes).await.ok(); // unless it was closed there meanwhile
+            end(server).await;
         }
     }
+}
+
+/// Has a server see that a connection ends, when it has read all.
+async fn end(mut server: TcpStream) {
+    server.shutdown().await.ok();
+    // What has not been read when a socket is closed would reset it.
+    let mut sink = tokio::io::sink();
+    let drained = tokio::io::copy(&mut server, &mut sink);
+    timeout(Duration::from_secs(1), drained).await.ok();
 }
 
 /// One direction of a connection.
@@ -316,7 +489,7 @@ impl<'a> Way<'a> {
     }
 
     async fn pump(mut self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
-        let mut rules = self.edge.rules.subscribe();
+        let mut rules = self.edge.shared.rules.subscribe();
         let mut buffer = vec![0; 64 << 10];
         // How it ended: well (`true`), or by a reset.
         let mut ended: Option<bool> = None;
@@ -324,8 +497,13 @@ impl<'a> Way<'a> {
             let fault = self.edge.now();
             let passes = match fault {
                 Fault::Pass | Fault::Delay(_) | Fault::SwallowReply(_) | Fault::Truncate(_) => true,
+                Fault::HoldFrom(_) => true,
                 Fault::BlackHole | Fault::Hold | Fault::Cut => false,
             };
+            if self.are_requests && self.edge.is_stranded() {
+                let left = self.queue.into_iter().flat_map(|(_, bytes)| bytes);
+                return Err(End::Stranded(left.collect()));
+            }
             if passes && self.torn {
                 return Err(End::Reset);
             }
@@ -337,14 +515,24 @@ impl<'a> Way<'a> {
                 return Ok(());
             }
             let due = self.queue.front().map(|(due, _)| *due).filter(|_| passes);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                let (_, bytes) = self.queue.pop_front().expect("it has a front");
+                if let Fault::HoldFrom(wanted) = &fault
+                    && self.are_requests
+                    && self.finds(wanted, &bytes)
+                {
+                    self.queue.push_front((Instant::now(), bytes));
+                    self.edge.replace(&fault, Fault::Hold);
+                    continue;
+                }
+                self.queued -= bytes.len();
+                self.deliver(&fault, &bytes, &mut to).await?;
+                continue;
+            }
             tokio::select! {
                 biased;
                 changed = rules.changed() => changed.expect("the edge has a sender"),
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    let Some((_, bytes)) = self.queue.pop_front() else { continue };
-                    self.queued -= bytes.len();
-                    self.deliver(&fault, &bytes, &mut to).await?;
-                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
                 read = from.read(&mut buffer), if ended.is_none() && self.queued < MOST => {
                     match read {
                         Ok(0) => ended = Some(true),
@@ -370,7 +558,8 @@ impl<'a> Way<'a> {
                 return Err(End::Lost);
             }
             Fault::Delay(late) => *late,
-            Fault::Pass
+            Fault::HoldFrom(_)
+            | Fault::Pass
             | Fault::Cut
             | Fault::Hold
             | Fault::SwallowReply(_)
@@ -401,25 +590,31 @@ impl<'a> Way<'a> {
                     .replace(fault, Fault::Truncate(most - bytes.len()));
             }
             Fault::SwallowReply(wanted) if self.are_requests => {
-                self.tail.extend_from_slice(bytes);
-                let found = wanted.is_empty()
-                    || self.tail.windows(wanted.len()).any(|piece| piece == wanted);
-                if found {
+                if self.finds(wanted, bytes) {
                     self.asked.set(true);
                 }
-                let kept = wanted.len().saturating_sub(1).min(self.tail.len());
-                self.tail.drain(..self.tail.len() - kept);
             }
             Fault::Pass
             | Fault::Cut
             | Fault::BlackHole
             | Fault::Hold
+            | Fault::HoldFrom(_)
             | Fault::Delay(_)
             | Fault::SwallowReply(_)
             | Fault::Truncate(_) => {}
         }
         to.write_all(bytes).await.ok();
         Ok(())
+    }
+
+    /// Whether what is looked for is there once these bytes have come.
+    fn finds(&mut self, wanted: &[u8], bytes: &[u8]) -> bool {
+        self.tail.extend_from_slice(bytes);
+        let mut pieces = self.tail.windows(wanted.len().max(1));
+        let found = wanted.is_empty() || pieces.any(|piece| piece == wanted);
+        let kept = wanted.len().saturating_sub(1).min(self.tail.len());
+        self.tail.drain(..self.tail.len() - kept);
+        found
     }
 }
 
@@ -541,6 +736,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_begins_with_a_request_is_held_from_there() {
+        let (to, mut heard) = echo().await;
+        let relay = Relay::start(&to);
+        let mut stream = TcpStream::connect(&relay.addr).await.unwrap();
+        relay.set(Fault::HoldFrom(b"wanted".to_vec()));
+        says(&mut stream, "other").await;
+        reads(&mut stream, "other").await;
+        says(&mut stream, "wanted").await;
+        is_silent(&mut stream).await;
+        assert_eq!(*heard.borrow(), b"other");
+        relay.heal();
+        hears(&mut heard, "otherwanted").await;
+    }
+
+    #[tokio::test]
     async fn what_is_delayed_comes_later_and_in_order() {
         let (to, _) = echo().await;
         let relay = Relay::start(&to);
@@ -598,7 +808,7 @@ mod tests {
         let mut cut = spawn("cut");
         relay.set_for(&cut, Fault::SwallowReply(Vec::new()));
         let passes = spawn("passes");
-        relay.happened_to(&cut).await;
+        relay.becomes(&cut, Fault::Pass).await;
         cut.wait(crate::SOON);
         hears(&mut heard, "hi\nhi\n").await;
         crate::eventually(|| async {
@@ -609,5 +819,23 @@ mod tests {
         })
         .await;
         assert!(!cut.log().contains("hi\n"), "{}", cut.log());
+    }
+
+    #[tokio::test]
+    async fn what_is_stranded_arrives_late_and_others_pass() {
+        let (to, mut heard) = echo().await;
+        let relay = Relay::start(&to);
+        let port = relay.addr.rsplit(':').next().unwrap().to_owned();
+        let dir = tempfile::tempdir().unwrap();
+        let open = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+        let script =
+            format!("{open}; sleep 0.2; echo wanted >&3; cat <&3; {open}; echo hi >&3; cat <&3");
+        let client = Process::start(dir.path(), "client", "bash", ["-c", &script], &[]);
+        relay.set_for(&client, Fault::HoldFrom(b"wanted".to_vec()));
+        relay.becomes(&client, Fault::Hold).await;
+        relay.strand(&client);
+        hears(&mut heard, "hi\n").await;
+        relay.release();
+        hears(&mut heard, "hi\nwanted\n").await;
     }
 }

@@ -315,8 +315,8 @@ impl Client {
 fn judge(error: &RedisError) -> (String, Lost) {
     let code = error.code().unwrap_or("lost").to_owned();
     let lost = match code.as_str() {
-        "TRYAGAIN" | "CLUSTERDOWN" | "EXECABORT" | "LOADING" | "MASTERDOWN" | "OOM" | "BUSY"
-        | "READONLY" | "MISCONF" | "NOREPLICAS" => Lost::NotExecuted,
+        "NOSCRIPT" | "TRYAGAIN" | "CLUSTERDOWN" | "EXECABORT" | "LOADING" | "MASTERDOWN"
+        | "OOM" | "BUSY" | "READONLY" | "MISCONF" | "NOREPLICAS" => Lost::NotExecuted,
         _ => Lost::Unknown,
     };
     (code, lost)

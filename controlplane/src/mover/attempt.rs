@@ -12,6 +12,7 @@ use std::{
 use proto::{
     MigrationId, SlotSet,
     fence::{self, Name},
+    seeded::{self, Bug},
     settled::Streams,
 };
 use tokio::{
@@ -137,9 +138,11 @@ impl<'a> Attempt<'a> {
         clean::close_former(&mut target, is_former)
             .await
             .map_err(Interruption::Target)?;
-        clean::clean(&mut target, &slots, &own_prefix(&plan.name))
-            .await
-            .map_err(Interruption::Target)?;
+        if !seeded::has(Bug::TargetNotCleaned) {
+            clean::clean(&mut target, &slots, &own_prefix(&plan.name))
+                .await
+                .map_err(Interruption::Target)?;
+        }
 
         let usual = pace::usual(&mut source).await;
         let usual = usual.map_err(Interruption::Source)?;
@@ -363,6 +366,12 @@ impl<'a> Attempt<'a> {
 
     async fn gather(&mut self, settle: &Settle) -> Result<Drained, Interruption> {
         let is = self.look().await?;
+        if seeded::has(Bug::DirtyNotCopied) {
+            return Ok(Drained {
+                keys: 0,
+                replicated: true,
+            });
+        }
         let replica = (is.replicas > 0).then_some(settle.budget);
         self.barriers += 1;
         let mut touched: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];

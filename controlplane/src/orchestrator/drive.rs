@@ -12,6 +12,7 @@ use std::{
 use proto::{
     GroupId, MigrationId, SlotSet,
     fence::{Name, Role},
+    seeded::{self, Bug},
     settled::Connection,
 };
 use tokio::{
@@ -269,7 +270,14 @@ impl Drive {
     async fn take(&mut self, step: Step, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
         match step {
             Step::Wait(_) | Step::Rest => Ok(()),
-            Step::Record(advance) => self.record(m, advance).await,
+            Step::Record(advance) => {
+                if seeded::has(Bug::ReapEarly) && matches!(advance, Advance::Hold(_)) {
+                    let progress = watch::Sender::new(Reaped::default());
+                    let plan = self.plan(now, m, m.slots);
+                    mover::reap(&plan, m.slots, || true, &progress).await.ok();
+                }
+                self.record(m, advance).await
+            }
             Step::Examine => self.examine(now, m).await,
             Step::Claim => self.claim(now, m).await,
             Step::Copy => {
@@ -398,6 +406,16 @@ impl Drive {
         spare: BTreeSet<Incarnation>,
         close: BTreeSet<Connection>,
     ) -> Result<(), Trouble> {
+        if seeded::has(Bug::NoFence) {
+            self.fence = Some(Fenced {
+                term: self.term,
+                epoch,
+                spared: spare,
+                hit: false,
+                closed: close,
+            });
+            return Ok(());
+        }
         let source = primary(now, &m.source);
         let mark = Mark {
             term: self.term,

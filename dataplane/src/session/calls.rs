@@ -9,6 +9,7 @@
 //! Invariant: a call is sent a second time at most, and only if the server has said that it executed
 //! nothing.
 
+use proto::seeded::{self, Bug};
 use slab::Slab;
 
 use super::{Clients, Dispatched};
@@ -107,7 +108,9 @@ impl Clients {
             let request = std::mem::take(&mut call.request);
             let of_session = &mut self.sessions[session as usize];
             of_session.fanned -= request.len();
-            if piece.first && piece.bytes.starts_with(NOSCRIPT) {
+            let was_lost = outcome == Outcome::Unknown;
+            let is_unknown = piece.first && piece.bytes.starts_with(NOSCRIPT);
+            if is_unknown || (was_lost && seeded::has(Bug::RetryWrite)) {
                 let repeats = !request.is_empty() && of_session.outbox.is_newest(number);
                 self.calls.unknown.push(Unknown {
                     sha: call.sha,

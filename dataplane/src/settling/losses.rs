@@ -15,6 +15,7 @@ use std::{
 
 use proto::{
     ServerAddr,
+    seeded::{self, Bug},
     settled::{self, LOST_MAX, Lost},
 };
 
@@ -57,6 +58,9 @@ impl Losses {
             });
         if of_server.run_id != *run_id {
             return; // another process is there by now
+        }
+        if seeded::has(Bug::LostConnectionNotKilled) {
+            return;
         }
         match &mut of_server.lost {
             Lost::These(these) if these.len() < LOST_MAX || these.contains(connection) => {

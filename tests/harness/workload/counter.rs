@@ -1,5 +1,5 @@
 //! Counters: each increment that was answered counts once; one of unknown outcome once or not at all.
-//! No two answers are the same.
+//! No two answers are the same. Half of them are done by a script that is called by its hash.
 
 use redis::cmd;
 
@@ -7,6 +7,10 @@ use super::{Client, Lost, Verdict, World};
 
 const CLIENTS: usize = 4;
 const KEYS: usize = 6;
+
+const SCRIPT: &str = "return redis.call('INCR', KEYS[1])";
+/// The script's.
+const SHA: &str = "61636018f4e6b5817b89791bbed242f93fa089e3";
 
 /// Of each counter, the answers, and how many increments were not answered.
 type Seen = [(Vec<i64>, i64); KEYS];
@@ -21,12 +25,23 @@ fn key(number: usize) -> String {
 
 async fn run(mut client: Client) -> Seen {
     let mut seen = Seen::default();
+    let load = cmd("SCRIPT").arg("LOAD").arg(SCRIPT).clone();
+    client.insist::<String>(&load).await;
     while client.goes_on().await {
         let number = client.rng.usize(0..KEYS);
-        match client.ask(cmd("INCR").arg(key(number))).await {
+        let request = if client.rng.bool() {
+            cmd("INCR").arg(key(number)).clone()
+        } else {
+            let mut call = cmd("EVALSHA");
+            call.arg(SHA).arg(1).arg(key(number)).clone()
+        };
+        match client.ask(&request).await {
             Ok(answer) => seen[number].0.push(answer),
             Err(Lost::Unknown) => seen[number].1 += 1,
-            Err(Lost::NotExecuted) => {}
+            // Perhaps since a server has started anew, and so has the proxy that was shown the script.
+            Err(Lost::NotExecuted) => {
+                client.ask::<String>(&load).await.ok();
+            }
         }
     }
     seen

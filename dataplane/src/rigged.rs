@@ -1,0 +1,10 @@
+//! `sluice-proxy` as tests run it: with the bug that the environment names, see [`proto::seeded`].
+
+use std::process::ExitCode;
+
+#[path = "main.rs"]
+mod program;
+
+fn main() -> ExitCode {
+    program::main()
+}
