@@ -11,7 +11,7 @@ RIGGED  := dataplane/seeded-bugs,controlplane/seeded-bugs
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps servers build demo rigged test commands clients conformance lint bench bench-memory hotpath fuzz
+.PHONY: help deps servers build demo rigged test chaos commands clients conformance lint bench bench-memory hotpath fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: deps build ## Run a cluster on this machine: two groups, two proxies, a co
 test: deps servers build rigged ## Run every test, with real servers
 	$(CARGO) test --locked --profile $(PROFILE) --workspace
 	$(MAKE) hotpath
+
+chaos: deps servers build rigged ## Run the long trials; prints a seed and a table (ARGS="cycles --seed 7")
+	$(CARGO) run --locked --profile $(PROFILE) -p tests --example chaos -- $(ARGS)
 
 commands: build ## Write COMMANDS.md from the table of commands
 	COMMANDS=write $(CARGO) test --quiet --locked --profile $(PROFILE) -p tests --test it commands::the_page

@@ -13,6 +13,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test fails by panicking
 
+pub mod chaos;
 pub mod cluster;
 pub mod fuzz;
 pub mod history;

@@ -2,6 +2,25 @@
 //!
 //! A scene ends with what went wrong that must not. With the programs as they are that is nothing, which is
 //! shown here; with a bug in them it is something, which `seeded` shows.
+//!
+//! What is shown of each fault at each stage of a move, here or in another file (`chaos` kills at any stage, as
+//! its seed has it):
+//!
+//! | | it copies | slots are held | they have moved |
+//! |---|---|---|---|
+//! | a proxy dies | `chaos` | `chaos` | `chaos` |
+//! | a proxy hangs | `migration::a_proxy_that_hangs` | the same | the same |
+//! | a proxy starts | `chaos` | `a_proxy_that_starts_during_a_hold` | `chaos` |
+//! | a proxy without a controller | `a_proxy_without_a_controller` | the same | `a_proxy_that_starts_during_a_hold` |
+//! | a proxy hears late | `a_proxy_that_hears_late` | the same | the same |
+//! | a proxy without the source | `lost_replies` | `a_proxy_without_the_source`, `a_slow_way_to_the_source` | `a_write_that_arrives_late` |
+//! | a proxy without the target | – | – | `a_proxy_without_the_target` |
+//! | the leader dies | `chaos`, `migration::a_leader_that_dies` | the same; `a_key_that_is_deleted_between_two_copies` | `chaos` |
+//! | the leader without ZooKeeper | – | `a_leader_without_zookeeper` | `a_commit_whose_answer_is_lost` |
+//! | the copy's connection is lost | `a_copy_that_arrives_late` | `mover::*` | – |
+//! | the source dies | `chaos` | `chaos` | `chaos` |
+//! | the target dies | `chaos` | `chaos` | `chaos` |
+//! | the operator cancels | `migration::a_migration_waits` | `a_move_that_is_cancelled` | – |
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,7 +31,7 @@ use proto::{
 };
 use redis::{aio::MultiplexedConnection, cmd};
 use tests::{
-    Cluster, Fault, Workload, eventually,
+    Cluster, Fault, Relay, Workload, ZooKeeper, eventually,
     migration::{MOVED, create, enters, get, migrate, misplaced_keys},
     within,
 };
@@ -111,14 +130,18 @@ pub(super) async fn a_proxy_that_hears_late(bug: Option<Bug>) -> Violations {
 /// What a proxy sends to the source does not arrive while its slots are held: the hold is given up, and the
 /// slots move when it has arrived.
 pub(super) async fn a_slow_way_to_the_source(bug: Option<Bug>) -> Violations {
+    the_source_cannot_be_reached(Fault::Hold, 34, bug).await
+}
+
+async fn the_source_cannot_be_reached(fault: Fault, seed: u64, bug: Option<Bug>) -> Violations {
     let cluster = cluster(2, bug).await;
-    let workload = Workload::start(cluster.addrs(), 34);
+    let workload = Workload::start(cluster.addrs(), seed);
     workload.advance(500).await;
     let edge = &cluster.edges().servers[0];
     let controller = &cluster.controller;
     let migration = create(controller, &hot_slots(), "g2").await;
     enters(controller, &migration.id, Phase::Copying).await;
-    edge.set_for(&cluster.proxies[1].process, Fault::Hold);
+    edge.set_for(&cluster.proxies[1].process, fault);
     within(MOVED, || async {
         let migration = get(controller, &migration.id).await?;
         match (migration.phase(), migration.cut_overs) {
@@ -239,6 +262,75 @@ pub(super) async fn lost_replies(bug: Option<Bug>) -> Violations {
     judge(&cluster, workload).await
 }
 
+/// A proxy cannot reach the source: likewise, and what was under way there is lost.
+pub(super) async fn a_proxy_without_the_source(bug: Option<Bug>) -> Violations {
+    the_source_cannot_be_reached(Fault::BlackHole, 38, bug).await
+}
+
+/// A proxy cannot reach the target: what has moved it cannot serve, and no other notices.
+pub(super) async fn a_proxy_without_the_target(bug: Option<Bug>) -> Violations {
+    let cluster = cluster(2, bug).await;
+    let workload = Workload::start(cluster.addrs(), 39);
+    workload.advance(500).await;
+    let edge = &cluster.edges().servers[1];
+    edge.set_for(&cluster.proxies[1].process, Fault::Cut);
+    migrate(&cluster, &hot_slots(), "g2").await;
+    workload.advance(500).await;
+    edge.heal();
+    workload.advance(500).await;
+    judge(&cluster, workload).await
+}
+
+/// The answer to the commit that gives slots away is lost, so that the leader does not know whether it gave them.
+pub(super) async fn a_commit_whose_answer_is_lost(bug: Option<Bug>) -> Violations {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let edge = Relay::start(&zookeeper.addr);
+    let cluster = on_zookeeper(&edge, bug).await;
+    let workload = Workload::start(cluster.addrs(), 40);
+    workload.advance(500).await;
+    let leader = &cluster.controller.process;
+    edge.set_for(leader, Fault::SwallowReply(b"\"COMMITTED\"".to_vec()));
+    let migration = create(&cluster.controller, &hot_slots(), "g2").await;
+    edge.becomes(leader, Fault::Pass).await;
+    enters(&cluster.controller, &migration.id, Phase::Succeeded).await;
+    judge(&cluster, workload).await
+}
+
+/// ZooKeeper cannot be reached while slots move: nothing is decided, and all else is served.
+pub(super) async fn a_leader_without_zookeeper(bug: Option<Bug>) -> Violations {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let edge = Relay::start(&zookeeper.addr);
+    let cluster = on_zookeeper(&edge, bug).await;
+    let workload = Workload::start(cluster.addrs(), 41);
+    workload.advance(500).await;
+    let leader = &cluster.controller.process;
+    edge.set_for(leader, Fault::HoldFrom(b"\"CUTTING_OVER\"".to_vec()));
+    let migration = create(&cluster.controller, &hot_slots(), "g2").await;
+    edge.becomes(leader, Fault::Hold).await;
+    workload.advance(1000).await;
+    edge.heal();
+    enters(&cluster.controller, &migration.id, Phase::Succeeded).await;
+    judge(&cluster, workload).await
+}
+
+async fn on_zookeeper(edge: &Relay, bug: Option<Bug>) -> Cluster {
+    let args = [
+        "--zookeeper",
+        &edge.addr,
+        "--zookeeper-session-timeout",
+        "2s",
+    ];
+    Cluster::builder()
+        .groups(2)
+        .proxies(2)
+        .controller_args(&args)
+        .bug(bug)
+        .start()
+        .await
+}
+
 /// A key of the first group, and its slot.
 const KEY: &str = "foo";
 const SLOT: &str = "289";
@@ -338,6 +430,10 @@ nothing_goes_wrong! {
     a_move_that_is_cancelled,
     a_proxy_that_starts_during_a_hold,
     lost_replies,
+    a_proxy_without_the_source,
+    a_proxy_without_the_target,
+    a_commit_whose_answer_is_lost,
+    a_leader_without_zookeeper,
     a_write_that_arrives_late,
     a_copy_that_arrives_late,
     a_key_that_is_deleted_between_two_copies,

@@ -6,6 +6,7 @@ mod auth;
 mod backend;
 mod backup;
 mod calls;
+mod chaos;
 mod clients;
 mod cluster;
 mod commands;
