@@ -455,6 +455,49 @@ impl Backends {
         takes
     }
 
+    /// Whether a pipe is not there, perhaps because a script keeps its server busy.
+    pub(crate) fn may_be_busy(&self, pipe: u32) -> bool {
+        match &self.pipes[pipe as usize].state {
+            State::Opening(_) => true,
+            State::Ready(_) => false,
+            State::Down(why) => why.starts_with("BUSY "),
+        }
+    }
+
+    /// Says this to a group's primary on a connection that nobody was let in by, and that ends with the reply.
+    /// Only for what may be said by anybody: it must change no key.
+    pub(crate) fn call_out(&mut self, group: u16, said: &[u8], pending: Pending, most: Duration) {
+        let door = self.door(group, Way::USUAL, most);
+        let (said, worker) = (said.to_vec(), Weak::clone(&self.worker));
+        spawn_local(essential(async move {
+            let answer = door.call_out(&said).await;
+            let Some(worker) = worker.upgrade() else {
+                return;
+            };
+            let worker = &mut *worker.borrow_mut();
+            let (reply, outcome) = match answer {
+                Ok(reply) => (reply, Outcome::Answered),
+                Err((why, outcome)) => {
+                    let addr = door.addr.as_str();
+                    let text = match outcome {
+                        Outcome::Unknown => error::unknown_outcome(addr, &why.to_string()),
+                        Outcome::NotExecuted | Outcome::Answered => why.error(addr),
+                    };
+                    (error_frame(&text), outcome)
+                }
+            };
+            let micros = worker.clock.micros();
+            worker.clients.deliver(
+                pending,
+                Piece::whole(&reply),
+                outcome,
+                &worker.stats,
+                micros,
+            );
+            worker.schedule_flush();
+        }));
+    }
+
     /// Behind all that is under way to a server, or to one that has left the topology, goes a barrier of this
     /// number; how many there are.
     pub(crate) fn place_barriers(&mut self, server: &ServerAddr, number: u32, since: u32) -> u32 {

@@ -91,6 +91,8 @@ pub(crate) const TOO_MANY_KEYS: &str =
 
 /// What a server said to SCAN is no page.
 pub(crate) const NO_PAGE: &str = "ERR the server's reply to SCAN was not understood";
+/// What a server said to EXEC is neither as many replies as there were commands, nor an error.
+pub(crate) const NO_EXEC: &str = "ERR the server's reply to EXEC was not understood";
 pub(crate) const NO_SCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 /// A group's cursor leaves no room to say which group's it is.
 pub(crate) const CURSOR_TOO_LARGE: &str =

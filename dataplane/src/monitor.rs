@@ -19,10 +19,12 @@ use std::{
 };
 
 use crate::{
-    command::{self, Bound, Class, Command, Local, flag},
+    command::{Bound, Class, Command, Local, flag},
     crew::Untold,
-    resp::{Limits, Progress, Request, Scanned, put_simple},
+    local::Turn,
+    resp::{Request, put_simple},
     session::Dispatched,
+    transaction::visit_frames,
     worker::Worker,
 };
 
@@ -131,32 +133,26 @@ impl Worker {
             self.show_queued(id, &transaction);
         }
         if !refused || matches!(command.class, Class::Local(_) | Class::Transaction(_)) {
-            self.show(id, command, request);
+            let database = self.clients.session(id).client.database;
+            self.show(id, command, request, database);
         }
         dispatched
     }
 
-    /// The commands of a transaction, as they came.
-    fn show_queued(&mut self, id: u32, mut frames: &[u8]) {
-        let limits = Limits {
-            args: u32::MAX,
-            arg_bytes: usize::MAX,
-            request_bytes: usize::MAX,
-        };
-        let mut args = Vec::new();
-        while let Ok(Scanned::Request(len)) =
-            Progress::default().scan(frames, &mut args, &limits, true)
-        {
-            let request = Request::new(&frames[..len], &args);
-            if let Some(command) = command::find(&request) {
-                self.show(id, command, &request);
+    /// The commands of a transaction, as they came; each in the database that is selected by then.
+    fn show_queued(&mut self, id: u32, frames: &[u8]) {
+        let mut database = self.clients.session(id).client.database;
+        let limits = self.serving.limits;
+        visit_frames(frames, &limits, |command, request| {
+            let turn = Turn::of(command.class, request, &self.serving);
+            if let Some(Turn::Database(selected)) = turn {
+                database = selected;
             }
-            args.clear();
-            frames = &frames[len..];
-        }
+            self.show(id, command, request, database);
+        });
     }
 
-    fn show(&mut self, id: u32, command: &Command, request: &Request<'_>) {
+    fn show(&mut self, id: u32, command: &Command, request: &Request<'_>, database: u16) {
         if !is_shown(command) {
             return;
         }
@@ -165,7 +161,7 @@ impl Worker {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let (seconds, micros) = (now.as_secs(), now.subsec_micros());
-        let (database, peer) = (client.database, client.identity.peer);
+        let peer = client.identity.peer;
         let mut line = format!("+{seconds}.{micros:06} [{database} {peer}]").into_bytes();
         for (index, arg) in request.args_from(0).enumerate() {
             line.push(b' ');

@@ -252,6 +252,7 @@ impl Session {
             self.scripts = false;
         }
         let lane = match self.hearing() {
+            Some(Hearing::Shared) if self.scripts => Lane::Hearing(Hearing::Scripts),
             Some(hearing) => Lane::Hearing(hearing),
             None if self.scripts => Lane::Scripts { bulk: self.bulk },
             None if self.bulk => Lane::Bulk,
@@ -266,15 +267,18 @@ impl Session {
     /// The pipe for a script. `None`: what is under way on another has to be answered first.
     fn script_way(&mut self, id: u32) -> Option<Way> {
         let way = self.way(id);
-        match way.lane {
-            Lane::Hearing(_) | Lane::Scripts { .. } => Some(way),
-            Lane::Usual(_) | Lane::Bulk if self.outbox.in_flight() > 0 => None,
-            Lane::Usual(_) | Lane::Bulk => {
-                self.scripts = true;
-                let lane = Lane::Scripts { bulk: self.bulk };
-                Some(Way { lane, ..way })
-            }
+        let lane = match way.lane {
+            Lane::Scripts { .. } | Lane::Hearing(Hearing::Scripts) => return Some(way),
+            // Nobody else has those.
+            Lane::Hearing(Hearing::Own(_) | Hearing::Broadcast(_)) => return Some(way),
+            Lane::Usual(_) | Lane::Bulk => Lane::Scripts { bulk: self.bulk },
+            Lane::Hearing(Hearing::Shared) => Lane::Hearing(Hearing::Scripts),
+        };
+        if self.outbox.in_flight() > 0 {
+            return None;
         }
+        self.scripts = true;
+        Some(Way { lane, ..way })
     }
 
     /// What the pipes of its requests hear of, if anything.

@@ -233,8 +233,8 @@ impl Trackers {
             return;
         };
         match (hearing, stale) {
-            (Hearing::Shared, Stale::All) => self.forget_all(clients),
-            (Hearing::Shared, Stale::Keys(keys)) => {
+            (Hearing::Shared | Hearing::Scripts, Stale::All) => self.forget_all(clients),
+            (Hearing::Shared | Hearing::Scripts, Stale::Keys(keys)) => {
                 for key in keys {
                     if let Some(entry) = self.table.take(key) {
                         self.tell_entry(clients, &entry);
@@ -273,7 +273,7 @@ impl Trackers {
         slots: impl Fn(Slot) -> bool,
     ) {
         match hearing {
-            Hearing::Shared => {
+            Hearing::Shared | Hearing::Scripts => {
                 let entries = self.table.take_slots(slots);
                 let mut holders: Vec<Tracker> =
                     entries.iter().flat_map(Entry::holders).copied().collect();
@@ -575,7 +575,7 @@ impl Worker {
                 Hearing::Own(tracker) if first => {
                     trackers.tell(clients, tracker, Some(true), &Stale::All);
                 }
-                Hearing::Shared | Hearing::Own(_) | Hearing::Broadcast(_) => {}
+                Hearing::Shared | Hearing::Scripts | Hearing::Own(_) | Hearing::Broadcast(_) => {}
             }
         }
         self.settle_tracking();

@@ -522,8 +522,9 @@ fn page() -> String {
          the servers too: `HEXPIRE` needs Redis 7.4 or Valkey 9. What goes to each group fails with the first\n\
          group that fails, unless its line says otherwise; a write that others executed then is\n\
          `-UNKNOWNOUTCOME`.\n\n\
-         Between `MULTI` and `EXEC` may stand all of it but {}. What has keys goes to their group, which\n\
-         executes it as a whole or not at all. What goes to each group is executed there in its place; by the\n\
+         Between `MULTI` and `EXEC` may stand all of it but\n\
+         {}.\n\
+         What has keys goes to their group, which executes it as a whole or not at all. What goes to each group is executed there in its place; by the\n\
          other groups as a whole, too, but a moment later and each for itself: what one of them says that is\n\
          lost stands in the place of its command. What the proxy answers, `SELECT` and `HELLO` too, it does\n\
          when the rest is executed.\n\n\

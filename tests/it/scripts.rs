@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tests::{Cluster, Raw, SOON, Server, other_server};
+use tests::{Cluster, Proxy, Raw, SOON, Server, other_server};
 use tokio::time::Instant;
 
 /// Of `SOURCE`.
@@ -266,6 +266,58 @@ async fn an_endless_script_is_killed(program: Option<PathBuf>) {
 #[tokio::test]
 async fn an_endless_script_keeps_nobody_from_killing_it() {
     an_endless_script_is_killed(None).await;
+}
+
+/// A proxy that comes when the server is busy already: no connection can be opened to it.
+#[tokio::test]
+async fn an_endless_script_is_killed_by_a_proxy_that_was_not_there_when_it_began() {
+    let cluster = impatient(None).await;
+    let mut direct = Raw::connect(&cluster.groups[0][0].addr).await;
+    let endless = words(&["EVAL", ENDLESS, "1", "foo"]);
+    direct.pipeline(std::slice::from_ref(&endless)).await;
+    let mut bystander = cluster.proxies[0].raw().await;
+    is_told(&mut bystander, "GET foo", "-BUSY ").await;
+    let args = ["--controller", &cluster.controller.addr, "--id", "late"].map(str::to_owned);
+    let late = Proxy::start(cluster.dir.path(), "late", &args).await;
+    let mut client = late.raw().await;
+    is_told(&mut client, "GET foo", "-BUSY ").await;
+    assert_eq!(client.command("SCRIPT KILL").await, "+OK");
+    let killed = direct.reply().await;
+    assert!(killed.contains("Script killed by user"), "{killed}");
+    is_told(&mut client, "GET foo", "$-1").await;
+}
+
+/// Those who track share connections, too.
+#[tokio::test]
+async fn an_endless_script_of_one_who_tracks_keeps_no_other_from_an_answer() {
+    let cluster = impatient(None).await;
+    for protocol in ["2", "3"] {
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut client = cluster.proxies[0].raw().await;
+            client.command(&format!("HELLO {protocol}")).await;
+            assert_eq!(client.command("CLIENT TRACKING on").await, "+OK");
+            client.command("GET foo").await;
+            clients.push(client);
+        }
+        let [caller, other] = &mut clients[..] else {
+            unreachable!("there are two")
+        };
+        caller
+            .pipeline(&[
+                words(&["EVAL", ENDLESS, "1", "foo"]),
+                words(&["GET", "foo"]),
+            ])
+            .await;
+        is_told(other, "GET foo", "-BUSY ").await;
+        assert_eq!(other.command("SET a 1").await, "+OK");
+        assert_eq!(other.command("SCRIPT KILL").await, "+OK");
+        let killed = caller.reply().await;
+        assert!(killed.contains("Script killed by user"), "{killed}");
+        let none = if protocol == "2" { "$-1" } else { "_" };
+        assert_eq!(caller.reply().await, none);
+        is_told(other, "GET foo", none).await;
+    }
 }
 
 #[tokio::test]

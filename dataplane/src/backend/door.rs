@@ -12,6 +12,9 @@
 //! close those that must not; so a lease that lies in the pool since an older epoch, and a pipe that is
 //! ready, need not ask again.
 //!
+//! What changes no key, and is to reach a server that lets nobody in, is called out past the door
+//! ([`Door::call_out`]).
+//!
 //! Invariant: what comes out of a door is a connection that whoever came may use, and on which nothing is
 //! under way.
 
@@ -24,6 +27,7 @@ use super::Way;
 use super::greeting::{self, Routing, greeting};
 use crate::{
     error,
+    fanout::Outcome,
     resp::{Protocol, ReplyProgress, put_bulk, put_header},
     socket::Socket,
 };
@@ -105,12 +109,32 @@ impl Door {
     /// Dials, introduces itself, and waits until the server has agreed to all of it.
     pub(crate) async fn open(&self) -> Result<Connection, Shut> {
         let dial = async {
-            let stream = tokio::net::TcpStream::connect(self.addr.as_str()).await?;
-            stream.set_nodelay(true)?;
-            let socket = Socket::new(stream.into_std()?)?;
+            let socket = self.dial().await?;
             self.enter(socket).await
         };
         self.in_time(dial).await
+    }
+
+    /// Dials, logs in, and says this without asking whether it is let in: what the server answers; else why it
+    /// does not, and what became of what was said.
+    pub(super) async fn call_out(&self, said: &[u8]) -> Result<Vec<u8>, (Shut, Outcome)> {
+        let dialled = self.in_time(async { Ok(self.dial().await?) }).await;
+        let socket = dialled.map_err(|why| (why, Outcome::NotExecuted))?;
+        let call = async {
+            let mut out = Vec::new();
+            let logs_in = greeting::log_in(self.login.as_ref(), &mut out);
+            out.extend_from_slice(said);
+            let mut replies = converse(&socket, &out, usize::from(logs_in) + 1).await?;
+            Ok(replies.pop().unwrap_or_default())
+        };
+        let answered = self.in_time(call).await;
+        answered.map_err(|why| (why, Outcome::Unknown))
+    }
+
+    async fn dial(&self) -> io::Result<Socket> {
+        let stream = tokio::net::TcpStream::connect(self.addr.as_str()).await?;
+        stream.set_nodelay(true)?;
+        Socket::new(stream.into_std()?)
     }
 
     /// Introduces itself on a connection, and is let in.

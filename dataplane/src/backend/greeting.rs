@@ -67,13 +67,7 @@ pub(super) struct Welcome {
 pub(super) fn greeting(login: Option<&Login>, protocol: Protocol, name: &str) -> (Vec<u8>, usize) {
     let mut out = Vec::new();
     let mut replies = REPLIES;
-    if let Some(Login { username, password }) = login {
-        let mut words: Vec<&[u8]> = vec![b"AUTH"];
-        words.extend(username.iter().map(String::as_bytes));
-        words.push(password.expose().as_bytes());
-        put_command(&mut out, &words);
-        replies += 1;
-    }
+    replies += usize::from(log_in(login, &mut out));
     if protocol == Protocol::Resp3 {
         put_command(&mut out, &[b"HELLO", b"3"]);
         replies += 1;
@@ -85,6 +79,18 @@ pub(super) fn greeting(login: Option<&Login>, protocol: Protocol, name: &str) ->
     put_command(&mut out, &words);
     put_command(&mut out, &[b"INFO", b"server"]);
     (out, replies)
+}
+
+/// Writes what logs in; whether there is such.
+pub(super) fn log_in(login: Option<&Login>, out: &mut Vec<u8>) -> bool {
+    let Some(Login { username, password }) = login else {
+        return false;
+    };
+    let mut words: Vec<&[u8]> = vec![b"AUTH"];
+    words.extend(username.iter().map(String::as_bytes));
+    words.push(password.expose().as_bytes());
+    put_command(out, &words);
+    true
 }
 
 /// Replies to what every greeting says.

@@ -26,6 +26,8 @@ use crate::{
 pub(crate) enum Hearing {
     /// The keys that sessions of this worker have read by it.
     Shared,
+    /// The same, of those that have called a script: nobody else waits behind it.
+    Scripts,
     /// What this session alone has read by it, or has prefixes of; not what it has changed by it.
     Own(Tracker),
     /// All keys with a prefix of this stratum ([`crate::tracking`]).
@@ -334,7 +336,7 @@ impl Worker {
         };
         ear.reset();
         match ear.hearing {
-            Hearing::Shared => wish.track(redirect, &[], &[]),
+            Hearing::Shared | Hearing::Scripts => wish.track(redirect, &[], &[]),
             Hearing::Own(tracker) => {
                 let way = Way {
                     protocol: pipe.protocol,

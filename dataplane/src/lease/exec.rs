@@ -16,11 +16,10 @@
 use std::{
     collections::BTreeSet,
     ops::ControlFlow,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use proto::{ServerAddr, Slot, Topology};
+use proto::{ServerAddr, Slot};
 
 use super::{Exchange, Lease, Opening, Step, watch::put_null_array};
 use crate::{
@@ -57,11 +56,11 @@ pub(crate) struct Exec {
     said: Vec<Said>,
     /// Its slots are known to be asked for.
     passages: Vec<Passage>,
-    /// By what the blocks were written.
-    topology: Option<Arc<Topology>>,
     /// How its client's requests are executed behind it.
     behind: Way,
     stage: Stage,
+    /// What its client is to be told when it is answered: messages do not come between its replies.
+    withheld: Vec<u8>,
     /// When it began, by the worker's clock.
     since: u32,
 }
@@ -86,8 +85,8 @@ enum Watching {
 enum Stage {
     /// No server has any of it.
     Unasked,
-    /// The first group has its block, or is about to.
-    First(Asked),
+    /// The first group has its block, or is about to; nothing goes to the others yet.
+    First { first: Asked, others: Vec<Asked> },
     /// That is executed; the other groups have theirs, or are about to.
     Others(Vec<Asked>),
     /// All servers have answered, and the client is being answered.
@@ -122,11 +121,20 @@ impl Exec {
         self.transaction.memory()
             + self.blocks.memory()
             + self.said.iter().map(said).sum::<usize>()
+            + self.withheld.capacity()
             + match &self.stage {
-                Stage::First(first) => asked(first),
+                Stage::First { first, others } => {
+                    asked(first) + others.iter().map(asked).sum::<usize>()
+                }
                 Stage::Others(others) => others.iter().map(asked).sum(),
                 Stage::Unasked | Stage::Answering { .. } => 0,
             }
+    }
+
+    /// Keeps a message until its client is answered; how many bytes that makes.
+    pub(crate) fn withhold(&mut self, message: &[u8]) -> usize {
+        self.withheld.extend_from_slice(message);
+        self.withheld.len()
     }
 
     fn watches(&self) -> bool {
@@ -197,9 +205,9 @@ impl Worker {
             blocks: Blocks::default(),
             said: Vec::new(),
             passages: Vec::new(),
-            topology: None,
             behind: way,
             stage: Stage::Unasked,
+            withheld: Vec::new(),
             since: self.micros,
         };
         self.begin_detour(id, Detour::Exec(Box::new(exec)));
@@ -211,14 +219,20 @@ impl Worker {
         for _ in 0..STEPS {
             let step = match exec.stage {
                 Stage::Unasked => self.ask_first(id, exec),
-                Stage::First(_) => self.poll_first(id, exec, cx),
+                Stage::First { .. } => self.poll_first(id, exec, cx),
                 Stage::Others(_) => self.poll_others(exec, cx),
                 Stage::Answering { .. } => self.answer_each(id, exec),
             };
             match step {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(ControlFlow::Continue(())) => {}
-                Poll::Ready(ControlFlow::Break(())) => return Poll::Ready(()),
+                Poll::Ready(ControlFlow::Break(())) => {
+                    let withheld = std::mem::take(&mut exec.withheld);
+                    if !withheld.is_empty() {
+                        self.clients.push(id, &withheld);
+                    }
+                    return Poll::Ready(());
+                }
             }
         }
         worker::yield_turn(cx);
@@ -298,8 +312,18 @@ impl Worker {
             vec![self.settling.pass(slot)]
         };
         exec.slot = exec.slot.or(Some(slot));
-        exec.topology = Some(topology);
-        exec.stage = Stage::First(self.ask_block(exec, 0, opening, way, server));
+        let first = self.ask_block(exec, 0, opening, way, server);
+        let mut others = Vec::new();
+        for block in exec.blocks.others() {
+            let group = exec.blocks.group(block);
+            let server = self.backends.primary(group).clone();
+            let Some(opening) = self.lease(id, group) else {
+                self.answer_failure(id, error::NO_LEASE);
+                return OVER;
+            };
+            others.push(self.ask_block(exec, block, opening, way, server));
+        }
+        exec.stage = Stage::First { first, others };
         ON
     }
 
@@ -402,7 +426,7 @@ impl Worker {
         let watches = exec.watches();
         let (changes_all, may_write) =
             (exec.transaction.changes_all(), exec.transaction.may_write());
-        let Stage::First(first) = &mut exec.stage else {
+        let Stage::First { first, others } = &mut exec.stage else {
             unreachable!("the first group is asked")
         };
         let slot = exec.slot.expect("it was asked by its slot");
@@ -424,8 +448,10 @@ impl Worker {
                     self.clients.answer_awaited(id, whole);
                     return OVER;
                 }
+                let not_asked = |_| Said::failed(Vec::new(), Outcome::NotExecuted);
                 exec.said = vec![said];
-                self.ask_others(id, exec);
+                exec.said.extend((1..exec.blocks.count()).map(not_asked));
+                exec.stage = Stage::Others(std::mem::take(others));
                 ON
             }
             Poll::Ready(Step::Failed(failure)) => {
@@ -471,67 +497,46 @@ impl Worker {
         self.leases.give(lease, self.backends.now());
     }
 
-    /// The first group has executed its block: the others are asked for theirs.
-    fn ask_others(&mut self, id: u32, exec: &mut Exec) {
-        let way = self.clients.session(id).client.way();
-        let written = exec.topology.as_ref().expect("blocks were written by it");
-        let mut others = Vec::new();
-        let not_asked = |_| Said::failed(Vec::new(), Outcome::NotExecuted);
-        exec.said.extend((1..exec.blocks.count()).map(not_asked));
-        for block in exec.blocks.others() {
-            let group = &written.groups()[usize::from(exec.blocks.group(block))].id;
-            let now = self.topology.as_ref().map(|now| now.groups());
-            let at = now.and_then(|now| now.iter().position(|other| other.id == *group));
-            let opening = at.and_then(|at| Some((at as u16, self.lease(id, at as u16)?)));
-            match opening {
-                Some((at, opening)) => {
-                    let server = self.backends.primary(at).clone();
-                    others.push(self.ask_block(exec, block, opening, way, server));
-                }
-                None => {
-                    let mut reply = Vec::new();
-                    put_error(&mut reply, error::NO_LEASE);
-                    exec.said[block] = Said::failed(reply, Outcome::NotExecuted);
-                }
-            }
-        }
-        exec.stage = Stage::Others(others);
-    }
-
     fn poll_others(&mut self, exec: &mut Exec, cx: &mut Context<'_>) -> Onward {
         let Stage::Others(others) = &mut exec.stage else {
             unreachable!("the others are asked")
         };
-        for asked in others.iter_mut() {
-            while !asked.is_over {
-                match self.poll_asked_block(asked, cx) {
-                    Poll::Pending => break,
-                    Poll::Ready(Step::Again) => {}
-                    Poll::Ready(Step::Done(lease)) => {
-                        let commands = exec.blocks.commands(asked.block);
-                        let said = Said::answered(std::mem::take(&mut asked.said), commands);
-                        let is_executed = said.is_executed(commands);
-                        self.give_lease(lease, said.bytes(), is_executed, exec.behind);
-                        exec.said[asked.block] = said;
-                        asked.is_over = true;
-                    }
-                    Poll::Ready(Step::Failed(failure)) => {
-                        let server = asked.server.as_str();
-                        self.lease_lost(server, &failure.why);
-                        let is_unknown = failure.was_sent && exec.transaction.changes_all();
-                        let (text, outcome) = if is_unknown {
-                            let why = failure.why.to_string();
-                            (error::unknown_outcome(server, &why), Outcome::Unknown)
-                        } else {
-                            (failure.why.error(server), Outcome::NotExecuted)
-                        };
-                        let mut reply = Vec::new();
-                        put_error(&mut reply, &text);
-                        exec.said[asked.block] = Said::failed(reply, outcome);
-                        asked.is_over = true;
+        let changes_all = exec.transaction.changes_all();
+        let mut goes_on = false;
+        for asked in others.iter_mut().filter(|asked| !asked.is_over) {
+            let said = match self.poll_asked_block(asked, cx) {
+                Poll::Pending => continue,
+                Poll::Ready(Step::Again) => {
+                    goes_on = true;
+                    continue;
+                }
+                Poll::Ready(Step::Done(lease)) => {
+                    let commands = exec.blocks.commands(asked.block);
+                    let said = Said::answered(std::mem::take(&mut asked.said), commands);
+                    let is_executed = said.is_executed(commands);
+                    self.give_lease(lease, said.bytes(), is_executed, exec.behind);
+                    if is_executed || said.bytes().starts_with(b"-") {
+                        said
+                    } else {
+                        failed(error::NO_EXEC, changes_all)
                     }
                 }
-            }
+                Poll::Ready(Step::Failed(failure)) => {
+                    let server = asked.server.as_str();
+                    self.lease_lost(server, &failure.why);
+                    if failure.was_sent && changes_all {
+                        let why = failure.why.to_string();
+                        failed(&error::unknown_outcome(server, &why), true)
+                    } else {
+                        failed(&failure.why.error(server), false)
+                    }
+                }
+            };
+            exec.said[asked.block] = said;
+            asked.is_over = true;
+        }
+        if goes_on {
+            return ON;
         }
         if !others.iter().all(|asked| asked.is_over) {
             return Poll::Pending;
@@ -625,6 +630,20 @@ impl Worker {
             | Class::Denied(_) => unreachable!("it is not the proxy's to answer"),
         }
     }
+}
+
+/// What a group has said of which there is this error instead.
+fn failed(text: &str, is_unknown: bool) -> Said {
+    let mut reply = Vec::new();
+    put_error(&mut reply, text);
+    Said::failed(
+        reply,
+        if is_unknown {
+            Outcome::Unknown
+        } else {
+            Outcome::NotExecuted
+        },
+    )
 }
 
 /// `CLIENT REPLY SKIP`, which has no reply itself; in a transaction it is about what follows that.

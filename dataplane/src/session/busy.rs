@@ -2,10 +2,14 @@
 //!
 //! A server that has been running a script for long answers `-BUSY` to all others, but for a few commands;
 //! what came behind the script on its own connection it does not even read. So scripts have pipes of
-//! their own ([`super::calls`]), and what is to end one goes by the usual pipe of each group, which is
-//! there already: to a busy server none could be opened, as it agrees to nothing that is said first on one.
+//! their own ([`super::calls`]), and what is to end one goes by the usual pipe of each group. Where that is not
+//! open, it will not be: a busy server agrees to nothing that is said first on a connection. There it is
+//! called out past the door ([`crate::backend`]), on a connection that serves nothing else. Ending a script
+//! changes no key, so that it needs nobody's leave.
 //!
 //! A group that cannot be reached is no reason not to ask the others: the script may be theirs.
+
+use std::rc::Rc;
 
 use super::Dispatched;
 use crate::{
@@ -16,6 +20,14 @@ use crate::{
     resp::{Protocol, Request, put_error},
     worker::Worker,
 };
+
+/// How a group is asked.
+enum To {
+    Pipe(u32),
+    PastTheDoor(u16),
+    /// It is not: why.
+    Nobody(Rc<str>),
+}
 
 impl Worker {
     /// Asks each group that owns slots, busy or not.
@@ -44,11 +56,16 @@ impl Worker {
         let mut asked = Vec::new();
         for group in topology.owners() {
             let pipe = self.backends.pipe(group, way);
-            match self.backends.admit(pipe, &task) {
-                Ok(()) => asked.push(Ok(pipe)),
-                Err(Refusal::Down(why)) => asked.push(Err(why)),
+            asked.push(match self.backends.admit(pipe, &task) {
+                Ok(()) | Err(Refusal::Down(_))
+                    if merge == Merge::Any && self.backends.may_be_busy(pipe) =>
+                {
+                    To::PastTheDoor(group)
+                }
+                Ok(()) => To::Pipe(pipe),
+                Err(Refusal::Down(why)) => To::Nobody(why),
                 Err(Refusal::Full) => return Dispatched::Waits,
-            }
+            });
         }
         let (micros, may_write) = (self.micros, command.may_write());
         let whole = self.clients.pending(id, Kind::Split, may_write, micros);
@@ -63,11 +80,15 @@ impl Worker {
                 ..whole
             };
             match asked {
-                Ok(pipe) => {
+                To::Pipe(pipe) => {
                     self.backends.output(pipe).extend_from_slice(request.raw());
                     self.backends.expect(pipe, pending);
                 }
-                Err(why) => {
+                To::PastTheDoor(group) => {
+                    let most = self.serving.connect_timeout;
+                    self.backends.call_out(group, request.raw(), pending, most);
+                }
+                To::Nobody(why) => {
                     let mut reply = Vec::new();
                     put_error(&mut reply, &*why);
                     let (piece, not) = (Piece::whole(&reply), Outcome::NotExecuted);

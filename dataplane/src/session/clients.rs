@@ -382,7 +382,8 @@ impl Clients {
     }
 
     /// Brings a message that no request asked for, whole, in the session's RESP; it goes behind the replies
-    /// to all requests so far. (A request that blocks has taken no number, so that messages pass it.)
+    /// to all requests so far. (A request that blocks has taken no number, so that messages pass it; a
+    /// transaction withholds them.)
     /// Nobody can be made wait with messages: a session that has not taken as many as it may is closed.
     /// One that is gone gets none.
     pub(crate) fn push(&mut self, id: u32, message: &[u8]) {
@@ -392,9 +393,14 @@ impl Clients {
         if session.is_closed() {
             return;
         }
-        session.outbox.append(message);
-        if session.outbox.buffered() > self.output_limit {
-            let (client, bytes) = (session.client.id, session.outbox.buffered());
+        let withheld = session.detour.as_mut();
+        let withheld = withheld.and_then(|detour| detour.withhold(message));
+        if withheld.is_none() {
+            session.outbox.append(message);
+        }
+        let bytes = session.outbox.buffered() + withheld.unwrap_or(0);
+        if bytes > self.output_limit {
+            let client = session.client.id;
             tracing::warn!(client, bytes, "closed: it does not take its messages");
             self.overrun += 1;
             self.wake_flusher(); // which counts it

@@ -61,6 +61,19 @@ impl Detour {
         }
     }
 
+    /// Keeps a message back that would come between the replies of a transaction; how many bytes are kept then.
+    /// `None`: it need not be.
+    pub(super) fn withhold(&mut self, message: &[u8]) -> Option<usize> {
+        match self {
+            Self::Exec(exec) => Some(exec.withhold(message)),
+            Self::Upload(_)
+            | Self::Block(_)
+            | Self::Watching(_)
+            | Self::Replicas(_)
+            | Self::Gather(_) => None,
+        }
+    }
+
     /// Whether it is the client that has to send more.
     pub(super) fn waits_for_client(&self) -> bool {
         match self {

@@ -184,6 +184,7 @@ impl Worker {
         if self.trackers.sessions.is_empty() {
             self.trackers.table.clear();
             self.backends.retire_hearing(Hearing::Shared);
+            self.backends.retire_hearing(Hearing::Scripts);
         }
         let needed = self.trackers.strata();
         self.backends.retire_strata(&needed);
