@@ -11,10 +11,11 @@ RIGGED  := dataplane/seeded-bugs,controlplane/seeded-bugs
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps servers build demo rigged test chaos commands clients conformance lint bench bench-memory hotpath fuzz
+.PHONY: help deps servers build demo rigged test chaos commands clients conformance lint bench bench-memory \
+  bench-migration hotpath fuzz
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what this machine lacks (Debian packages); nothing where all is there
 	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind
@@ -69,6 +70,10 @@ bench: deps ## Compare a request's cost with other proxies'; writes BENCHMARKS.m
 bench-memory: deps ## Measure memory, and what bad days do to clients; writes BENCHMARKS.md
 	$(MAKE) build PROFILE=release
 	$(BENCH) memory $(ARGS)
+
+bench-migration: deps ## Move slots with and without load, beside Redis Cluster; writes BENCHMARKS.md
+	$(MAKE) build PROFILE=release
+	$(BENCH) migration $(ARGS)
 
 hotpath: ## Count the instructions of a request; fails if they are not those recorded (ARGS=--update)
 	@./.ci/deps valgrind

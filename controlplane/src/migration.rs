@@ -39,8 +39,9 @@
 //!      settled since. With it, proxies release what they hold to the target.
 //!
 //!    Until that commit the hold can be given up at any time, and is after [`HOLD_BUDGET`]: the slots are
-//!    served by the source again, and the batch is tried again later. A batch that takes too long is
-//!    tried slot by slot behind all others; a slot that alone takes too long is left where it is.
+//!    served by the source again, and the batch is tried again later. Slots with big values that change
+//!    all the time come behind all others, each alone. A batch that takes too long is tried slot by slot
+//!    behind those; a slot that alone takes too long is left where it is.
 //! 4. *COMMITTED*: all slots are the target's. There is no way back but another migration.
 //! 5. *REAPING* deletes what the source still has of them, page by page, and never of a slot that the
 //!    source owns ([`reapable`]). Only when that is over the slots can move again: what was left of a
@@ -305,6 +306,8 @@ pub enum Copying {
     Following {
         /// Keys that are not equal yet.
         dirty: u64,
+        /// Slots that take long to be settled: big values in them change, or are not equal yet.
+        slow: SlotSet,
     },
     /// The target has of the batch what the source has: seen after the source was quiet in this hold.
     Settled {
@@ -524,12 +527,12 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
     if !(w.claims.source && w.claims.target) {
         return Step::Claim;
     }
-    let dirty = match w.copy {
+    let (dirty, slow) = match w.copy {
         Copying::None => return begin_copy(w, m.entered),
         Copying::Underway => return Step::Wait(Why::Copy),
         // Settled in a hold that was given up: it follows again.
-        Copying::Settled { .. } => 0,
-        Copying::Following { dirty } => dirty,
+        Copying::Settled { .. } => (0, SlotSet::EMPTY),
+        Copying::Following { dirty, slow } => (dirty, slow),
     };
     if m.wish == Wish::Pause {
         return Step::Wait(Why::Paused);
@@ -549,7 +552,7 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
     if dirty > DIRTY_MAX {
         return Step::Wait(Why::Dirty(dirty));
     }
-    Step::Record(Advance::Hold(next_batch(m)))
+    Step::Record(Advance::Hold(next_batch(m, slow)))
 }
 
 /// The copy begins when all proxies note what it cannot see; or without them, and then believes that
@@ -710,14 +713,17 @@ fn pause(tries: u32) -> Duration {
     (first * 2_u32.saturating_pow(tries.saturating_sub(1))).min(longest)
 }
 
-/// What is held next: the slots not tried yet, some at a time; then, one at a time, those that took too
-/// long together with others.
-fn next_batch(m: &Migration) -> SlotSet {
+/// What is held next: the slots not tried yet, some at a time; then, one at a time, those that are slow, and
+/// those that took too long together with others.
+fn next_batch(m: &Migration, slow: SlotSet) -> SlotSet {
     let fresh = m.remaining().without(&m.deferred);
-    if fresh.is_empty() {
-        m.remaining().iter().take(1).collect()
+    let quick = fresh.without(&slow);
+    if !quick.is_empty() {
+        quick.iter().take(BATCH_MAX).collect()
+    } else if !fresh.is_empty() {
+        fresh.iter().take(1).collect()
     } else {
-        fresh.iter().take(BATCH_MAX).collect()
+        m.remaining().iter().take(1).collect()
     }
 }
 

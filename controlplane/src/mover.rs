@@ -64,6 +64,7 @@ pub use self::{
 
 mod attempt;
 mod clean;
+mod company;
 mod dirty;
 mod examine;
 mod groups;

@@ -1,16 +1,16 @@
 //! How fast the keys of slots are copied between two servers on this machine: `cargo run --example copy`.
 //!
-//! 200,000 keys of 100 bytes, of which those of all slots are copied, without load.
+//! 200,000 keys of 100 bytes, of which those of all slots are copied, without load; then big values.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a benchmark fails by panicking, and prints
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use controlplane::mover::{Copy, Endpoint, Mandate, Plan, Settle, Stage};
+use controlplane::mover::{Copy, Dirt, Endpoint, Mandate, Plan, Settle, Stage};
 use proto::{ClusterId, MigrationId, ServerAddr, Slot, settled::Streams};
 use redis::{cmd, pipe};
 use tests::Server;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 const KEYS: usize = 200_000;
 
@@ -55,45 +55,73 @@ async fn main() {
         pipe.query_async::<()>(&mut link).await.unwrap();
     }
     for lanes in [1, 2, 4, 8] {
-        let endpoint = |server: &Server| Endpoint {
-            address: ServerAddr::new(server.addr.clone()).unwrap(),
-            login: None,
-        };
-        let begun = Instant::now();
-        let mut copy = Copy::begin(Plan {
-            name: MigrationId::new("bench").unwrap(),
-            mandate: Arc::new(Mandate {
-                cluster: ClusterId::new("bench").unwrap(),
-                term: 1,
-                incarnation: "0f".repeat(16),
-            }),
-            source: endpoint(&source),
-            target: endpoint(&target),
-            slots: Slot::all().collect(),
-            lanes: NonZeroUsize::new(lanes).unwrap(),
-            patience: Duration::from_secs(10),
-        });
-        let mut progress = copy.progress();
-        progress
-            .wait_for(|p| p.stage == Stage::Copying)
-            .await
-            .unwrap();
-        let cleaned = begun.elapsed();
-        progress
-            .wait_for(|p| p.stage == Stage::Following)
-            .await
-            .unwrap();
-        let copied = begun.elapsed() - cleaned;
-        let settle = Settle {
-            slots: Slot::all().collect(),
-            streams: Streams::These(Default::default()),
-            budget: Duration::from_secs(10),
-        };
-        let evidence = copy.settle(settle).await.unwrap();
+        let (copied, settled) = copy(&source, &target, lanes).await;
         let rate = KEYS as f64 / copied.as_secs_f64();
-        println!(
-            "{lanes} lanes: cleaned in {cleaned:?}, copied in {copied:?} ({rate:.0} keys/s), settled in {:?}",
-            evidence.took
-        );
+        println!("{lanes} lanes: {rate:.0} keys/s, settled in {settled:?}");
     }
+    for (name, script) in [
+        (
+            "a string of 64 MiB",
+            "redis.call('SETRANGE', KEYS[1], 67108863, 'x')",
+        ),
+        (
+            "a zset of 500,000",
+            "for n = 1, 500000 do redis.call('ZADD', KEYS[1], n, 'member:' .. n) end",
+        ),
+    ] {
+        let mut drop_others = cmd("EVAL");
+        drop_others.arg(format!(
+            "for _, key in ipairs(redis.call('KEYS', '[^{{]*')) do redis.call('UNLINK', key) end {script}"
+        ));
+        drop_others
+            .arg(1)
+            .arg("big")
+            .exec_async(&mut link)
+            .await
+            .unwrap();
+        let (copied, settled) = copy(&source, &target, 2).await;
+        println!("{name}: {copied:?}, settled in {settled:?}");
+    }
+}
+
+/// Copies all slots; how long that took, big values included, and how long it took to settle them.
+async fn copy(source: &Server, target: &Server, lanes: usize) -> (Duration, Duration) {
+    let endpoint = |server: &Server| Endpoint {
+        address: ServerAddr::new(server.addr.clone()).unwrap(),
+        login: None,
+    };
+    let mut copy = Copy::begin(Plan {
+        name: MigrationId::new("bench").unwrap(),
+        mandate: Arc::new(Mandate {
+            cluster: ClusterId::new("bench").unwrap(),
+            term: 1,
+            incarnation: "0f".repeat(16),
+        }),
+        source: endpoint(source),
+        target: endpoint(target),
+        slots: Slot::all().collect(),
+        lanes: NonZeroUsize::new(lanes).unwrap(),
+        patience: Duration::from_secs(10),
+    });
+    let mut progress = copy.progress();
+    progress
+        .wait_for(|p| p.stage == Stage::Copying)
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    progress
+        .wait_for(|p| p.stage == Stage::Following)
+        .await
+        .unwrap();
+    while copy.dirt(Slot::all().collect()).await != Ok(Dirt::default()) {
+        sleep(Duration::from_millis(2)).await;
+    }
+    let copied = begun.elapsed();
+    let settle = Settle {
+        slots: Slot::all().collect(),
+        streams: Streams::These(Default::default()),
+        budget: Duration::from_secs(10),
+    };
+    let evidence = copy.settle(settle).await.unwrap();
+    (copied, evidence.took)
 }

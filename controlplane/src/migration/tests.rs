@@ -81,6 +81,12 @@ fn incarnations(names: &[&str]) -> BTreeSet<Incarnation> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// A copy that has so much to copy again, of small keys.
+fn following(dirty: u64) -> Copying {
+    let slow = SlotSet::EMPTY;
+    Copying::Following { dirty, slow }
+}
+
 /// Two proxies that have answered all; a fence around the source that spares both; the copy follows.
 fn world() -> World {
     World {
@@ -92,7 +98,7 @@ fn world() -> World {
             source: true,
             target: true,
         },
-        copy: Copying::Following { dirty: 0 },
+        copy: following(0),
         census: Some(incarnations(&["p1", "p2"])),
         proxies: proxies(&["p1", "p2"]),
         fence: Some(Fenced {
@@ -181,10 +187,9 @@ fn a_copy_begins_on_servers_that_are_the_leaders_and_when_proxies_take_notes() {
 fn a_batch_is_held_when_it_will_be_short() {
     let m = copying_phase();
     check(&m, |_| {}, Step::Record(Advance::Hold(set("0-9"))));
-    let copy = |dirty| Copying::Following { dirty };
     check(
         &m,
-        |w| w.copy = copy(DIRTY_MAX + 1),
+        |w| w.copy = following(DIRTY_MAX + 1),
         Step::Wait(Why::Dirty(DIRTY_MAX + 1)),
     );
     check(&m, |w| w.census = None, Step::Count);
@@ -217,14 +222,17 @@ fn batches_are_bounded_and_what_takes_long_goes_last_and_alone() {
         slots: set("0-299"),
         ..copying_phase()
     };
-    assert_eq!(next_batch(&m), set("0-127"));
+    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("0-127"));
+    assert_eq!(next_batch(&m, set("0-49")), set("50-177"));
+    assert_eq!(next_batch(&m, set("0-299")), set("0"));
     m.moved = set("0-99");
     m.deferred = set("100-102");
-    assert_eq!(next_batch(&m), set("103-230"));
+    assert_eq!(next_batch(&m, set("100-299")), set("103"));
+    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("103-230"));
     m.moved = set("0-99,103-299");
-    assert_eq!(next_batch(&m), set("100"));
+    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("100"));
     m.left = set("100");
-    assert_eq!(next_batch(&m), set("101"));
+    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("101"));
 }
 
 #[test]
@@ -559,7 +567,9 @@ fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
 fn endure(mut m: Migration, why: &GiveUp, most: usize) -> Migration {
     for _ in 0..most {
         m = match m.phase {
-            Phase::Copying { .. } => m.after(&Advance::Hold(next_batch(&m))).unwrap(),
+            Phase::Copying { .. } => m
+                .after(&Advance::Hold(next_batch(&m, SlotSet::EMPTY)))
+                .unwrap(),
             Phase::CuttingOver { .. } => m.after(&Advance::GiveUp(why.clone())).unwrap(),
             _ => break,
         };
@@ -598,7 +608,9 @@ fn batch_by_batch_all_is_moved() {
         ..copying_phase()
     };
     while let Phase::Copying { .. } = m.phase {
-        let held = m.after(&Advance::Hold(next_batch(&m))).unwrap();
+        let held = m
+            .after(&Advance::Hold(next_batch(&m, SlotSet::EMPTY)))
+            .unwrap();
         m = held.after(&Advance::Commit).unwrap();
     }
     assert_eq!(

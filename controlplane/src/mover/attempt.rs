@@ -24,14 +24,15 @@ use tokio::{
 use super::{
     Dirt, Evidence, Interruption, Plan, Progress, Request, Settle, Slots, Stage, Throttle,
     Unsettled, clean,
+    company::Commands,
     dirty::Key,
     examine,
     lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
-    pace::{self, Pace},
+    pace::{self, Pace, Usual},
     relay::Relay,
     report::Report,
-    scan,
+    scan::Pass,
     server::Server,
     tracker::{Tracker, barrier_prefix},
 };
@@ -144,7 +145,9 @@ impl<'a> Attempt<'a> {
                 .map_err(Interruption::Target)?;
         }
 
-        let usual = pace::usual(&mut source).await;
+        let commands = Commands::default();
+        source.count_in(&commands);
+        let usual = Usual::of(&mut source, &commands).await;
         let usual = usual.map_err(Interruption::Source)?;
         let pace = Arc::new(Pace::new(throttle.clone(), usual));
         let report = Arc::new(Report::new(plan.lanes.get()));
@@ -176,7 +179,8 @@ impl<'a> Attempt<'a> {
         let mut found = Vec::new();
         for (number_of_lane, (big, notices)) in lanes.into_iter().enumerate() {
             let source = opener.open(&plan.source, next()).await;
-            let source = source.map_err(Interruption::Source)?;
+            let mut source = source.map_err(Interruption::Source)?;
+            source.0.count_in(&commands);
             let target = opener.open(&plan.target, next()).await;
             let target = target.map_err(Interruption::Target)?;
             let own = own_keys(&plan.name, number_of_lane);
@@ -206,17 +210,25 @@ impl<'a> Attempt<'a> {
             tasks.spawn(async move { Err(lane.run().await) });
         }
         let link = opener.open(&plan.source, next()).await;
-        let (link, is) = link.map_err(Interruption::Source)?;
+        let (mut link, is) = link.map_err(Interruption::Source)?;
+        link.count_in(&commands);
         tell(progress, |progress| {
             progress.stage = Stage::Copying;
             progress.total = is.keys();
         });
         let databases = is.keyspace.into_keys().collect();
-        tasks.spawn(scan::pass(link, databases, slots, found, report.clone()));
+        let pass = Pass {
+            slots,
+            lanes: found,
+            report: report.clone(),
+            pace: pace.clone(),
+        };
+        tasks.spawn(pass.run(link, databases));
         let link = opener.open(&plan.source, next()).await;
-        let (link, _) = link.map_err(Interruption::Source)?;
-        let watched = pace.clone();
-        tasks.spawn(async move { Err(Interruption::Source(pace::watch(link, watched).await)) });
+        let (mut link, _) = link.map_err(Interruption::Source)?;
+        link.count_in(&commands);
+        let watch = pace::watch(link, commands, pace.clone());
+        tasks.spawn(async move { Err(Interruption::Source(watch.await)) });
         Ok(Self {
             plan,
             opener,

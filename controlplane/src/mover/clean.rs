@@ -11,6 +11,7 @@ use proto::{
 use super::{
     dirty::Key,
     link::{Link, LinkError},
+    pace::Portion,
     reply::Reply,
     scan::Walk,
 };
@@ -25,7 +26,7 @@ pub(super) async fn clean(link: &mut Link, slots: &SlotSet, own: &str) -> Result
     for database in link.server().await?.keyspace.into_keys() {
         link.select(database).await?;
         let mut walk = Walk::new();
-        while let Some(keys) = walk.next(link).await? {
+        while let Some(keys) = walk.next(link, Portion::LARGE.scan).await? {
             deleted += unlink(link, &of_slots(&keys, slots)).await?;
             let keys = keys.iter().map(|key| &key[..]);
             let ours: Vec<_> = keys.filter(|key| key.starts_with(own.as_bytes())).collect();

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use proto::SlotSet;
+use proto::{Slot, SlotSet};
 
 /// A key, as a server has it. Shared, never copied.
 pub(super) type Key = Arc<[u8]>;
@@ -38,6 +38,11 @@ impl Dirty {
     /// How many of them are of these slots.
     pub(super) fn count_of(&self, slots: &SlotSet) -> usize {
         self.queue.iter().filter(|key| slots.owns(key)).count()
+    }
+
+    /// Their slots.
+    pub(super) fn slots(&self) -> SlotSet {
+        self.queue.iter().map(|key| Slot::of_key(key)).collect()
     }
 
     /// How many there are.
@@ -83,8 +88,6 @@ impl Dirty {
 
 #[cfg(test)]
 mod tests {
-    use proto::Slot;
-
     use super::*;
 
     fn key(text: &str) -> Key {
@@ -112,6 +115,10 @@ mod tests {
         }
         let slots: SlotSet = [Slot::of_key(b"a")].into_iter().collect();
         assert_eq!(dirty.count_of(&slots), 2);
+        assert_eq!(
+            dirty.slots(),
+            slots.with(&[Slot::of_key(b"b")].into_iter().collect())
+        );
         assert_eq!(dirty.take_of(&slots), [key("a"), key("{a}2")]);
         assert!(!dirty.contains(&key("a")) && dirty.contains(&key("b")));
         assert_eq!(dirty.len(), 1);

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{SLOT_COUNT, SlotSet};
+use proto::{SLOT_COUNT, Slot, SlotSet};
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -32,13 +32,14 @@ use tokio::{
 use super::{
     Interruption, Throttle,
     dirty::{Dirty, Key},
+    pace::Portion,
     pieces::{Go, Outcome},
     relay::{LATER, Relay},
     report::Report,
 };
 
-/// Keys that are copied in one round trip, at most.
-pub(super) const BATCH: usize = 128;
+/// Big keys that are handed over by one notice.
+const HANDED: usize = 128;
 /// Dirty keys of one lane that go before those the pass has found.
 const MANY: usize = 8192;
 /// Memory that the dirty keys of one lane may take. Beyond it the copy starts over: nobody could cut over
@@ -107,7 +108,7 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// How long changes are gathered before they are copied, when the pass is over: a key that changes
+    /// How long changes are gathered since the last were copied, when the pass is over: a key that changes
     /// all the time is not copied more often.
     fn gathers(&self) -> Duration {
         match self {
@@ -117,9 +118,9 @@ impl Role {
     }
 
     /// How many dirty keys are copied before notices are heard again.
-    fn batch(&self) -> usize {
+    fn batch(&self, portion: Portion) -> usize {
         match self {
-            Self::Common(_) => BATCH,
+            Self::Common(_) => portion.keys,
             Self::Big => 1,
         }
     }
@@ -154,6 +155,10 @@ pub(super) struct State {
     under_way: Vec<Key>,
     /// Streams of the lane for big keys whose groups alone may have changed.
     touched: HashSet<Key>,
+    /// Big keys whose first copy is over, of the lane for them.
+    tried: HashSet<Key>,
+    /// The slots of those that have changed since.
+    hot: SlotSet,
     /// Keys of the lane for big keys.
     handed: HashSet<Key>,
     /// Those of them that it is still to be told of: that they have changed, and of their groups.
@@ -166,6 +171,8 @@ pub(super) struct State {
     /// The newest barrier that came.
     barrier: u64,
     drain: Option<Drain>,
+    /// When changes were copied last.
+    last_round: Option<Instant>,
     /// Before it changes are gathered.
     next_round: Option<Instant>,
 }
@@ -227,8 +234,11 @@ impl State {
             self.kept.insert(key);
             return;
         }
+        if self.tried.contains(&key) {
+            self.hot = self.hot.with(&[Slot::of_key(&key)].into_iter().collect());
+        }
         if self.dirty.is_empty() {
-            self.next_round = Some(Instant::now() + role.gathers());
+            self.next_round = self.last_round.map(|last| last + role.gathers());
         }
         self.dirty.insert(key);
     }
@@ -267,6 +277,9 @@ impl Lane {
             return Err(Interruption::TooManyDirty);
         }
         self.report.dirty(self.number, state.dirty.len());
+        if matches!(self.role, Role::Big) {
+            self.report.slow(state.dirty.slots().with(&state.hot));
+        }
         if state.due().is_some()
             && let Some(drain) = state.drain.take()
         {
@@ -280,7 +293,9 @@ impl Lane {
         let gathering = self.state.next_round.filter(|round| *round > now);
         let round = self.found.is_none() && dirty > 0 && gathering.is_none();
         if !paused && (round || dirty >= MANY) {
-            let keys = self.state.dirty.take(self.role.batch());
+            self.state.last_round = Some(now);
+            let portion = self.relay.portion();
+            let keys = self.state.dirty.take(self.role.batch(portion));
             self.state.under_way.clone_from(&keys);
             self.copy_everywhere(&keys, None).await?;
             self.state.under_way.clear();
@@ -327,7 +342,7 @@ impl Lane {
         };
         while !self.state.handing.is_empty() {
             match big.try_reserve() {
-                Ok(place) => place.send(Notice::Changed(self.state.handing.take(BATCH))),
+                Ok(place) => place.send(Notice::Changed(self.state.handing.take(HANDED))),
                 Err(TrySendError::Full(())) => return Ok(false),
                 Err(TrySendError::Closed(())) => return Err(Interruption::LaneGone),
             }
@@ -350,8 +365,15 @@ impl Lane {
         let databases = self.relay.databases().await?;
         self.state.databases.extend(databases);
         for database in self.state.databases.clone() {
-            for batch in keys.chunks(BATCH) {
+            for batch in keys.chunks(Portion::LARGE.keys) {
                 self.copy(database, batch, drain).await?;
+            }
+        }
+        if matches!(self.role, Role::Big) {
+            for key in keys {
+                if self.state.tried.insert(key.clone()) {
+                    self.report.tried_big();
+                }
             }
         }
         Ok(())
@@ -385,7 +407,9 @@ impl Lane {
         for (key, size) in copied.big {
             match self.role {
                 Role::Common(_) => {
-                    self.state.handed.insert(key.clone());
+                    if self.state.handed.insert(key.clone()) {
+                        self.report.found_big();
+                    }
                     self.state.handing.insert(key);
                 }
                 Role::Big => self.copy_in_pieces(database, &key, size, drain).await?,
@@ -428,7 +452,9 @@ impl Lane {
                     (None, None) => Go::On,
                 }
             };
-            match relay.copy_in_pieces(database, key, size, goes_on).await? {
+            let hurry = drain.is_some();
+            let copied = relay.copy_in_pieces(database, key, size, hurry, goes_on);
+            match copied.await? {
                 Outcome::Done { stream } => {
                     if stream {
                         self.state.streams.insert(key.clone());

@@ -15,6 +15,7 @@ use proto::{
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time};
 
 use super::{
+    company::Commands,
     reply::{Replies, Reply},
     server::Server,
 };
@@ -112,6 +113,8 @@ pub(super) struct Link {
     broken: bool,
     /// Nothing is asked but reads: what was not executed may be asked for again.
     reads: bool,
+    /// Where what is asked is counted.
+    commands: Commands,
 }
 
 impl Opener {
@@ -142,6 +145,7 @@ impl Opener {
             patience: self.patience,
             broken: false,
             reads: false,
+            commands: Commands::default(),
         };
         if let Some(login) = &endpoint.login {
             link.log_in(login).await?;
@@ -180,10 +184,12 @@ impl Link {
         let all = async {
             loop {
                 replies.clear();
+                self.commands.send(self.queued);
                 self.replies.stream().write_all(&self.output).await?;
                 for _ in 0..self.queued {
                     replies.push(self.replies.next().await?);
                 }
+                self.commands.answer(self.queued);
                 if !self.reads || !replies.iter().any(is_busy) {
                     return Ok(());
                 }
@@ -209,6 +215,11 @@ impl Link {
     /// again.
     pub(super) fn only_reads(&mut self) {
         self.reads = true;
+    }
+
+    /// From now on what is asked is counted here, too.
+    pub(super) fn count_in(&mut self, commands: &Commands) {
+        self.commands = commands.clone();
     }
 
     /// One command, and its reply. Nothing may be queued.

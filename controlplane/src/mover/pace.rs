@@ -1,9 +1,10 @@
 //! How fast a copy goes: as fast as it may, and as the source bears.
 //!
-//! Two things hold it back. A *rate*, which somebody has set. And *easing*: the source is asked for
-//! nothing every so often, and when its answers take clearly longer than before the copy began, the copy
-//! rests between its pieces, more and more; less and less when they are quick again. It never stops.
-//! What is copied while slots are held is not held back.
+//! Three things hold it back. A *rate*, which somebody has set. *Company*: while clients use the source,
+//! too, the copy takes small portions, so that nobody waits long behind one, and a quarter of the time at
+//! most. And *easing*: the source is asked for nothing every so often, and when its answers take clearly
+//! longer than before the copy began, the copy rests between its portions, more and more; less and less
+//! when they are quick again. It never stops. What is copied while slots are held is not held back.
 
 use std::{
     num::NonZeroU32,
@@ -18,53 +19,131 @@ use tokio::{
 
 use super::{
     Throttle,
+    company::{Commands, Company, Executed},
     link::{Link, LinkError},
 };
 
 /// How often the source is asked.
-const ASK: Duration = Duration::from_millis(50);
+const ASK: Duration = Duration::from_millis(20);
 /// How many of its first answers say what is usual.
-const USUAL: usize = 10;
-/// What an answer may take longer than thrice the usual: less cannot be told from chance.
-const TOLERANCE: Duration = Duration::from_millis(3);
+const USUAL: u32 = 10;
+/// How often it is asked between two looks at who else uses it.
+const LOOK: u32 = 25;
 /// The smallest part of its time that the copy takes.
-const LEAST: f64 = 1.0 / 16.0;
+const LEAST: f64 = 1.0 / 8.0;
 /// The longest rest between two pieces.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// A value counts as one key for each of these bytes.
 const BYTES: u64 = 4096;
 
+/// How much is asked of a server at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Portion {
+    /// Keys that are copied in one round trip, at most.
+    pub(super) keys: usize,
+    /// Keys that are looked at by one `SCAN`, about.
+    pub(super) scan: u64,
+    /// Bytes of a page of a big value, about.
+    pub(super) page: u64,
+    /// Elements of such a page, at most: adding one costs more than its bytes.
+    pub(super) elements: u64,
+    /// Pages that are asked for at a time, where it is known where each begins.
+    pub(super) pages: usize,
+}
+
+impl Portion {
+    /// A quarter of a millisecond of a server's time, about; pages take one or two together.
+    pub(super) const LARGE: Self = Self {
+        keys: 128,
+        scan: 512,
+        page: 64 << 10,
+        elements: 512,
+        pages: 8,
+    };
+    /// What clients hardly notice that come in between.
+    pub(super) const SMALL: Self = Self {
+        keys: 32,
+        scan: 128,
+        page: 64 << 10,
+        elements: 256,
+        pages: 1,
+    };
+}
+
+impl Company {
+    /// The largest part of its time that the copy takes.
+    fn most(self) -> f64 {
+        match self {
+            Self::Nobody => 1.0,
+            Self::Clients => 1.0 / 4.0,
+        }
+    }
+
+    /// How much more it takes after each good answer.
+    fn growth(self) -> f64 {
+        match self {
+            Self::Nobody => 0.05,
+            Self::Clients => 0.002,
+        }
+    }
+
+    /// Whether an answer takes clearly longer than usual: by less cannot be told from chance, or, where
+    /// nobody else asks, from waiting behind the copy itself.
+    fn is_slow(self, smooth: Duration, usual: Duration) -> bool {
+        match self {
+            Self::Nobody => smooth > usual * 3 + Duration::from_millis(3),
+            Self::Clients => smooth > usual * 3 / 2 + Duration::from_micros(200),
+        }
+    }
+}
+
 /// How much of its time the copy may use the source.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Easing {
+    company: Company,
     /// What an answer takes usually.
     usual: Duration,
     /// What it takes now, smoothed.
     smooth: Duration,
-    /// From [`LEAST`] to 1.
+    /// From [`LEAST`] to what the company allows.
     share: f64,
 }
 
 impl Easing {
-    fn new(usual: Duration) -> Self {
+    fn new(usual: Duration, company: Company) -> Self {
         Self {
+            company: Company::Nobody,
             usual,
             smooth: usual,
             share: 1.0,
+        }
+        .with(company)
+    }
+
+    /// In this company. When clients come, it begins with the least: what they bear is found out.
+    fn with(self, company: Company) -> Self {
+        let share = match (self.company, company) {
+            (Company::Nobody, Company::Clients) => LEAST,
+            (Company::Clients, Company::Clients) | (_, Company::Nobody) => self.share,
+        };
+        Self {
+            company,
+            share,
+            ..self
         }
     }
 
     /// After an answer that took this long.
     fn after(self, took: Duration) -> Self {
-        let smooth = (self.smooth * 3 + took) / 4;
-        let share = if smooth > self.usual * 3 + TOLERANCE {
+        let smooth = (self.smooth * 7 + took) / 8;
+        let share = if self.company.is_slow(smooth, self.usual) {
             self.share * 0.8
         } else {
-            self.share + 0.05
+            self.share + self.company.growth()
         };
         Self {
             smooth,
-            share: share.clamp(LEAST, 1.0),
+            share: share.clamp(LEAST, self.company.most()),
             ..self
         }
     }
@@ -94,10 +173,10 @@ struct State {
 }
 
 impl Pace {
-    /// Of a source whose answers usually take this long.
-    pub(super) fn new(throttle: watch::Receiver<Throttle>, usual: Duration) -> Self {
+    /// Of a source that is usually like this.
+    pub(super) fn new(throttle: watch::Receiver<Throttle>, usual: Usual) -> Self {
         let state = State {
-            easing: Easing::new(usual),
+            easing: Easing::new(usual.answer, usual.company),
             rate: None,
             free: Instant::now(),
         };
@@ -130,31 +209,68 @@ impl Pace {
         })
     }
 
+    /// How much may be asked at once.
+    pub(super) fn portion(&self) -> Portion {
+        match self.with(|state| state.easing.company) {
+            Company::Nobody => Portion::LARGE,
+            Company::Clients => Portion::SMALL,
+        }
+    }
+
     /// How much of its time the copy uses the source, in percent.
     pub(super) fn percent(&self) -> u8 {
         self.with(|state| state.easing.share * 100.0) as u8
     }
 }
 
-/// What an answer of the source takes usually.
-pub(super) async fn usual(source: &mut Link) -> Result<Duration, LinkError> {
-    let mut all = [Duration::ZERO; USUAL];
-    for took in &mut all {
-        time::sleep(ASK / 10).await;
-        *took = ask(source).await?;
+/// How a source is before a copy begins.
+pub(super) struct Usual {
+    /// What an answer takes.
+    answer: Duration,
+    company: Company,
+}
+
+impl Usual {
+    /// Asks for it, for a moment in which nothing is copied.
+    pub(super) async fn of(source: &mut Link, commands: &Commands) -> Result<Self, LinkError> {
+        let before = Executed::read(source, commands).await?;
+        let mut all = Duration::ZERO;
+        for _ in 0..USUAL {
+            time::sleep(ASK / 4).await;
+            all += ask(source).await?;
+        }
+        let after = Executed::read(source, commands).await?;
+        Ok(Self {
+            answer: all / USUAL,
+            company: after.company_since(&before),
+        })
     }
-    all.sort_unstable();
-    Ok(all[USUAL / 2])
 }
 
 /// Asks the source again and again, and lets the pace know.
-pub(super) async fn watch(mut source: Link, pace: Arc<Pace>) -> LinkError {
+pub(super) async fn watch(mut source: Link, commands: Commands, pace: Arc<Pace>) -> LinkError {
+    match keep_asking(&mut source, &commands, &pace).await {
+        Err(why) => why,
+        Ok(never) => match never {},
+    }
+}
+
+async fn keep_asking(
+    source: &mut Link,
+    commands: &Commands,
+    pace: &Pace,
+) -> Result<std::convert::Infallible, LinkError> {
+    let mut before = Executed::read(source, commands).await?;
     loop {
-        time::sleep(ASK).await;
-        match ask(&mut source).await {
-            Ok(took) => pace.with(|state| state.easing = state.easing.after(took)),
-            Err(why) => return why,
+        for _ in 0..LOOK {
+            time::sleep(ASK).await;
+            let took = ask(source).await?;
+            pace.with(|state| state.easing = state.easing.after(took));
         }
+        let now = Executed::read(source, commands).await?;
+        let company = now.company_since(&before);
+        pace.with(|state| state.easing = state.easing.with(company));
+        before = now;
     }
 }
 
@@ -172,7 +288,7 @@ mod tests {
 
     #[test]
     fn it_eases_off_and_comes_back() {
-        let mut easing = Easing::new(MS);
+        let mut easing = Easing::new(MS, Company::Nobody);
         for _ in 0..100 {
             easing = easing.after(5 * MS);
         }
@@ -185,12 +301,32 @@ mod tests {
             easing = easing.after(20 * MS);
         }
         assert_eq!(easing.share, LEAST);
-        assert_eq!(easing.rest(MS), 15 * MS);
+        assert_eq!(easing.rest(MS), 7 * MS);
         assert_eq!(easing.rest(1000 * MS), LONGEST_REST);
         for _ in 0..100 {
             easing = easing.after(MS);
         }
         assert_eq!(easing.share, 1.0);
+    }
+
+    #[test]
+    fn in_company_it_begins_with_little_and_never_takes_much() {
+        let mut easing = Easing::new(MS, Company::Clients);
+        assert_eq!(easing.share, LEAST);
+        for _ in 0..1000 {
+            easing = easing.after(MS);
+        }
+        assert_eq!(easing.share, 0.25);
+        for _ in 0..100 {
+            easing = easing.after(2 * MS);
+        }
+        assert_eq!(easing.share, LEAST);
+        easing = easing.with(Company::Nobody);
+        for _ in 0..100 {
+            easing = easing.after(2 * MS);
+        }
+        assert_eq!(easing.share, 1.0);
+        assert_eq!(easing.with(Company::Clients).share, LEAST);
     }
 
     #[test]

@@ -74,6 +74,15 @@ impl Kind {
         }
     }
 
+    /// Where the page begins behind that at a position, of this many elements, if it is known before that is
+    /// read.
+    pub(super) fn ahead(position: &Position, count: u64) -> Option<Position> {
+        match position {
+            Position::At(first) => Some(Position::At(first + count)),
+            Position::Cursor(_) | Position::Behind(_) => None,
+        }
+    }
+
     /// The command that reads the page at a position: of this many elements, about.
     pub(super) fn ask(
         self,

@@ -15,16 +15,12 @@ use tokio::time::{self, Instant};
 
 use super::{
     Interruption,
+    pace::Portion,
     pages::{Kind, Page, Position},
     relay::Relay,
     reply::Reply,
     value::{self, Expiry, Lasting, Verdict},
 };
-
-/// Bytes of a page, about.
-const PAGE: u64 = 64 << 10;
-/// Elements of a page, at most: adding one costs more than its bytes.
-const MOST: u64 = 512;
 
 /// How often it is asked again whether to go on.
 const WAIT: Duration = Duration::from_millis(10);
@@ -66,17 +62,18 @@ enum Step {
 }
 
 impl Relay {
-    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each page whether to go on; it
-    /// says when the pace allows it.
+    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each step whether to go on; it
+    /// says when the pace allows it. In a hurry it takes large portions, whoever else is there.
     pub(super) async fn copy_in_pieces(
         &mut self,
         database: u32,
         key: &[u8],
         size: u64,
+        hurry: bool,
         goes_on: impl FnMut(Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
-        let outcome = self.grow(key, size, goes_on).await?;
+        let outcome = self.grow(key, size, hurry, goes_on).await?;
         match outcome {
             Outcome::Done { .. } | Outcome::Unreadable => {}
             Outcome::Stopped | Outcome::Changed | Outcome::Later(_) => {
@@ -96,6 +93,7 @@ impl Relay {
         &mut self,
         key: &[u8],
         size: u64,
+        hurry: bool,
         mut goes_on: impl FnMut(Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         let name = match self.read(&[b"TYPE", key]).await? {
@@ -110,11 +108,6 @@ impl Relay {
             return Ok(Outcome::Unreadable);
         };
         let length = self.length(kind, key, true).await?;
-        let count = match kind {
-            Kind::String => PAGE,
-            _ if size == 0 => MOST,
-            _ => (PAGE * length / size).clamp(1, MOST),
-        };
         let place = self.place.clone();
         let place = place.as_bytes();
         self.target.push(&[b"UNLINK", place]);
@@ -124,12 +117,17 @@ impl Relay {
                 .push(&[b"XGROUP", b"CREATE", place, b"g", b"$", b"MKSTREAM"]);
             self.target.push(&[b"XGROUP", b"DESTROY", place, b"g"]);
         }
-        if kind == Kind::String && length > PAGE {
-            // Its last byte first: growing with each page, it would be moved about as a whole, again and
-            // again.
-            let last = (length - 1).to_string();
-            self.target
-                .push(&[b"SETRANGE", place, last.as_bytes(), b"\0"]);
+        if kind == Kind::String {
+            // No page makes an empty one.
+            self.target.push(&[b"SET", place, b""]);
+            // Its last byte first: that takes all of its memory at once (64 MiB: 30 to 80 ms). Growing with
+            // each page it would be quicker while its memory can be extended, and is moved about as a whole
+            // several times where it cannot, for up to 100 ms each time.
+            if length > 0 {
+                let last = (length - 1).to_string();
+                self.target
+                    .push(&[b"SETRANGE", place, last.as_bytes(), b"\0"]);
+            }
         }
         let mut position = kind.beginning();
         loop {
@@ -140,9 +138,27 @@ impl Relay {
                     Go::Stop => return Ok(Outcome::Stopped),
                 }
             }
-            let bytes = if size == 0 { 0 } else { PAGE.min(size) };
+            let portion = if hurry {
+                Portion::LARGE
+            } else {
+                self.portion()
+            };
+            let Portion { page, elements, .. } = portion;
+            let count = match kind {
+                Kind::String => page,
+                _ if size == 0 => elements,
+                _ => (page * length / size).clamp(1, elements),
+            };
+            let mut positions = vec![position];
+            while positions.len() < portion.pages
+                && let Some(next) = positions.last().and_then(|last| Kind::ahead(last, count))
+            {
+                positions.push(next);
+            }
+            let bytes = if size == 0 { 0 } else { page.min(size) };
+            let bytes = bytes * positions.len() as u64;
             let begun = Instant::now();
-            let step = self.page(kind, key, position, count).await?;
+            let step = self.step(kind, key, positions, count).await?;
             self.book(0, bytes, begun);
             match step {
                 Step::Next(next) => position = next,
@@ -162,33 +178,38 @@ impl Relay {
         self.take_place(kind, key).await
     }
 
-    /// Reads the page at a position while the one before is written, and queues what writes it.
-    async fn page(
+    /// Reads the pages at these positions while those before are written, and queues what writes them.
+    async fn step(
         &mut self,
         kind: Kind,
         key: &[u8],
-        position: Position,
+        positions: Vec<Position>,
         count: u64,
     ) -> Result<Step, Interruption> {
-        kind.ask(key, &position, count, |words| self.source.push(words));
+        for position in &positions {
+            kind.ask(key, position, count, |words| self.source.push(words));
+        }
         let (read, written) = tokio::join!(self.source.exchange(), self.target.exchange());
-        let reply = read.map_err(Interruption::Source)?.pop();
+        let replies = read.map_err(Interruption::Source)?;
         if let Some(outcome) = self.judge(written.map_err(Interruption::Target)?)? {
             return Ok(Step::End(outcome));
         }
-        let read = kind.page(position, reply.unwrap_or(Reply::Nil));
-        // Of another type now: it has changed.
-        let Ok((page, next)) = read else {
-            return Ok(Step::End(Outcome::Changed));
-        };
-        page.write(self.place.as_bytes(), |words| self.target.push(words));
-        if kind == Kind::Hash {
-            self.expire_fields(key, &page).await?;
+        let mut step = Step::Whole;
+        for (position, reply) in positions.into_iter().zip(replies) {
+            // Of another type now: it has changed.
+            let Ok((page, next)) = kind.page(position, reply) else {
+                return Ok(Step::End(Outcome::Changed));
+            };
+            page.write(self.place.as_bytes(), |words| self.target.push(words));
+            if kind == Kind::Hash {
+                self.expire_fields(key, &page).await?;
+            }
+            step = match next {
+                Some(next) => Step::Next(next),
+                None => return Ok(Step::Whole),
+            };
         }
-        Ok(match next {
-            Some(next) => Step::Next(next),
-            None => Step::Whole,
-        })
+        Ok(step)
     }
 
     /// Fields of hashes expire by themselves at newer servers.

@@ -1,7 +1,7 @@
 //! Deletes what the source still has of slots that have moved.
 //!
-//! Paced, for the source serves other slots meanwhile: it rests as long as each page took, and longer the
-//! longer an answer takes. Before each page it is asked whether the slots may be reaped yet.
+//! Paced, for the source serves other slots meanwhile, and nobody waits for it: it rests thrice as long as
+//! each page took, and longer the longer an answer takes. Before each page it is asked whether the slots may be reaped yet.
 
 use std::time::Duration;
 
@@ -17,6 +17,10 @@ use super::{
     scan::Walk,
 };
 
+/// Keys that are looked at, and perhaps deleted, at a time.
+const PAGE: u64 = 128;
+/// How long is rested after a page, in times of what it took.
+const REST: u32 = 3;
 /// The longest that is rested between two pages.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
@@ -56,7 +60,7 @@ pub(super) async fn reap(
         let mut walk = Walk::new();
         loop {
             let begun = Instant::now();
-            let Some(keys) = walk.next(link).await? else {
+            let Some(keys) = walk.next(link, PAGE).await? else {
                 break;
             };
             let doomed = of_slots(&keys, slots);
@@ -68,7 +72,7 @@ pub(super) async fn reap(
                 reaped.seen += keys.len() as u64;
                 reaped.deleted += deleted;
             });
-            time::sleep(begun.elapsed().min(LONGEST_REST)).await;
+            time::sleep((begun.elapsed() * REST).min(LONGEST_REST)).await;
         }
     }
     Ok(())

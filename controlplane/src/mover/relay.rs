@@ -13,7 +13,7 @@ use super::{
     Interruption,
     dirty::Key,
     link::Link,
-    pace::Pace,
+    pace::{Pace, Portion},
     reply::Reply,
     report::Report,
     server::{Server, keyspace},
@@ -159,6 +159,11 @@ impl Relay {
             self.not_before = self.not_before.max(Instant::now() + LATER);
         }
         Ok(copied)
+    }
+
+    /// How much may be asked at once, if no slots are held for it.
+    pub(super) fn portion(&self) -> Portion {
+        self.pace.portion()
     }
 
     /// After so many keys of so many bytes, which were begun then: says when the next may be.

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use proto::SlotSet;
+
 /// What is told of a copy.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Progress {
@@ -29,6 +31,11 @@ pub struct Progress {
     pub dirty: u64,
     /// Big keys that are to be copied by pieces, for the first time or again.
     pub big: u64,
+    /// Big keys whose first copy is not over.
+    pub fresh: u64,
+    /// Slots that have a big key that is to be copied, or has changed since it was: they take longest to be
+    /// settled.
+    pub slow: SlotSet,
     /// Keys copied a second, lately.
     pub keys_per_second: u64,
     /// How much of its time the copy uses the source, in percent: less than 100 when that answers more
@@ -59,6 +66,8 @@ pub(super) struct Report {
     bytes: AtomicU64,
     /// Of each lane; of the one for big keys last.
     dirty: Vec<AtomicU64>,
+    fresh: AtomicU64,
+    slow: Mutex<SlotSet>,
     waits_for: Mutex<Option<String>>,
 }
 
@@ -70,6 +79,8 @@ impl Report {
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dirty: (0..=lanes).map(|_| AtomicU64::new(0)).collect(),
+            fresh: AtomicU64::new(0),
+            slow: Mutex::new(SlotSet::EMPTY),
             waits_for: Mutex::new(None),
         }
     }
@@ -88,6 +99,21 @@ impl Report {
     /// How many dirty keys a lane has.
     pub(super) fn dirty(&self, lane: usize, keys: usize) {
         self.dirty[lane].store(keys as u64, Relaxed);
+    }
+
+    /// A big key is found, and its first copy to be made.
+    pub(super) fn found_big(&self) {
+        self.fresh.fetch_add(1, Relaxed);
+    }
+
+    /// The first copy of a big key is over, however it went.
+    pub(super) fn tried_big(&self) {
+        self.fresh.fetch_sub(1, Relaxed);
+    }
+
+    /// These slots take longest to be settled.
+    pub(super) fn slow(&self, slots: SlotSet) {
+        *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = slots;
     }
 
     /// Why the target takes no write, if it does not.
@@ -111,6 +137,8 @@ impl Report {
         let mut dirty = self.dirty.iter().map(|lane| lane.load(Relaxed));
         progress.big = dirty.next_back().unwrap_or(0);
         progress.dirty = dirty.sum();
+        progress.fresh = self.fresh.load(Relaxed);
+        progress.slow = *self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         let waits_for = self.waits_for.lock();
         progress.waits_for = waits_for.unwrap_or_else(PoisonError::into_inner).clone();
     }

@@ -11,14 +11,12 @@ use tokio::sync::mpsc;
 use super::{
     Interruption,
     dirty::Key,
-    lane::{self, BATCH, Found},
+    lane::{self, Found},
     link::{Link, LinkError},
+    pace::Pace,
     reply::Reply,
     report::Report,
 };
-
-/// Keys that the server looks at for one call, about: a quarter of a millisecond of its time.
-const COUNT: &[u8] = b"512";
 
 /// A walk through one database.
 pub(super) struct Walk {
@@ -33,13 +31,18 @@ impl Walk {
         Self { cursor }
     }
 
-    /// The next keys, of whatever slot; each key that is there all the time comes at least once. `None`:
-    /// that was all.
-    pub(super) async fn next(&mut self, link: &mut Link) -> Result<Option<Vec<Key>>, LinkError> {
+    /// The next keys, of whatever slot, for which the server looks at `most`, about; each key that is there
+    /// all the time comes at least once. `None`: that was all.
+    pub(super) async fn next(
+        &mut self,
+        link: &mut Link,
+        most: u64,
+    ) -> Result<Option<Vec<Key>>, LinkError> {
         let Some(cursor) = &self.cursor else {
             return Ok(None);
         };
-        let words: [&[u8]; 4] = [b"SCAN", cursor, b"COUNT", COUNT];
+        let most = most.to_string();
+        let words: [&[u8]; 4] = [b"SCAN", cursor, b"COUNT", most.as_bytes()];
         let (cursor, keys) = match link.demand("SCAN", &words).await? {
             Reply::List(parts) => match <[Reply; 2]>::try_from(parts) {
                 Ok([Reply::Text(cursor), Reply::List(keys)]) => (cursor, keys),
@@ -59,38 +62,49 @@ impl Walk {
 }
 
 /// Finds all keys of the slots and gives each to its lane. A lane that has enough makes it wait.
-pub(super) async fn pass(
-    mut link: Link,
-    databases: BTreeSet<u32>,
-    slots: SlotSet,
-    lanes: Vec<mpsc::Sender<Found>>,
-    report: Arc<Report>,
-) -> Result<(), Interruption> {
-    link.only_reads();
-    for database in databases {
-        link.select(database).await.map_err(Interruption::Source)?;
-        let mut walk = Walk::new();
-        let mut waiting: Vec<Vec<Key>> = vec![Vec::new(); lanes.len()];
-        while let Some(keys) = walk.next(&mut link).await.map_err(Interruption::Source)? {
-            report.seen(keys.len());
-            for key in keys {
-                if slots.owns(&key) {
-                    let lane = lane::of(&key, lanes.len());
+pub(super) struct Pass {
+    pub(super) slots: SlotSet,
+    pub(super) lanes: Vec<mpsc::Sender<Found>>,
+    pub(super) report: Arc<Report>,
+    pub(super) pace: Arc<Pace>,
+}
+
+impl Pass {
+    /// Goes through these databases.
+    pub(super) async fn run(
+        self,
+        mut link: Link,
+        databases: BTreeSet<u32>,
+    ) -> Result<(), Interruption> {
+        link.only_reads();
+        for database in databases {
+            link.select(database).await.map_err(Interruption::Source)?;
+            let mut walk = Walk::new();
+            let mut waiting: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
+            loop {
+                let portion = self.pace.portion();
+                let keys = walk.next(&mut link, portion.scan).await;
+                let Some(keys) = keys.map_err(Interruption::Source)? else {
+                    break;
+                };
+                self.report.seen(keys.len());
+                for key in keys.into_iter().filter(|key| self.slots.owns(key)) {
+                    let lane = lane::of(&key, self.lanes.len());
                     waiting[lane].push(key);
-                    if waiting[lane].len() == BATCH {
+                    if waiting[lane].len() >= portion.keys {
                         let keys = std::mem::take(&mut waiting[lane]);
-                        give(&lanes[lane], database, keys).await?;
+                        give(&self.lanes[lane], database, keys).await?;
                     }
                 }
             }
-        }
-        for (lane, keys) in lanes.iter().zip(waiting) {
-            if !keys.is_empty() {
-                give(lane, database, keys).await?;
+            for (lane, keys) in self.lanes.iter().zip(waiting) {
+                if !keys.is_empty() {
+                    give(lane, database, keys).await?;
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn give(

@@ -29,7 +29,7 @@ use super::{
 const BATCH: usize = 64;
 /// A value above so many bytes is never asked for in one piece.
 const PIECE: u64 = 256 << 10;
-/// Elements of a page; bytes of one of a string.
+/// Keys, or elements, of a page; bytes of one of a string.
 const PAGE: u64 = 512;
 const STRING_PAGE: u64 = 64 << 10;
 /// Differences that are named. All are counted.
@@ -375,7 +375,7 @@ impl Comparison<'_> {
                 Look::Compare => &mut self.source,
                 Look::Extra => &mut self.target,
             };
-            let Some(keys) = pages.next(&mut walked.link).await? else {
+            let Some(keys) = pages.next(&mut walked.link, PAGE).await? else {
                 return Ok(());
             };
             let seen = keys.len() as u64;

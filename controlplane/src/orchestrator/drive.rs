@@ -39,9 +39,9 @@ const TICK: Duration = Duration::from_millis(200);
 const HELD_TICK: Duration = Duration::from_millis(10);
 /// How long is waited when something did not work, while nobody waits for it.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long a hold is put off while big values are being copied: within a hold that takes long. One that
-/// never stops changing is tried all the same, and stays where it is if need be.
-const BIG_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a hold is put off for big values that are being copied again: within a hold that takes long. One
+/// that never stops changing is tried all the same, and stays where it is if need be.
+const BIG_PATIENCE: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub(super) struct Drive {
@@ -220,7 +220,7 @@ impl Drive {
             before: before(now, m),
             fitness: self.fitness.clone(),
             claims: self.claims,
-            copy: self.copying(&m.phase),
+            copy: self.copying(m),
             census: self.census.clone(),
             proxies,
             fence: self.fence.clone(),
@@ -246,14 +246,15 @@ impl Drive {
         answers.collect()
     }
 
-    fn copying(&self, phase: &Phase) -> Copying {
+    fn copying(&self, m: &Migration) -> Copying {
         let Some(copy) = &self.copy else {
             return Copying::None;
         };
         let progress = copy.progress().borrow().clone();
         self.tell(|activity| activity.copy = progress.clone());
-        let is_copying = matches!(phase, Phase::Copying { .. });
-        if is_copying && progress.big > 0 && self.phase.1.elapsed() < BIG_PATIENCE {
+        let only_slow = progress.big > 0 && progress.slow.includes(&m.remaining());
+        let waits = progress.fresh > 0 || only_slow && self.phase.1.elapsed() < BIG_PATIENCE;
+        if waits && matches!(m.phase, Phase::Copying { .. }) {
             return Copying::Underway;
         }
         match (progress.stage, self.settled) {
@@ -262,6 +263,7 @@ impl Drive {
             }
             (Stage::Following, _) => Copying::Following {
                 dirty: progress.dirty + progress.big,
+                slow: progress.slow,
             },
             (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => Copying::Underway,
         }

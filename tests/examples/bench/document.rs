@@ -4,8 +4,8 @@ use std::{env, fs, io, path::PathBuf};
 
 const TOP: &str = "# Benchmarks
 
-Written by `make bench` and `make bench-memory`, a section each. A figure of one machine says little about
-another: compare within a table, and run them on yours.
+Written by `make bench`, `make bench-memory` and `make bench-migration`, a section each. A figure of one
+machine says little about another: compare within a table, and run them on yours.
 ";
 
 /// Puts a section in place of the one with the same title, or behind the others.

@@ -40,23 +40,35 @@ pub(crate) fn machine() -> String {
 
 /// The programs that take part, each with its version.
 pub(crate) fn versions(twemproxy: &str, envoy: Option<&Path>) -> String {
-    let first_number = |text: &str| {
-        let mut words = text.split(|c: char| c.is_whitespace() || c == '=' || c == '/' || c == '-');
-        let version =
-            words.find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()));
-        version.unwrap_or("?").to_owned()
-    };
-    let of = |program: &str, flag: &str| first_number(&said(program, &[flag]).unwrap_or_default());
     let mut programs = vec![
-        format!("redis-server {}", of("redis-server", "--version")),
-        format!("redis-benchmark {}", of("redis-benchmark", "--version")),
-        format!("twemproxy {}", of(twemproxy, "--version")),
+        format!("redis-server {}", version("redis-server")),
+        format!("redis-benchmark {}", version("redis-benchmark")),
+        format!("twemproxy {}", version(twemproxy)),
     ];
     if let Some(envoy) = envoy.and_then(Path::to_str) {
-        programs.push(format!("Envoy {}", of(envoy, "--version")));
+        programs.push(format!("Envoy {}", version(envoy)));
     }
     programs.push(said("rustc", &["--version"]).unwrap_or_default());
     programs.join(", ")
+}
+
+/// The same where only servers take part, and what comes with them.
+pub(crate) fn servers() -> String {
+    format!(
+        "redis-server {}, redis-cli {}, {}",
+        version("redis-server"),
+        version("redis-cli"),
+        said("rustc", &["--version"]).unwrap_or_default()
+    )
+}
+
+/// The first thing that looks like a version in what a program says of its own.
+fn version(program: &str) -> String {
+    let text = said(program, &["--version"]).unwrap_or_default();
+    let mut words = text.split(|c: char| c.is_whitespace() || c == '=' || c == '/' || c == '-');
+    let version =
+        words.find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()));
+    version.unwrap_or("?").to_owned()
 }
 
 /// What a program prints, on either output.

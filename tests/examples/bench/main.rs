@@ -1,6 +1,7 @@
-//! What the proxy costs, beside its peers and on bad days; see the two subcommands.
+//! What Sluice costs, beside its peers and on bad days; see the subcommands.
 //!
-//! `make bench` and `make bench-memory` run it and write `BENCHMARKS.md`; both take `ARGS="…"`.
+//! `make bench`, `make bench-memory` and `make bench-migration` run it and write `BENCHMARKS.md`; all take
+//! `ARGS="…"`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // fails by panicking
 
@@ -8,6 +9,7 @@ mod document;
 mod floor;
 mod machine;
 mod memory;
+mod migration;
 mod peer;
 mod rounds;
 mod scenario;
@@ -23,6 +25,7 @@ use clap::Parser;
 enum Args {
     Speed(speed::Options),
     Memory(memory::Options),
+    Migration(migration::Options),
     #[command(hide = true)]
     Floor(floor::Options),
 }
@@ -31,6 +34,7 @@ fn main() {
     match Args::parse() {
         Args::Speed(options) => speed::run(&options),
         Args::Memory(options) => memory::run(&options),
+        Args::Migration(options) => migration::run(&options),
         Args::Floor(options) => floor::run(&options),
     }
 }

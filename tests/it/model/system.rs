@@ -18,7 +18,7 @@ use controlplane::migration::{
 };
 use dataplane::settling::report::{Report, settled};
 use proto::{
-    ProxyId, Settled,
+    ProxyId, Settled, SlotSet,
     fence::{Comer, judge},
     settled::{Lost, Streams},
 };
@@ -37,6 +37,12 @@ use super::{
         Told, WORKERS, Walls, Worker, cluster, connection, group, id_of, incarnation, life,
         version,
     },
+};
+
+/// A copy that is equal but for what has just changed.
+const FOLLOWING: Copying = Copying::Following {
+    dirty: 0,
+    slow: SlotSet::EMPTY,
 };
 
 /// What each client does: with which worker of which proxy, and what it writes; 0: it reads.
@@ -170,9 +176,9 @@ impl System {
         };
         let copy = match leader.copy {
             Copy::None => Copying::None,
-            Copy::Idle { has_read: true, .. } => Copying::Following { dirty: 0 },
+            Copy::Idle { has_read: true, .. } => FOLLOWING,
             // Once it has been through, it follows.
-            Copy::Busy { has_read: true, .. } => Copying::Following { dirty: 0 },
+            Copy::Busy { has_read: true, .. } => FOLLOWING,
             Copy::Busy { .. } | Copy::Idle { .. } => Copying::Underway,
             Copy::Settled { hold, .. } => Copying::Settled { hold },
         };

@@ -42,6 +42,8 @@ async fn check(source: &str, target: &str, restores: bool) {
     run(&mut link, "XREADGROUP GROUP g c COUNT 1 STREAMS groups >").await;
     run(&mut link, "XADD empty 1-1 f v").await;
     run(&mut link, "XDEL empty 1-1").await;
+    let empty = cmd("SET").arg("nothing").arg("").to_owned();
+    empty.exec_async(&mut link).await.unwrap();
     let mut copy = stand.copied(all()).await;
     settle(&mut copy, all()).await.unwrap();
     let keys = stand.must_be_equal(&all()).await;

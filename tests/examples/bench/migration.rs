@@ -1,0 +1,714 @@
+//! `make bench-migration`: half of the slots moves, beside `redis-cli --cluster reshard`, in turns.
+
+mod client;
+mod data;
+mod load;
+mod nodes;
+mod sluice;
+mod stalls;
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::Runtime;
+
+use self::{
+    client::Client,
+    load::{CLIENTS, EACH, Latency, Load, Manner},
+    nodes::Nodes,
+    sluice::Sluice,
+    stalls::Probe,
+};
+use crate::{
+    document, machine,
+    rounds::{Spread, spread},
+    table::{Table, met, number},
+    usage::Clock,
+};
+
+/// Move half of the slots with and without load, beside Redis Cluster; writes BENCHMARKS.md
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rounds of each part: in each, both move once
+    #[arg(long, default_value_t = 2)]
+    rounds: usize,
+    /// Requests a second of the load. Without it: half of what the same clients get through the proxies
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Leave BENCHMARKS.md as it is (as when not all parts are measured)
+    #[arg(long)]
+    no_write: bool,
+    /// Parts: idle, loaded, written, hopeless; without any, all
+    parts: Vec<Part>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Part {
+    /// Without load.
+    Idle,
+    /// With load, but the big zset is quiet.
+    Loaded,
+    /// The load writes to the big zset, too.
+    Written,
+    /// The load writes to a zset that is too big for a hold.
+    Hopeless,
+}
+
+/// How long is measured before a move under load, and after it.
+const ASIDE: Duration = Duration::from_secs(3);
+/// How often servers are asked, to see how long they stall: without load seldom, or that would be load.
+const SELDOM: Duration = Duration::from_millis(25);
+const OFTEN: Duration = Duration::from_millis(1);
+/// Members of the zset that is too big.
+const HOPELESS_MEMBERS: u32 = 2_000_000;
+
+/// From which of two servers to which.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forth,
+    Back,
+}
+
+impl Way {
+    fn other(self) -> Self {
+        match self {
+            Self::Forth => Self::Back,
+            Self::Back => Self::Forth,
+        }
+    }
+
+    fn ends(self) -> (usize, usize) {
+        match self {
+            Self::Forth => (0, 1),
+            Self::Back => (1, 0),
+        }
+    }
+}
+
+/// What came of a move.
+struct Moved {
+    begun: Instant,
+    /// When the first slots were held; the end where none ever are.
+    first_hold: Instant,
+    /// When the target owned all slots.
+    owned: Instant,
+    /// When the source had nothing of them any more.
+    ended: Instant,
+    /// Keys that were moved.
+    keys: u64,
+    holds: Vec<Duration>,
+    /// Why not all has moved.
+    failure: Option<String>,
+}
+
+/// Both sides, with the same data.
+struct Stand {
+    runtime: Runtime,
+    sluice: Sluice,
+    nodes: Nodes,
+    /// Of each side: the names depend on the slots.
+    zsets: [String; 2],
+    /// Where to the half of each moves next.
+    ways: [Way; 2],
+}
+
+/// Who moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Sluice,
+    Nodes,
+}
+
+impl Side {
+    const BOTH: [Self; 2] = [Self::Nodes, Self::Sluice];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sluice => "Sluice",
+            Self::Nodes => "redis-cli reshard",
+        }
+    }
+}
+
+/// A move with what was seen meanwhile.
+struct Seen {
+    side: Side,
+    moved: Moved,
+    /// In milliseconds, from the beginning until the end; and before it, where that was looked at.
+    stalls: [f64; 2],
+    stalls_before: [f64; 2],
+    /// Of each of [`WINDOWS`].
+    latency: Option<[Latency; WINDOWS.len()]>,
+    steal: f64,
+}
+
+/// Before a move; until its first hold, or its end; until the target owned all; until the end; after it.
+const WINDOWS: [&str; 5] = ["before", "copying", "cutting over", "deleting", "after"];
+
+impl Stand {
+    fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let sluice = runtime.block_on(Sluice::start());
+        let nodes = runtime.block_on(Nodes::start());
+        let zsets = [
+            data::moving("zset", sluice::moves),
+            data::moving("zset", nodes::moves),
+        ];
+        let moves: [fn(&str) -> bool; 2] = [sluice::moves, nodes::moves];
+        let [a, b] = &nodes.servers;
+        let servers = [sluice.servers().map(|s| s.port), [a.port, b.port]];
+        for ((servers, zset), moves) in servers.into_iter().zip(&zsets).zip(moves) {
+            data::load_keys(servers[0], moves);
+            data::load_keys(servers[1], |key| !moves(key));
+            data::load_zset(servers[0], zset, data::MEMBERS);
+            data::load_string(servers[0], &data::moving("string", moves));
+        }
+        Self {
+            runtime,
+            sluice,
+            nodes,
+            zsets,
+            ways: [Way::Forth; 2],
+        }
+    }
+
+    fn load_of(&self, side: Side) -> Load {
+        let [a, b] = &self.nodes.servers;
+        let nodes = [a.port, b.port];
+        let proxies = self.sluice.ports();
+        Load::new((0..CLIENTS).map(|client| match side {
+            Side::Sluice => Client::of_proxy(proxies[client % 2]),
+            Side::Nodes => Client::of_nodes(nodes),
+        }))
+    }
+
+    /// Of the source and the target of the next move.
+    fn ports(&self, side: Side) -> [u16; 2] {
+        let ports = match side {
+            Side::Sluice => self.sluice.servers().map(|server| server.port),
+            Side::Nodes => [0, 1].map(|node| self.nodes.servers[node].port),
+        };
+        let (from, to) = self.ways[side as usize].ends();
+        [ports[from], ports[to]]
+    }
+
+    fn move_half(&mut self, side: Side) -> Moved {
+        let way = self.ways[side as usize];
+        self.ways[side as usize] = way.other();
+        match side {
+            Side::Sluice => self.runtime.block_on(self.sluice.migrate(way)),
+            Side::Nodes => self.nodes.reshard(way),
+        }
+    }
+
+    /// Moves without load.
+    fn idle(&mut self, side: Side) -> Seen {
+        self.watched(side, SELDOM, |stand| (stand.move_half(side), None))
+    }
+
+    /// Moves under load.
+    fn loaded(&mut self, side: Side, rate: f64, written: bool) -> Seen {
+        let mut load = self.load_of(side);
+        let zset = self.zsets[side as usize].clone();
+        let manner = Manner {
+            rate: Some(rate),
+            zset: written.then_some(&zset),
+        };
+        self.watched(side, OFTEN, |stand| {
+            under(&mut load, manner, || stand.move_half(side))
+        })
+    }
+
+    fn watched(
+        &mut self,
+        side: Side,
+        every: Duration,
+        work: impl FnOnce(&mut Self) -> (Moved, Option<[Latency; WINDOWS.len()]>),
+    ) -> Seen {
+        let begun = Instant::now();
+        let clock = Clock::now();
+        let ports = self.ports(side);
+        let probes = ports.map(|port| Probe::start(port, every));
+        let (moved, latency) = work(self);
+        let stalls = probes.map(Probe::end);
+        let seen = Seen {
+            side,
+            stalls: [0, 1].map(|end| stalls[end].longest(moved.begun, moved.ended)),
+            stalls_before: [0, 1].map(|end| stalls[end].longest(begun, moved.begun)),
+            moved,
+            latency,
+            steal: clock.steal(),
+        };
+        seen.tell();
+        seen
+    }
+
+    /// A zset that is too big for a hold, and is written all the time, is to move alone.
+    fn hopeless(&mut self, rate: f64) -> Seen {
+        let key = data::moving("hopeless", sluice::moves);
+        let slot = proto::Slot::of_key(key.as_bytes()).number().to_string();
+        data::load_zset(self.sluice.servers()[0].port, &key, HOPELESS_MEMBERS);
+        let mut load = self.load_of(Side::Sluice);
+        let manner = Manner {
+            rate: Some(rate),
+            zset: Some(&key),
+        };
+        self.watched(Side::Sluice, OFTEN, |stand| {
+            under(&mut load, manner, || {
+                let moved = stand.sluice.migrate_slots(&slot, Way::Forth);
+                stand.runtime.block_on(moved)
+            })
+        })
+    }
+}
+
+/// Does something under load, with some time before and after it.
+fn under(
+    load: &mut Load,
+    manner: Manner<'_>,
+    work: impl FnOnce() -> Moved,
+) -> (Moved, Option<[Latency; WINDOWS.len()]>) {
+    load.during(manner, || thread::sleep(ASIDE / 3)); // warms up
+    let begun = Instant::now();
+    let (samples, moved) = load.during(manner, || {
+        thread::sleep(ASIDE);
+        let moved = work();
+        thread::sleep(ASIDE);
+        moved
+    });
+    let ended = moved.ended;
+    let windows = [
+        (begun, moved.begun),
+        (moved.begun, moved.first_hold),
+        (moved.first_hold, moved.owned),
+        (moved.owned, ended),
+        (ended, ended + ASIDE),
+    ];
+    let latency = windows.map(|(from, to)| samples.between(from, to));
+    (moved, Some(latency))
+}
+
+impl Moved {
+    fn copying(&self) -> f64 {
+        (self.first_hold - self.begun).as_secs_f64()
+    }
+
+    fn seconds(&self) -> f64 {
+        (self.owned - self.begun).as_secs_f64()
+    }
+
+    fn seconds_in_all(&self) -> f64 {
+        (self.ended - self.begun).as_secs_f64()
+    }
+
+    fn keys_per_second(&self) -> f64 {
+        self.keys as f64 / self.seconds()
+    }
+}
+
+impl Seen {
+    /// Progress, for who waits.
+    fn tell(&self) {
+        let Moved { keys, failure, .. } = &self.moved;
+        eprintln!(
+            "{:<17} {keys} keys in {:.2} s, all in {:.2} s ({:.0} keys/s); holds {:.0?}; stalls {:.1?} ms, \
+             before {:.1?} ms; steal {:.0} % {}",
+            self.side.name(),
+            self.moved.seconds(),
+            self.moved.seconds_in_all(),
+            self.moved.keys_per_second(),
+            self.moved.holds,
+            self.stalls,
+            self.stalls_before,
+            self.steal * 100.0,
+            failure.as_deref().unwrap_or_default(),
+        );
+        for (window, latency) in WINDOWS.iter().zip(self.latency.iter().flatten()) {
+            let Latency {
+                rate,
+                errors,
+                p50,
+                p99,
+                p999,
+                max,
+            } = latency;
+            eprintln!(
+                "    {window:<12} {rate:.0} requests/s, p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, \
+                 max {max:.1} ms; errors {errors:?}"
+            );
+        }
+    }
+}
+
+pub(crate) fn run(options: &Options) {
+    let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let mut stand = Stand::start();
+    let mut text = String::new();
+    let mut goals = Table::of_text(["what", "measured", "goal", ""]);
+    if wants(Part::Idle) {
+        let idle = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
+        text.push_str(&show_idle(&idle, &mut goals));
+    }
+    let most = most(&stand);
+    let rate = options.rate.unwrap_or(most / 2.0);
+    eprintln!("at most {most:.0} requests/s; the load is {rate:.0} requests/s");
+    let about = format!(
+        "{rate:.0} requests/s, of at most {most:.0} that the same {CLIENTS} clients get through both proxies"
+    );
+    if wants(Part::Loaded) {
+        let seen = in_turns(options.rounds, &Side::BOTH, |side| {
+            stand.loaded(side, rate, false)
+        });
+        text.push_str(&show_loaded(&seen, false, &about, &mut goals));
+    }
+    if wants(Part::Written) {
+        let seen = in_turns(options.rounds, &[Side::Sluice], |side| {
+            stand.loaded(side, rate, true)
+        });
+        text.push_str(&show_loaded(&seen, true, &about, &mut goals));
+    }
+    if wants(Part::Hopeless) {
+        if stand.ways[Side::Sluice as usize] == Way::Back {
+            stand.idle(Side::Sluice);
+        }
+        let seen = stand.hopeless(rate);
+        text.push_str(&show_hopeless(&seen));
+    }
+    println!("{text}\n{goals}");
+    if !options.no_write && options.parts.is_empty() {
+        document::replace("Migration", &section(&text, &goals));
+    }
+}
+
+/// Each of these moves once in each round, each round beginning with the other.
+fn in_turns(rounds: usize, sides: &[Side], mut one: impl FnMut(Side) -> Seen) -> Vec<Seen> {
+    let mut all = Vec::new();
+    for round in 0..rounds {
+        let (first, rest) = sides.split_at(round % sides.len());
+        all.extend(rest.iter().chain(first).map(|side| one(*side)));
+    }
+    all
+}
+
+/// How many requests a second the clients get at most.
+fn most(stand: &Stand) -> f64 {
+    let mut load = stand.load_of(Side::Sluice);
+    let manner = Manner {
+        rate: None,
+        zset: None,
+    };
+    load.during(manner, || thread::sleep(ASIDE / 3)); // warms up
+    let begun = Instant::now();
+    let (samples, ()) = load.during(manner, || thread::sleep(ASIDE));
+    samples.between(begun, begun + ASIDE).rate
+}
+
+fn of(all: &[Seen], side: Side) -> impl Iterator<Item = &Seen> + Clone {
+    all.iter().filter(move |seen| seen.side == side)
+}
+
+fn with_spread(spread: &Spread, digits: usize) -> String {
+    let Spread {
+        median,
+        least,
+        most,
+    } = spread;
+    format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+}
+
+/// Of Sluice to the other, within each round.
+fn ratios(all: &[Seen], value: impl Fn(&Seen) -> f64) -> Spread {
+    let pairs = of(all, Side::Sluice).zip(of(all, Side::Nodes));
+    spread(pairs.map(|(ours, theirs)| value(ours) / value(theirs)))
+}
+
+fn show_idle(all: &[Seen], goals: &mut Table) -> String {
+    let mut table = Table::of_numbers([
+        "without load",
+        "keys/s",
+        "seconds until moved",
+        "until nothing is left",
+        "longest stall of the source, ms",
+        "of the target, ms",
+    ]);
+    for side in Side::BOTH {
+        let cell = |digits, value: fn(&Seen) -> f64| {
+            with_spread(&spread(of(all, side).map(value)), digits)
+        };
+        table.row([
+            side.name().to_owned(),
+            cell(0, |seen| seen.moved.keys_per_second()),
+            cell(2, |seen| seen.moved.seconds()),
+            cell(2, |seen| seen.moved.seconds_in_all()),
+            cell(1, |seen| seen.stalls[0]),
+            cell(1, |seen| seen.stalls[1]),
+        ]);
+    }
+    let faster = ratios(all, |seen| seen.moved.keys_per_second());
+    goals.row([
+        "without load, keys/s beside `redis-cli --cluster reshard`".to_owned(),
+        format!("{} ×", with_spread(&faster, 1)),
+        "at least 4 ×".to_owned(),
+        met(faster.median >= 4.0),
+    ]);
+    format!("### Without load\n\n{table}\n{}", remarks(all))
+}
+
+fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> String {
+    let (title, name) = match written {
+        false => ("With load", "with load"),
+        true => (
+            "With load that writes to the zset",
+            "with writes to the zset",
+        ),
+    };
+    let mut table = Table::of_numbers([
+        name,
+        "keys/s",
+        "seconds",
+        "requests/s",
+        "errors",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "stall of the source, ms",
+        "of the target, ms",
+    ]);
+    for side in Side::BOTH {
+        for (index, window) in WINDOWS.iter().enumerate() {
+            if side == Side::Nodes && (written || [2, 3].contains(&index)) {
+                continue; // it does all at the same time
+            }
+            let latencies = of(all, side).filter_map(|seen| Some(&seen.latency.as_ref()?[index]));
+            let median = |digits, value: fn(&Latency) -> f64| {
+                number(spread(latencies.clone().map(value)).median, digits)
+            };
+            let of_seen = |digits, value: fn(&Seen) -> f64| {
+                number(spread(of(all, side).map(value)).median, digits)
+            };
+            let nothing = String::new;
+            let keys = match index {
+                1 => of_seen(0, |seen| seen.moved.keys_per_second()),
+                _ => nothing(),
+            };
+            let seconds = match index {
+                1 => of_seen(1, |seen| seen.moved.copying()),
+                2 => of_seen(1, |seen| seen.moved.seconds() - seen.moved.copying()),
+                3 => of_seen(1, |seen| seen.moved.seconds_in_all() - seen.moved.seconds()),
+                _ => nothing(),
+            };
+            let [source, target] = match index {
+                0 => [
+                    of_seen(1, |seen| seen.stalls_before[0]),
+                    of_seen(1, |seen| seen.stalls_before[1]),
+                ],
+                1 => [
+                    of_seen(1, |seen| seen.stalls[0]),
+                    of_seen(1, |seen| seen.stalls[1]),
+                ],
+                _ => [nothing(), nothing()],
+            };
+            table.row([
+                format!("{}, {window}", side.name()),
+                keys,
+                seconds,
+                median(0, |latency| latency.rate),
+                count(latencies.clone()).to_string(),
+                median(2, |latency| latency.p50),
+                median(2, |latency| latency.p99),
+                median(2, |latency| latency.p999),
+                median(1, |latency| latency.max),
+                source,
+                target,
+            ]);
+        }
+    }
+    let ours: Vec<&Seen> = of(all, Side::Sluice).collect();
+    let latencies = |window: usize| {
+        let of_window = ours.iter().map(move |seen| seen.latency.as_ref());
+        of_window.flatten().map(move |latency| &latency[window])
+    };
+    let all_windows = (0..WINDOWS.len()).flat_map(latencies);
+    let errors = count(all_windows.clone());
+    goals.row([
+        format!("{name}, errors"),
+        format!("{errors}{}", in_words(&errors_of(all_windows))),
+        "0".to_owned(),
+        met(errors == 0),
+    ]);
+    let millis = |hold: &Duration| hold.as_secs_f64() * 1000.0;
+    let (mut holds, mut own) = (Vec::new(), Vec::new());
+    for seen in &ours {
+        // The slot of a zset that is written all the time comes last, alone.
+        let alone = usize::from(written);
+        let (common, last) = seen.moved.holds.split_at(seen.moved.holds.len() - alone);
+        holds.extend(common.iter().map(millis));
+        own.extend(last.iter().map(millis));
+    }
+    holds.sort_by(f64::total_cmp);
+    let rank = holds[(holds.len() - 1) * 99 / 100];
+    let told = |holds: &[f64]| {
+        let told: Vec<String> = holds.iter().map(|hold| format!("{hold:.0}")).collect();
+        told.join(", ")
+    };
+    goals.row([
+        format!("{name}, held time of {} batches, p99", holds.len()),
+        format!("{rank:.0} ms (all: {})", told(&holds)),
+        "at most 50 ms".to_owned(),
+        met(rank <= 50.0),
+    ]);
+    if written {
+        let longest = own.iter().copied().fold(0.0, f64::max);
+        goals.row([
+            format!("{name}, its own hold, longest"),
+            format!("{longest:.0} ms (all: {})", told(&own)),
+            "at most 500 ms".to_owned(),
+            met(longest <= 500.0),
+        ]);
+    }
+    let slower = spread(
+        latencies(1)
+            .zip(latencies(0))
+            .map(|(copying, before)| copying.p99 / before.p99),
+    );
+    goals.row([
+        format!("{name}, p99 of requests while copying beside before"),
+        format!("{} ×", with_spread(&slower, 2)),
+        "at most 1.5 ×".to_owned(),
+        met(slower.median <= 1.5),
+    ]);
+    format!(
+        "\n### {title}\n\n{about}.{}\n\n{table}\n{}",
+        match written {
+            false => String::new(),
+            true => format!(" One of {EACH} is a `ZADD` to the zset."),
+        },
+        remarks(all)
+    )
+}
+
+fn show_hopeless(seen: &Seen) -> String {
+    let mut table = Table::of_numbers([
+        "too big a zset",
+        "requests/s",
+        "errors",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+    ]);
+    for (window, latency) in WINDOWS.iter().zip(seen.latency.iter().flatten()) {
+        if latency.p50.is_nan() {
+            continue; // nothing was due: it did not come to that
+        }
+        table.row([
+            (*window).to_owned(),
+            number(latency.rate, 0),
+            latency.errors.values().sum::<usize>().to_string(),
+            number(latency.p50, 2),
+            number(latency.p99, 2),
+            number(latency.p999, 2),
+            number(latency.max, 1),
+        ]);
+    }
+    let holds: Vec<String> = seen
+        .moved
+        .holds
+        .iter()
+        .map(|hold| format!("{:.0} ms", hold.as_secs_f64() * 1000.0))
+        .collect();
+    let came = match &seen.moved.failure {
+        Some(reason) => format!("The migration ends with: *{reason}*."),
+        None => "It moved all the same.".to_owned(),
+    };
+    format!(
+        "\n### What cannot be kept within the budget\n\nA zset of {HOPELESS_MEMBERS} members that is \
+         written all the time (one of {EACH} requests of the same load) is to move with its slot, alone. \
+         Held: {}. {came}\n\n{table}",
+        holds.join(", "),
+    )
+}
+
+fn count<'a>(latencies: impl Iterator<Item = &'a Latency>) -> usize {
+    errors_of(latencies).values().sum()
+}
+
+fn errors_of<'a>(latencies: impl Iterator<Item = &'a Latency>) -> BTreeMap<String, usize> {
+    let mut all = BTreeMap::new();
+    for (error, count) in latencies.flat_map(|latency| &latency.errors) {
+        *all.entry(error.clone()).or_default() += count;
+    }
+    all
+}
+
+fn in_words(errors: &BTreeMap<String, usize>) -> String {
+    let kinds = errors.iter();
+    let kinds = kinds.map(|(error, count)| format!("{count} × `{error}`"));
+    let kinds: Vec<String> = kinds.collect();
+    if kinds.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", kinds.join(", "))
+    }
+}
+
+/// How far to trust it, and what went wrong.
+fn remarks(all: &[Seen]) -> String {
+    let steal = all.iter().map(|seen| seen.steal).fold(0.0, f64::max);
+    let mut text = format!(
+        "Rounds: {}; steal: at most {:.0} %.\n",
+        of(all, Side::Sluice).count(),
+        steal * 100.0
+    );
+    for seen in all {
+        if let Some(failure) = &seen.moved.failure {
+            let name = seen.side.name();
+            text.push_str(&format!("{name}, a round: *{failure}*.\n"));
+        }
+    }
+    let theirs = of(all, Side::Nodes).filter_map(|seen| seen.latency.as_ref());
+    let errors = errors_of(theirs.flatten());
+    if !errors.is_empty() {
+        text.push_str(&format!(
+            "Errors of Redis Cluster: {}.\n",
+            in_words(&errors).trim()
+        ));
+    }
+    text
+}
+
+fn section(text: &str, goals: &Table) -> String {
+    format!(
+        "`{}` at commit {}.\n\n\
+         Machine: {}.\n\
+         Programs: {}.\n\n\
+         {} keys of {} bytes, a zset of {} members and a string of 64 MiB (of random bytes), half of them \
+         on each of two `redis-server`s that keep nothing on disk; zset and string are in the half that \
+         moves. **Sluice**: these are two groups, with a controller and two proxies; 512 of the 1,024 slots \
+         move. **redis-cli reshard**: they are the nodes of a Redis Cluster, of whose 16,384 slots 8,192 \
+         move with `redis-cli --cluster reshard`. All is on one machine. Both move in turns, each round \
+         the other way; shown are medians of the rounds, and ratios within a round with the least and the \
+         most.\n\n\
+         * **keys/s**: keys that moved in the time until the target owned all slots. Sluice deletes at the \
+         source behind that, `redis-cli` as it goes.\n\
+         * **stall**: the longest that a server took to answer a `PING` on a connection of its own; one \
+         comes each millisecond, without load every 25 (more would be load, which the mover yields to).\n\
+         * **load**: {CLIENTS} clients, each with one request at a time, half `GET`, half `SET` of random \
+         keys, evenly paced; one that comes late counts from when it was due. Those of the Redis Cluster \
+         follow `MOVED` and `ASK`. A client that has waited catches up: what waited in a hold is felt for a \
+         moment behind it.\n\
+         ### Goals\n\n{goals}\n{text}",
+        document::command("bench-migration", ""),
+        machine::commit(),
+        machine::machine(),
+        machine::servers(),
+        data::KEYS,
+        data::VALUE_BYTES,
+        data::MEMBERS,
+    )
+}
