@@ -171,6 +171,7 @@ impl App {
             registry: registry.clone(),
             fences: fences.clone(),
             probe: probe.clone(),
+            budget: self.settings.migrations_per_group,
             activities: Arc::new(watch::Sender::new(Activities::new())),
         };
         let observations = watch::Sender::new(Observations::new());

@@ -1,6 +1,6 @@
 //! The settings of the controller. Each flag's help is its manual.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use proto::{
@@ -82,6 +82,10 @@ pub struct Settings {
     /// it until it is removed
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration)]
     pub proxy_expiry: Duration,
+    /// In how many migrations a group takes part at a time, as source or target; more of them wait. Each
+    /// reads all keys of its source once, and eases off when that answers more slowly
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub migrations_per_group: NonZeroUsize,
     /// How often each server is probed
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = positive)]
     pub probe_interval: Duration,

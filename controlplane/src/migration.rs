@@ -16,8 +16,10 @@
 //! CANCELLED ◄─────  ABORTING  ───────────────────► CANCELLED, FAILED
 //! ```
 //!
-//! 1. *PENDING*. It waits its turn (a group takes part in one migration at a time), and until both
-//!    servers are fit for it.
+//! 1. *PENDING*. It waits its turn (a group takes part in so many migrations at a time: [`turn`]), and until
+//!    both servers are fit for it. Those that run at the same time have no slot in common, and nothing else:
+//!    each has its own copy and its own holds. A fence that one raises around a source that two share is one
+//!    for the other, too: it closes more than that needed, never less.
 //! 2. *COPYING*. The source serves; the copy makes the target equal to it (`mover` says how), and knows
 //!    which keys are not equal yet. Proxies note what the copy cannot see: commands of consumer groups.
 //! 3. *CUTTING_OVER* moves a batch of slots. It is short, and each of its parts has a limit:
@@ -78,7 +80,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     time::Duration,
 };
 
@@ -248,7 +250,7 @@ pub struct World {
     pub term: u64,
     /// The slots of the migration that the source owns, by the store.
     pub at_source: SlotSet,
-    /// A migration that is to end before this one begins.
+    /// A migration that is to end before this one begins: see [`turn`].
     pub before: Option<MigrationId>,
     /// What a look at both servers has shown.
     pub fitness: Fitness,
@@ -489,6 +491,31 @@ pub enum Advance {
     Reap,
     /// It is over.
     End,
+}
+
+/// A migration that is to end before this one begins: where one of its groups takes part, with all that have
+/// begun or are older, in as many as it may at a time.
+///
+/// Who is older waits for nobody who is younger, and takes its place from the beginning, so that it comes to
+/// its turn; and no two begin that would not have let each other, even if neither has seen the other begin.
+pub fn turn<'a>(
+    m: &Migration,
+    others: impl IntoIterator<Item = &'a Migration>,
+    budget: NonZeroUsize,
+) -> Option<MigrationId> {
+    let age = |m: &Migration| (m.entered, m.id.clone());
+    let is_before = |other: &&Migration| {
+        other.id != m.id
+            && !other.is_over()
+            && (other.phase != Phase::Pending || age(other) < age(m))
+    };
+    let before: Vec<&Migration> = others.into_iter().filter(is_before).collect();
+    [&m.source, &m.target].into_iter().find_map(|group| {
+        let takes_part = |other: &&&Migration| [&other.source, &other.target].contains(&group);
+        let mut taken = before.iter().filter(takes_part);
+        let first = taken.next()?;
+        (taken.count() + 1 >= budget.get()).then(|| first.id.clone())
+    })
 }
 
 /// What is done next. See the module.

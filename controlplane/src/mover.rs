@@ -184,6 +184,9 @@ pub enum Interruption {
     /// A database of the source was flushed.
     #[error("the source was flushed")]
     SourceFlushed,
+    /// The source is another process, or a replica now.
+    #[error("the source has restarted, or is no primary any more")]
+    SourceReplaced,
     /// The target is another process, or a replica now.
     #[error("the target has restarted, or is no primary any more")]
     TargetRestarted,

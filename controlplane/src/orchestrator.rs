@@ -67,6 +67,8 @@ pub struct Tools {
     pub fences: Fences,
     /// Asks servers what they are, and knows the logins.
     pub probe: Probe,
+    /// In how many migrations a group takes part at a time, as source or target.
+    pub budget: NonZeroUsize,
     /// What is told.
     pub activities: Arc<watch::Sender<Activities>>,
 }

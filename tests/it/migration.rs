@@ -13,6 +13,7 @@ use tests::{
 };
 use tokio::time::sleep;
 
+mod parallel;
 mod verify;
 #[tokio::test]
 async fn slots_move_and_no_client_notices() {

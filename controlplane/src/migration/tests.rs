@@ -503,6 +503,100 @@ fn what_was_moved_is_reaped_when_all_proxies_know() {
 }
 
 #[test]
+fn a_group_takes_part_in_as_many_as_it_may() {
+    let made = |name: &str, entered, source, target, phase| Migration {
+        id: MigrationId::new(name).unwrap(),
+        source: group(source),
+        target: group(target),
+        entered,
+        ..migration(phase)
+    };
+    let waiting =
+        |name, entered, source, target| made(name, entered, source, target, Phase::Pending);
+    let running = |name, entered, source, target| {
+        made(
+            name,
+            entered,
+            source,
+            target,
+            Phase::Copying { given_up: None },
+        )
+    };
+    let all = [
+        running("a", 9, "g1", "g2"),
+        waiting("b", 5, "g3", "g1"),
+        waiting("c", 5, "g1", "g4"),
+        waiting("d", 6, "g3", "g4"),
+        made("e", 1, "g3", "g4", Phase::Succeeded),
+    ];
+    let turns = |budget| {
+        let budget = NonZeroUsize::new(budget).unwrap();
+        let waits = |m: &&Migration| m.phase == Phase::Pending;
+        let turns = all.iter().filter(waits).map(|m| turn(m, &all, budget));
+        turns
+            .map(|id| id.map_or("-".to_owned(), String::from))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(turns(1), ["a", "a", "b"]);
+    // One that is older has its place, though it has not begun.
+    assert_eq!(turns(2), ["-", "a", "-"]);
+    assert_eq!(turns(3), ["-", "-", "-"]);
+}
+
+/// However they are looked at, and in whatever order they begin, no group has too many.
+#[test]
+fn no_two_begin_that_would_be_too_many() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    for _ in 0..300 {
+        let budget = NonZeroUsize::new(rng.usize(1..4)).unwrap();
+        let mut all: Vec<Migration> = (0..8)
+            .map(|n| {
+                let (source, target) = (rng.u32(0..4), rng.u32(4..6));
+                Migration {
+                    id: MigrationId::new(format!("m{n}")).unwrap(),
+                    source: group(&format!("g{source}")),
+                    target: group(&format!("g{target}")),
+                    entered: rng.u64(1..4),
+                    ..migration(Phase::Pending)
+                }
+            })
+            .collect();
+        let mut seen = all.clone();
+        while all.iter().any(|m| m.phase == Phase::Pending) {
+            let may =
+                |m: &&mut Migration| m.phase == Phase::Pending && turn(m, &seen, budget).is_none();
+            // All that may begin by what was seen do so at once, or some of them.
+            let mut some_began = false;
+            for m in all.iter_mut().filter(may) {
+                if !some_began || rng.bool() {
+                    m.phase = Phase::Copying { given_up: None };
+                    m.entered = 10;
+                    some_began = true;
+                }
+            }
+            for name in (0..6).map(|n| group(&format!("g{n}"))) {
+                let busy = all.iter().filter(|m| {
+                    matches!(m.phase, Phase::Copying { .. })
+                        && [&m.source, &m.target].contains(&&name)
+                });
+                assert!(busy.count() <= budget.get());
+            }
+            // One ends now and then, and what was seen may be old.
+            if !some_began || rng.bool() {
+                let mut running = all.iter_mut();
+                let running = running.find(|m| matches!(m.phase, Phase::Copying { .. }));
+                if let Some(m) = running {
+                    m.phase = Phase::Succeeded;
+                }
+            }
+            if !some_began || rng.bool() {
+                seen.clone_from(&all);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_source_that_is_to_be_kept_is_kept_until_somebody_wants_it_to_go_on() {
     let mut m = migration(Phase::CuttingOver {
         batch: set("0-4"),

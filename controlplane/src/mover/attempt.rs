@@ -44,7 +44,7 @@ const NOTICES: usize = 1024;
 const FOUND: usize = 4;
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(200);
-/// How often the target is asked whether it is still what it was.
+/// How often both servers are asked whether they are still what they were.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long is waited for why a part has ended.
@@ -330,10 +330,25 @@ impl<'a> Attempt<'a> {
                     });
                 }
                 _ = look.tick() => {
+                    self.look_at_source().await?;
                     self.look().await?;
                 }
             }
         }
+    }
+
+    /// Whether the source is still a primary: to one that is not, no barrier can be written, and slots would
+    /// be held for nothing.
+    async fn look_at_source(&mut self) -> Result<(), Interruption> {
+        if self.source.is_broken() {
+            let opened = self.opener.open(&self.plan.source, 0).await;
+            (self.source, _) = opened.map_err(Interruption::Source)?;
+        }
+        let is = self.source.server().await.map_err(Interruption::Source)?;
+        if is.run_id != self.source_run_id || !is.primary {
+            return Err(Interruption::SourceReplaced);
+        }
+        Ok(())
     }
 
     /// Whether the target is still the process it was, and has thrown out nothing.
@@ -417,8 +432,7 @@ impl<'a> Attempt<'a> {
             tell_lane(lane, Notice::Drain(drain)).await?;
         }
         if self.source.is_broken() {
-            let opened = self.opener.open(&self.plan.source, 0).await;
-            (self.source, _) = opened.map_err(Interruption::Source)?;
+            self.look_at_source().await?;
         }
         let key = format!("{}{}", self.barrier, self.barriers);
         let words: [&[u8]; 4] = [b"EVAL", BARRIER, b"1", key.as_bytes()];

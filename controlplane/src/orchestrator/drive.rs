@@ -10,7 +10,7 @@ use std::{
 };
 
 use proto::{
-    GroupId, MigrationId, SlotSet,
+    GroupId, MigrationId, ServerAddr, SlotSet,
     fence::{Name, Role},
     seeded::{self, Bug},
     settled::Connection,
@@ -27,7 +27,7 @@ use crate::{
     fence::{Mark, Spare, Target},
     migration::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
-        Phase, Step, Wish, World, next_step, reapable,
+        Phase, Step, Wish, World, next_step, reapable, turn,
     },
     mover::{self, Copy, Plan, Reaped, Settle, Stage, Throttle},
     snapshot::Snapshot,
@@ -50,6 +50,8 @@ pub(super) struct Drive {
     term: u64,
     /// The revision at which the present phase was entered, and when that was seen.
     phase: (u64, Instant),
+    /// Of source and target, when that was looked at last.
+    primaries: Option<[ServerAddr; 2]>,
     fitness: Fitness,
     claims: Claims,
     copy: Option<Copy>,
@@ -77,6 +79,7 @@ impl Drive {
             tools,
             term,
             phase: (0, Instant::now()),
+            primaries: None,
             fitness: Fitness::Unknown,
             claims: Claims::default(),
             copy: None,
@@ -102,6 +105,7 @@ impl Drive {
                 return;
             };
             self.enter(&migration).await;
+            self.face(&now, &migration);
             let world = self.world(&now, &migration);
             let held = matches!(migration.phase, Phase::CuttingOver { .. });
             let tick = match next_step(&migration, &world) {
@@ -173,6 +177,22 @@ impl Drive {
         }
     }
 
+    /// Forgets all that it knows of servers that are not the primaries any more: nothing of it is true of
+    /// those that are now. What they have is copied anew; a hold is given up for want of a copy.
+    fn face(&mut self, now: &Snapshot, m: &Migration) {
+        let primaries = [&m.source, &m.target].map(|group| primary(now, group).address);
+        let before = self.primaries.replace(primaries);
+        if before.is_none() || before == self.primaries {
+            return;
+        }
+        warn!(migration = %self.id, "a primary is another: what was copied is of no use");
+        self.fitness = Fitness::Unknown;
+        self.claims = Claims::default();
+        (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
+        (self.census, self.fence) = (None, None);
+        (self.is_clean, self.is_reaped) = (false, false);
+    }
+
     /// Tells the copy what has become of slots that it has settled.
     async fn unshut(&mut self, m: &Migration) {
         let shut = std::mem::take(&mut self.shut);
@@ -217,7 +237,7 @@ impl Drive {
         World {
             term: self.term,
             at_source: change::owned_by(now, &m.source),
-            before: before(now, m),
+            before: turn(m, now.moving().map(|other| &**other), self.tools.budget),
             fitness: self.fitness.clone(),
             claims: self.claims,
             copy: self.copying(m),
@@ -469,18 +489,6 @@ impl Drive {
             tell(activities.entry(self.id.clone()).or_default());
         });
     }
-}
-
-/// A migration that is to end before this one begins: a group takes part in one at a time.
-fn before(now: &Snapshot, m: &Migration) -> Option<MigrationId> {
-    let shares = |other: &Migration| {
-        let groups = [&other.source, &other.target];
-        groups.contains(&&m.source) || groups.contains(&&m.target)
-    };
-    let is_before = |other: &Migration| other.phase != Phase::Pending || other.entered < m.entered;
-    let mut others = now.moving().filter(|other| other.id != m.id);
-    let first = others.find(|other| shares(other) && is_before(other))?;
-    Some(first.id.clone())
 }
 
 fn primary(now: &Snapshot, group: &GroupId) -> Target {
