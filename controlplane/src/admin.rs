@@ -37,9 +37,11 @@ use crate::{
 mod admit;
 mod verification;
 mod watcher;
+mod weigher;
 
 use verification::Verification;
 use watcher::{Watcher, lost};
+use weigher::Weigher;
 
 /// How many servers show their fence records at the same time.
 const INSPECTIONS_AT_ONCE: usize = 16;
@@ -508,15 +510,23 @@ impl AdminService for Admin {
         let request = request.into_inner();
         let weights = parse::weights("weights", &request.weights)?;
         let rate = parse::rate(request.rate);
+        let measure = parse::measure("by", request.by)?;
         let mode = mode!("Rebalance", request)?;
+        let now = match measure {
+            Some(_) => self.leading()?,
+            None => self.store.snapshot(),
+        };
+        let weigher = Weigher::ask(&self.tools, &now, measure).await?;
+        let (given, load) = (weights.clone(), weigher.load(&now));
         let after = self
-            .mutate(mode, move |now| change::rebalance(now, &weights, rate))
+            .mutate(mode, move |now| change::rebalance(now, &given, &load, rate))
             .await?;
         // Nothing moved before: whatever moves now is what was planned.
         let migrations = after.moving().map(|m| view::migration(m, None));
         Ok(Response::new(RebalanceResponse {
             migrations: migrations.collect(),
             revision: after.head.revision,
+            loads: weigher.show(&after, &weights),
         }))
     }
 

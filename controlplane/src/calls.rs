@@ -103,7 +103,7 @@ impl Rule {
             Some(("sluice.v1.AdminService", method)) => match method {
                 "WatchEvents" => (Class::Watch, None),
                 "VerifyMigration" => (Class::Admission, None),
-                "CreateGroup" | "CreateServer" | "DeleteProxy" => {
+                "CreateGroup" | "CreateServer" | "DeleteProxy" | "Rebalance" => {
                     (Class::Admission, Some(ADMISSION_DEADLINE))
                 }
                 "ExportCluster" => (Class::Read, Some(READ_DEADLINE)),

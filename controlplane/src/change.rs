@@ -20,7 +20,7 @@ use crate::{
     fence::Mark,
     migration::{Advance, Manner, Migration, Phase, Wish},
     model::{Group, Head, Registration, Request, Role, Server, SlotMap},
-    rebalance,
+    rebalance::{self, Load},
     snapshot::Snapshot,
 };
 
@@ -524,11 +524,12 @@ pub fn create_migration(
     })
 }
 
-/// Migrations after which each group owns its share of the slots, by weight. Groups without a weight have
-/// 1. Only where nothing moves: what is planned is of what is.
+/// Migrations after which each group has its share of what is evened out, by weight. Groups without a weight
+/// have 1. Only where nothing moves: what is planned is of what is.
 pub fn rebalance(
     now: &Snapshot,
     weights: &BTreeMap<GroupId, u32>,
+    load: &Load,
     rate: Option<NonZeroU32>,
 ) -> Decision {
     for group in weights.keys() {
@@ -543,12 +544,7 @@ pub fn rebalance(
             ),
         ));
     }
-    let weight = |group: &GroupId| weights.get(group).copied().unwrap_or(1);
-    let weights = now
-        .groups
-        .keys()
-        .map(|group| (group.clone(), weight(group)));
-    let weights: BTreeMap<GroupId, u32> = weights.collect();
+    let weights = all_weights(now, weights);
     if weights.values().all(|weight| *weight == 0) {
         return Err(Refusal::field(
             "weights",
@@ -560,7 +556,7 @@ pub fn rebalance(
         ..Manner::default()
     };
     let mut change = Change::default();
-    for (number, planned) in rebalance::plan(&now.slots, &weights)
+    for (number, planned) in rebalance::plan(&now.slots, &weights, load)
         .into_iter()
         .enumerate()
     {
@@ -571,6 +567,13 @@ pub fn rebalance(
         change.events.extend(one.events);
     }
     Ok(change)
+}
+
+/// The weights of all groups: 1 where none is given.
+pub fn all_weights(now: &Snapshot, given: &BTreeMap<GroupId, u32>) -> BTreeMap<GroupId, u32> {
+    let weight = |group: &GroupId| given.get(group).copied().unwrap_or(1);
+    let groups = now.groups.keys();
+    groups.map(|group| (group.clone(), weight(group))).collect()
 }
 
 /// Another rate for a migration that copies, or is yet to.
@@ -1180,27 +1183,31 @@ mod tests {
     #[test]
     fn groups_are_evened_out_where_nothing_moves() {
         let now = cluster();
-        let change = rebalance(&now, &BTreeMap::new(), NonZeroU32::new(7)).unwrap();
+        let change = rebalance(&now, &BTreeMap::new(), &Load::Slots, NonZeroU32::new(7)).unwrap();
         let next = now.after(&change);
         let planned: Vec<_> = next.moving().map(|m| (m.id.as_str(), m.slots)).collect();
         assert_eq!(planned, [("m4-1", set(5..10))]);
         assert!(next.moving().all(|m| m.manner.rate == NonZeroU32::new(7)));
-        let again = rebalance(&next, &BTreeMap::new(), None);
+        let again = rebalance(&next, &BTreeMap::new(), &Load::Slots, None);
         refused(
             again,
             Reason::GroupInMigration,
             "migration m4-1 is not over",
         );
-        let unknown = rebalance(&now, &BTreeMap::from([(id("g9"), 1)]), None);
+        let unknown = rebalance(&now, &BTreeMap::from([(id("g9"), 1)]), &Load::Slots, None);
         refused(unknown, Reason::GroupNotFound, "g9");
         let nobody = BTreeMap::from([(id("g1"), 0), (id("g2"), 0)]);
         refused(
-            rebalance(&now, &nobody, None),
+            rebalance(&now, &nobody, &Load::Slots, None),
             Reason::InvalidField,
             "above 0",
         );
         let as_it_is = BTreeMap::from([(id("g2"), 0)]);
-        assert!(rebalance(&now, &as_it_is, None).unwrap().is_empty());
+        assert!(
+            rebalance(&now, &as_it_is, &Load::Slots, None)
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]

@@ -57,6 +57,7 @@ use self::link::Opener;
 pub use self::{
     examine::{Fit, Unfit},
     link::{Endpoint, LinkError, Mandate},
+    measure::{Measure, Measured},
     reap::{Reaped, Unreaped},
     report::{Progress, Stage},
     verify::{Difference, Scope, Verified, What, Which},
@@ -70,6 +71,7 @@ mod examine;
 mod groups;
 mod lane;
 mod link;
+mod measure;
 mod pace;
 mod pages;
 mod pieces;
@@ -382,6 +384,22 @@ pub async fn verify(
     let source = verify::Side::new(opener.open(&plan.source, 0).await?);
     let target = verify::Side::new(opener.open(&plan.target, 1).await?);
     verify::verify(source, target, scope, progress).await
+}
+
+/// Finds out what each slot has at a server, as far as that is worth the work: see [`Measured`].
+pub async fn measure(
+    at: &Endpoint,
+    mandate: Arc<Mandate>,
+    what: Measure,
+    patience: Duration,
+) -> Result<Measured, LinkError> {
+    let opener = Opener {
+        mandate,
+        prefix: "measure:".to_owned(),
+        patience,
+    };
+    let (link, is) = opener.open(at, 0).await?;
+    measure::measure(link, &is, what).await
 }
 
 /// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions.

@@ -10,6 +10,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use proto::{GroupId, MigrationId, SlotSet};
 use tokio::{
     sync::watch,
@@ -20,7 +21,7 @@ use tracing::error;
 use crate::{
     fence::Fences,
     migration::{Migration, Why},
-    mover::{Endpoint, Mandate, Plan, Progress},
+    mover::{self, Endpoint, LinkError, Mandate, Measure, Measured, Plan, Progress},
     probe::Probe,
     registry::Registry,
     snapshot::Snapshot,
@@ -33,6 +34,8 @@ use drive::Drive;
 
 /// How long a server may take for what is asked of it while nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many groups are measured at the same time.
+const MEASURED_AT_ONCE: usize = 8;
 /// How many keys are on their way at a time, so to say: see [`Plan::lanes`].
 const LANES: NonZeroUsize = NonZeroUsize::new(2).expect("it is not 0");
 
@@ -77,22 +80,52 @@ impl Tools {
     /// What the mover has to know to copy, delete or compare these slots of a migration, in the name of a
     /// leader of this term.
     pub fn plan(&self, now: &Snapshot, m: &Migration, slots: SlotSet, term: u64) -> Plan {
-        let endpoint = |group: &GroupId| Endpoint {
-            address: now.groups[group].primary().address.clone(),
-            login: self.probe.login(group),
-        };
         Plan {
             name: m.id.clone(),
-            mandate: Arc::new(Mandate {
-                cluster: now.cluster.id.clone(),
-                term,
-                incarnation: self.fences.incarnation().to_owned(),
-            }),
-            source: endpoint(&m.source),
-            target: endpoint(&m.target),
+            mandate: self.mandate(now, term),
+            source: self.endpoint(now, &m.source),
+            target: self.endpoint(now, &m.target),
             slots,
             lanes: LANES,
             patience: PATIENCE,
+        }
+    }
+
+    /// Measures what the slots of each group have at its primary, all groups at once; or which group could
+    /// not be measured, and why.
+    pub async fn measure(
+        &self,
+        now: &Snapshot,
+        what: Measure,
+    ) -> Result<BTreeMap<GroupId, Measured>, (GroupId, LinkError)> {
+        let mandate = self.mandate(now, now.head.leader_term);
+        let measure = |group: &GroupId| {
+            let (group, at) = (group.clone(), self.endpoint(now, group));
+            let mandate = mandate.clone();
+            async move {
+                match mover::measure(&at, mandate, what, PATIENCE).await {
+                    Ok(measured) => Ok((group, measured)),
+                    Err(why) => Err((group, why)),
+                }
+            }
+        };
+        let asked: Vec<_> = now.groups.keys().map(measure).collect();
+        let measured = stream::iter(asked).buffer_unordered(MEASURED_AT_ONCE);
+        measured.try_collect().await
+    }
+
+    fn mandate(&self, now: &Snapshot, term: u64) -> Arc<Mandate> {
+        Arc::new(Mandate {
+            cluster: now.cluster.id.clone(),
+            term,
+            incarnation: self.fences.incarnation().to_owned(),
+        })
+    }
+
+    fn endpoint(&self, now: &Snapshot, group: &GroupId) -> Endpoint {
+        Endpoint {
+            address: now.groups[group].primary().address.clone(),
+            login: self.probe.login(group),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     admission::Candidate,
     change::{Assignment, Refusal},
     model::Registration,
+    mover::Measure,
 };
 
 const DESCRIPTION_MAX: usize = 256;
@@ -92,6 +93,17 @@ pub fn weights(
 /// Keys a second; 0: no limit.
 pub fn rate(rate: u32) -> Option<NonZeroU32> {
     NonZeroU32::new(rate)
+}
+
+/// What is evened out, if it has to be measured.
+pub fn measure(field: &str, by: i32) -> Result<Option<Measure>, Refusal> {
+    use v1::rebalance_request::By;
+    match By::try_from(by) {
+        Ok(By::Unspecified | By::Slots) => Ok(None),
+        Ok(By::Keys) => Ok(Some(Measure::Keys)),
+        Ok(By::Memory) => Ok(Some(Measure::Memory)),
+        Err(_) => Err(Refusal::field(field, format!("{by} is no known way"))),
+    }
 }
 
 /// A text for people.

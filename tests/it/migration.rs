@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use proto::v1::{self, migration::Phase};
-use redis::cmd;
+use redis::{cmd, pipe};
 use tests::{
-    Cluster, Server, Workload, ZooKeeper,
+    Cluster, Server, Workload, ZooKeeper, eventually,
     migration::{
         assert_keys_are_at_their_owners, assert_nobody_noticed, assert_only_what_was_not_executed,
         create, enters, get, migrate,
@@ -13,8 +13,56 @@ use tests::{
 };
 use tokio::time::sleep;
 
+mod blast;
+mod groups;
 mod parallel;
+mod rebalance;
 mod verify;
+
+/// Writes strings through a proxy.
+async fn fill(cluster: &Cluster, count: usize) {
+    let mut fill = pipe();
+    for n in 0..count {
+        fill.cmd("SET").arg(format!("k{n}")).arg(n).ignore();
+    }
+    let mut client = cluster.proxies[0].connect().await;
+    fill.exec_async(&mut client).await.unwrap();
+}
+
+/// Creates a migration that copies a few keys a second.
+async fn create_slow(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
+    let request = v1::CreateMigrationRequest {
+        slots: slots.to_owned(),
+        target_group_id: target.to_owned(),
+        rate: 20,
+        ..v1::CreateMigrationRequest::default()
+    };
+    let mut admin = cluster.controller.admin().await;
+    admin.create_migration(request).await.unwrap().into_inner()
+}
+
+async fn hurry(cluster: &Cluster, id: &str) {
+    let request = v1::UpdateMigrationRequest {
+        id: id.to_owned(),
+        ..v1::UpdateMigrationRequest::default()
+    };
+    let mut admin = cluster.controller.admin().await;
+    admin.update_migration(request).await.unwrap();
+}
+
+/// Returns once it waits for these words.
+async fn waits(cluster: &Cluster, id: &str, words: &str) {
+    eventually(|| async {
+        let migration = get(&cluster.controller, id).await?;
+        let says = format!("{} {}", migration.waits_for, migration.reason);
+        match says.contains(words) {
+            true => Ok(()),
+            false => Err(format!("{migration:?}")),
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn slots_move_and_no_client_notices() {
     let cluster = Cluster::builder().groups(2).proxies(2).start().await;

@@ -1,21 +1,23 @@
-//! `sluice rebalance` and `sluice group drain`: slots move until each group owns its share.
+//! `sluice rebalance` and `sluice group drain`: slots move until each group has its share.
 
 use std::collections::BTreeMap;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use proto::{GroupId, MigrationId, SlotSet, v1};
+use v1::rebalance_request::By;
 
 use super::{Context, migration};
 use crate::{
     args::DryRun,
     client::{Admin, request_id},
     error::Error,
-    output::{self, Table, plural},
+    output::{self, Table, bytes, plural, thousands},
 };
 
 pub(crate) const HELP: &str = "Examples:\n  \
     sluice rebalance --dry-run\n  \
     sluice rebalance --wait\n  \
+    sluice rebalance --by memory --dry-run\n  \
     sluice rebalance --weights g1=2,g2=1 --rate 5000 --wait\n\n\
     RPC: AdminService.Rebalance";
 
@@ -34,9 +36,42 @@ pub(crate) struct RebalanceArgs {
     pub(crate) how: How,
 }
 
+/// What is evened out.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Evened {
+    /// The number of slots
+    Slots,
+    /// The number of keys
+    Keys,
+    /// Bytes of memory
+    Memory,
+}
+
+impl Evened {
+    fn by(self) -> By {
+        match self {
+            Self::Slots => By::Slots,
+            Self::Keys => By::Keys,
+            Self::Memory => By::Memory,
+        }
+    }
+
+    /// So many of them, for people.
+    fn show(self, count: u64) -> String {
+        match self {
+            Self::Slots | Self::Keys => thousands(count),
+            Self::Memory => bytes(count),
+        }
+    }
+}
+
 /// How it is done.
 #[derive(Args)]
 pub(crate) struct How {
+    /// What is evened out. Keys and memory are measured at the primaries first, which takes some seconds:
+    /// up to 100,000 keys of each are looked at, and stand for all where there are more
+    #[arg(long, value_enum, default_value_t = Evened::Slots)]
+    by: Evened,
     /// Follow the migrations until they are over
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
@@ -95,12 +130,13 @@ async fn carry_out(
         validate_only: how.dry_run.dry_run,
         request_id: request_id(),
         rate: how.rate,
+        by: how.by.by().into(),
     };
     let answer = context.client.call(Admin::rebalance, request).await?;
     let slots: usize = answer.migrations.iter().map(count).sum();
     let moves = plural(answer.migrations.len(), "migration");
     match (answer.migrations.is_empty(), how.dry_run.dry_run) {
-        (true, _) => output::note("The groups own what they are to own; nothing moves"),
+        (true, _) => output::note("The groups have what they are to have; nothing moves"),
         (false, true) => output::note(&format!(
             "Would move {} by {moves} (dry run: nothing was changed)",
             plural(slots, "slot")
@@ -108,8 +144,12 @@ async fn carry_out(
         (false, false) => output::note(&format!("Moving {} by {moves}", plural(slots, "slot"))),
     }
     if !how.wait {
-        return context.output.show(&answer, table(&answer.migrations));
+        let loads = loads(&answer.loads, how.by);
+        return context
+            .output
+            .show(&answer, [loads, table(&answer.migrations)]);
     }
+    context.output.show_table(loads(&answer.loads, how.by))?;
     for migration in &answer.migrations {
         let id = MigrationId::new(&migration.id).map_err(|e| Error::failed(e.to_string()))?;
         migration::watch(context, &id).await?;
@@ -122,6 +162,29 @@ fn count(migration: &v1::Migration) -> usize {
         .slots
         .parse::<SlotSet>()
         .map_or(0, |slots| slots.len())
+}
+
+/// What the groups have and will have, and from how many keys that was reckoned.
+fn loads(loads: &[v1::GroupLoad], by: Evened) -> Table {
+    let row = |load: &v1::GroupLoad| {
+        let looked_at = match by {
+            Evened::Slots => "-".to_owned(),
+            Evened::Keys | Evened::Memory => format!(
+                "{} of {} keys",
+                thousands(load.keys_looked_at),
+                thousands(load.keys)
+            ),
+        };
+        [
+            load.group_id.clone(),
+            load.weight.to_string(),
+            by.show(load.before),
+            by.show(load.after),
+            looked_at,
+        ]
+    };
+    let header = ["GROUP", "WEIGHT", "NOW", "THEN", "LOOKED AT"];
+    Table::new(header, loads.iter().map(row))
 }
 
 fn table(migrations: &[v1::Migration]) -> Table {
@@ -141,6 +204,22 @@ fn table(migrations: &[v1::Migration]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn loads_are_shown() {
+        let load = v1::GroupLoad {
+            group_id: "g1".to_owned(),
+            weight: 1,
+            before: 3 << 20,
+            after: 2 << 20,
+            keys: 1_000_000,
+            keys_looked_at: 100_224,
+        };
+        insta::assert_snapshot!(loads(&[load], Evened::Memory).render(None), @r"
+        GROUP   WEIGHT   NOW       THEN      LOOKED AT
+        g1      1        3.0 MiB   2.0 MiB   100,224 of 1,000,000 keys
+        ");
+    }
 
     #[test]
     fn weights_are_read() {

@@ -31,6 +31,12 @@ impl Walk {
         Self { cursor }
     }
 
+    /// From a place in the server's table, whatever that is.
+    pub(super) fn at(place: u64) -> Self {
+        let cursor = Some(place.to_string().into_bytes());
+        Self { cursor }
+    }
+
     /// The next keys, of whatever slot, for which the server looks at `most`, about; each key that is there
     /// all the time comes at least once. `None`: that was all.
     pub(super) async fn next(

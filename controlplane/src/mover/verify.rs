@@ -2,9 +2,9 @@
 //!
 //! Most values are equal as they are dumped. Where they are not (another version, another order of a hash),
 //! and where they are big, their elements are compared, by a digest of each side that is taken page by
-//! page: in order where there is one, and with when fields of a hash expire. Where dumps differ, what
-//! consumer groups have of a stream is not compared. Of slots that somebody writes to it tells what differed
-//! at the moment it looked; of those that a copy follows, what still differs a moment later.
+//! page: in order where there is one; with when fields of a hash expire, and with the groups of a stream and
+//! what their consumers have not acknowledged, but for when that was. Of slots that somebody writes to it tells
+//! what differed at the moment it looked; of those that a copy follows, what still differs a moment later.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher as _},
@@ -191,7 +191,80 @@ impl Side {
             }
             position = next;
         }
+        if kind == Kind::Stream {
+            self.add_groups(key, &mut digest).await?;
+        }
         Ok(Some(digest.end(expiry)))
+    }
+
+    /// What the groups of a stream are, and what is pending in them.
+    async fn add_groups(&mut self, key: &[u8], digest: &mut Digest) -> Result<(), LinkError> {
+        let groups = match self.link.ask(&[b"XINFO", b"GROUPS", key]).await? {
+            Reply::List(groups) => groups,
+            Reply::Error(answer) if answer.contains("no such key") => return Ok(()),
+            other => return Err(self.link.unexpected("XINFO GROUPS", &other)),
+        };
+        for group in groups {
+            let Reply::List(fields) = group else {
+                return Err(self.link.unexpected("XINFO GROUPS", &group));
+            };
+            let told = |wanted: &[u8]| {
+                let pairs = fields.chunks_exact(2);
+                let is_wanted =
+                    |pair: &&[Reply]| matches!(&pair[0], Reply::Text(name) if name == wanted);
+                pairs.filter(is_wanted).map(|pair| &pair[1]).next()
+            };
+            let Some(Reply::Text(name)) = told(b"name") else {
+                let answer = "a group without a name".to_owned();
+                return Err(self.link.refused("XINFO GROUPS", answer));
+            };
+            digest.add(name);
+            for field in [&b"consumers"[..], b"pending", b"last-delivered-id"] {
+                digest.add(format!("{:?}", told(field)).as_bytes());
+            }
+            self.add_pending(key, name, digest).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_pending(
+        &mut self,
+        key: &[u8],
+        group: &[u8],
+        digest: &mut Digest,
+    ) -> Result<(), LinkError> {
+        let size = PAGE.to_string();
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            // The last one comes again: older servers know no other way to go on behind it.
+            let from = last.as_deref().unwrap_or(b"-");
+            let words: [&[u8]; 6] = [b"XPENDING", key, group, from, b"+", size.as_bytes()];
+            let Reply::List(entries) = self.link.ask(&words).await? else {
+                return Ok(()); // it has gone since
+            };
+            let is_last = (entries.len() as u64) < PAGE;
+            for entry in entries {
+                let Reply::List(parts) = entry else {
+                    return Err(self.link.unexpected("XPENDING", &entry));
+                };
+                let Ok([Reply::Text(id), Reply::Text(consumer), _, count]) =
+                    <[Reply; 4]>::try_from(parts)
+                else {
+                    let answer = "a pending entry of another kind".to_owned();
+                    return Err(self.link.refused("XPENDING", answer));
+                };
+                if last.as_ref() == Some(&id) {
+                    continue;
+                }
+                digest.add(&id);
+                digest.add(&consumer);
+                digest.add(format!("{count:?}").as_bytes());
+                last = Some(id);
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     /// When each of these fields of a hash expires, if it does. Of a key that has just gone: of none.

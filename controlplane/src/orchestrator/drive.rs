@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::{Activity, PATIENCE, Tools};
 use crate::{
-    change,
+    change::{self, Change},
     fence::{Mark, Spare, Target},
     migration::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
@@ -51,7 +51,7 @@ pub(super) struct Drive {
     /// The revision at which the present phase was entered, and when that was seen.
     phase: (u64, Instant),
     /// Of source and target, when that was looked at last.
-    primaries: Option<[ServerAddr; 2]>,
+    primaries: Option<[Option<ServerAddr>; 2]>,
     fitness: Fitness,
     claims: Claims,
     copy: Option<Copy>,
@@ -180,8 +180,8 @@ impl Drive {
     /// Forgets all that it knows of servers that are not the primaries any more: nothing of it is true of
     /// those that are now. What they have is copied anew; a hold is given up for want of a copy.
     fn face(&mut self, now: &Snapshot, m: &Migration) {
-        let primaries = [&m.source, &m.target].map(|group| primary(now, group).address);
-        let before = self.primaries.replace(primaries);
+        let groups = [m.source.clone(), m.target.clone()];
+        let before = self.primaries.replace(primaries(now, &groups));
         if before.is_none() || before == self.primaries {
             return;
         }
@@ -366,7 +366,14 @@ impl Drive {
 
     async fn record(&mut self, m: &Migration, advance: Advance) -> Result<(), Trouble> {
         let (id, seen) = (self.id.clone(), m.revision);
-        let decide = move |now: &Snapshot| Ok(change::advance(now, &id, seen, &advance));
+        let (groups, known) = ([m.source.clone(), m.target.clone()], self.primaries.clone());
+        // What was decided of servers that are no primaries any more is not to be.
+        let decide = move |now: &Snapshot| {
+            if known != Some(primaries(now, &groups)) {
+                return Ok(Change::default());
+            }
+            Ok(change::advance(now, &id, seen, &advance))
+        };
         let committed = self.tools.store.commit(decide).await;
         committed.map(drop).map_err(words)
     }
@@ -489,6 +496,12 @@ impl Drive {
             tell(activities.entry(self.id.clone()).or_default());
         });
     }
+}
+
+/// Of these groups. Those of a migration that is over may be no more.
+fn primaries(now: &Snapshot, groups: &[GroupId; 2]) -> [Option<ServerAddr>; 2] {
+    let primary = |group| Some(now.groups.get(group)?.primary().address.clone());
+    groups.each_ref().map(primary)
 }
 
 fn primary(now: &Snapshot, group: &GroupId) -> Target {

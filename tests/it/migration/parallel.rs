@@ -2,57 +2,15 @@
 
 use std::time::Duration;
 
-use proto::v1::{self, migration::Phase};
-use redis::{cmd, pipe};
+use proto::v1::migration::Phase;
+use redis::cmd;
 use tests::{
     Cluster, Server, Workload, eventually,
     migration::{assert_keys_are_at_their_owners, assert_nobody_noticed, create, enters, get},
 };
 use tokio::time::sleep;
 
-/// Writes strings through a proxy.
-async fn fill(cluster: &Cluster, count: usize) {
-    let mut fill = pipe();
-    for n in 0..count {
-        fill.cmd("SET").arg(format!("k{n}")).arg(n).ignore();
-    }
-    let mut client = cluster.proxies[0].connect().await;
-    fill.exec_async(&mut client).await.unwrap();
-}
-
-/// Creates a migration that copies a few keys a second.
-async fn create_slow(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
-    let request = v1::CreateMigrationRequest {
-        slots: slots.to_owned(),
-        target_group_id: target.to_owned(),
-        rate: 20,
-        ..v1::CreateMigrationRequest::default()
-    };
-    let mut admin = cluster.controller.admin().await;
-    admin.create_migration(request).await.unwrap().into_inner()
-}
-
-async fn hurry(cluster: &Cluster, id: &str) {
-    let request = v1::UpdateMigrationRequest {
-        id: id.to_owned(),
-        ..v1::UpdateMigrationRequest::default()
-    };
-    let mut admin = cluster.controller.admin().await;
-    admin.update_migration(request).await.unwrap();
-}
-
-/// Returns once it waits for these words.
-async fn waits(cluster: &Cluster, id: &str, words: &str) {
-    eventually(|| async {
-        let migration = get(&cluster.controller, id).await?;
-        let says = format!("{} {}", migration.waits_for, migration.reason);
-        match says.contains(words) {
-            true => Ok(()),
-            false => Err(format!("{migration:?}")),
-        }
-    })
-    .await;
-}
+use super::{create_slow, fill, hurry, waits};
 
 /// Each of the groups takes part in two at a time; a third waits, and no client notices any of them.
 #[tokio::test]

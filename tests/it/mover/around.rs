@@ -5,7 +5,9 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use controlplane::mover::{Reaped, Scope, Unreaped, Verified, What, Which, examine, reap, verify};
+use controlplane::mover::{
+    Measure, Reaped, Scope, Unreaped, Verified, What, Which, examine, measure, reap, verify,
+};
 use proto::SlotSet;
 use redis::cmd;
 use tokio::sync::watch;
@@ -203,4 +205,103 @@ async fn when_fields_expire_is_compared_where_they_do() {
         let expected: [(&[u8], What); 1] = [(b"{k0}other", What::Expiry)];
         assert_eq!(named, expected, "{name}");
     }
+}
+
+/// What some keys say of all is nearly right, at whatever server: a place in its table can be any number.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_slots_have_is_measured() {
+    for name in [
+        "redis-6.2",
+        "redis-7.0",
+        "redis-8.2",
+        "valkey-8.1",
+        "valkey-9.1",
+    ] {
+        let Some(program) = program(name) else {
+            continue;
+        };
+        let stand = Stand::of(program.clone(), program, &[]).await;
+        let mut source = stand.source.connect().await;
+        let measured = async |what| {
+            let plan = stand.plan(all());
+            let measured = measure(&plan.source, plan.mandate, what, plan.patience).await;
+            measured.unwrap()
+        };
+        let script = "for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do \
+            redis.call('SET', ARGV[3] .. n, 'x') end";
+        let add = async |source: &mut redis::aio::MultiplexedConnection,
+                         first: u32,
+                         last: u32,
+                         prefix: &str| {
+            let mut add = cmd("EVAL");
+            add.arg(script).arg(0).arg(first).arg(last).arg(prefix);
+            add.query_async::<()>(source).await.unwrap();
+        };
+        add(&mut source, 1, 2000, "k").await;
+        run(&mut source, "SELECT 3").await;
+        add(&mut source, 1, 500, "{one}").await;
+        let one = proto::Slot::of_key(b"{one}1").index();
+        let few = measured(Measure::Keys).await;
+        assert_eq!((few.keys, few.looked_at), (2501, 2501), "{name}");
+        assert_eq!(few.slots.iter().sum::<u64>(), 2500, "{name}");
+        assert!(few.slots[one] >= 500, "{name}");
+        // A third of all are of one slot.
+        add(&mut source, 501, 100_000, "{one}").await;
+        run(&mut source, "SELECT 0").await;
+        add(&mut source, 2001, 200_000, "k").await;
+        let many = measured(Measure::Keys).await;
+        assert!(many.looked_at < 110_000 && many.keys > 300_000, "{name}");
+        let near = |found: u64, expected: u64, what| {
+            let off = found.abs_diff(expected);
+            assert!(
+                off < expected / 20,
+                "{name}: {found} {what}, not {expected}"
+            );
+        };
+        near(many.slots.iter().sum(), 300_001, "keys");
+        near(many.slots[one], 100_200, "keys of one slot");
+        let half = many.slots[..512].iter().sum::<u64>();
+        near(
+            half - if one < 512 { many.slots[one] } else { 0 },
+            100_000,
+            "keys of a half",
+        );
+        let memory = measured(Measure::Memory).await;
+        let each = memory.slots.iter().sum::<u64>() / 300_001;
+        assert!((30..200).contains(&each), "{name}: {each} bytes a key");
+    }
+}
+
+/// Their dumps differ by when consumers were seen; what counts is what they have.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_streams_are_compared() {
+    let stand = Stand::start().await;
+    let (mut source, mut target) = (stand.source.connect().await, stand.target.connect().await);
+    for link in [&mut source, &mut target] {
+        for key in ["{k0}same", "{k0}acked", "{k0}ahead"] {
+            let mut add = cmd("EVAL");
+            let script = "for n = 1, 1500 do redis.call('XADD', KEYS[1], n .. '-1', 'n', n) end";
+            add.arg(script).arg(1).arg(key);
+            add.query_async::<()>(link).await.unwrap();
+            run(link, &format!("XGROUP CREATE {key} g 0")).await;
+            run(
+                link,
+                &format!("XREADGROUP GROUP g c COUNT 1200 STREAMS {key} >"),
+            )
+            .await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    run(&mut target, "XACK {k0}acked g 1100-1").await;
+    run(&mut source, "XACK {k0}acked g 1099-1").await;
+    run(&mut target, "XGROUP SETID {k0}ahead g 1300-1").await;
+    let found = verified(&stand, Which::All).await;
+    let mut named: Vec<_> = found
+        .named
+        .iter()
+        .map(|d| (d.key.as_slice(), d.what))
+        .collect();
+    named.sort_unstable_by_key(|(key, _)| *key);
+    let expected: [(&[u8], What); 2] = [(b"{k0}acked", What::Value), (b"{k0}ahead", What::Value)];
+    assert_eq!(named, expected);
 }
