@@ -8,7 +8,7 @@ use redis::cmd;
 use crate::{Cluster, Controller, Report, within};
 
 /// How long a move may take. Its copy gives way to a server's clients, and so to a busy machine.
-pub const MOVED: Duration = Duration::from_secs(90);
+pub const MOVED: Duration = Duration::from_secs(180);
 
 /// Creates a migration.
 pub async fn create(controller: &Controller, slots: &str, target: &str) -> v1::Migration {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tests::{Raw, Server};
+use tests::{Raw, Server, eventually};
 use tokio::time;
 
 use super::stand::program;
@@ -121,6 +121,8 @@ async fn what_servers_tell_of_and_what_not() {
         "SORT list ALPHA STORE sorted-k",
         "PFADD hll a",
         "PFMERGE hll hll",
+        "PFADD hll b",
+        "PFCOUNT hll",
         "PEXPIRE k 100000",
         "PERSIST k",
         "UNLINK k",
@@ -173,6 +175,84 @@ async fn what_servers_tell_of_and_what_not() {
         assert!(tracking.reply().await.contains("expires"), "{name}");
         link.command("FLUSHDB").await;
         assert_eq!(tracking.reply().await, ">2 $10 invalidate _", "{name}");
+        // So is what is thrown out.
+        link.command("SET thrown-out v").await;
+        assert!(tracking.reply().await.contains("thrown-out"), "{name}");
+        link.command("CONFIG SET maxmemory-policy allkeys-random")
+            .await;
+        link.command("CONFIG SET maxmemory 1").await;
+        link.command("SET k v").await;
+        assert!(tracking.reply().await.contains("thrown-out"), "{name}");
+    }
+}
+
+/// Else what is kept for it would make the server throw out users' keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tracks_and_does_not_read_is_closed() {
+    for (name, server, _dir) in servers(&[]).await {
+        let mut link = Raw::connect(&server.addr).await;
+        let limit = [
+            "CONFIG",
+            "SET",
+            "client-output-buffer-limit",
+            "pubsub 1mb 0 0",
+        ];
+        link.pipeline(&[limit.map(str::to_owned).to_vec()]).await;
+        assert_eq!(link.reply().await, "+OK", "{name}");
+        let tracking = tracking(&server).await;
+        let script = "for i = 1, 100000 do redis.call('SET', ARGV[1] .. i, '') end return 1";
+        let eval = ["EVAL", script, "0", &"k".repeat(100)].map(str::to_owned);
+        link.pipeline(&[eval.to_vec()]).await;
+        assert_eq!(link.reply().await, ":1", "{name}");
+        eventually(|| async {
+            let mut link = Raw::connect(&server.addr).await;
+            match link
+                .command("CLIENT LIST TYPE pubsub")
+                .await
+                .matches("id=")
+                .count()
+            {
+                0 => Ok(()),
+                clients => Err(format!("{name}: {clients} are there")),
+            }
+        })
+        .await;
+        drop(tracking);
+    }
+}
+
+/// A name is taken from a large value at once only if the value was unlinked before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unlinked_first_makes_way_at_once() {
+    let script = "for i = 1, 10000 do redis.call('ZADD', KEYS[1], i, i) end return 1";
+    for (name, server, _dir) in servers(&[]).await {
+        let mut link = Raw::connect(&server.addr).await;
+        let mut micros = async |unlinks: bool| {
+            link.command("DEL large").await;
+            let eval = ["EVAL", script, "1", "large"].map(str::to_owned);
+            link.pipeline(&[eval.to_vec()]).await;
+            assert_eq!(link.reply().await, ":1", "{name}");
+            link.command("SET small v").await;
+            if unlinks {
+                link.command("UNLINK large").await;
+            }
+            link.command("CONFIG RESETSTAT").await;
+            assert_eq!(link.command("RENAME small large").await, "+OK", "{name}");
+            let stats = link.command("INFO commandstats").await;
+            let usec = stats.split_once("cmdstat_rename:").unwrap().1;
+            let usec = usec.split_once("usec=").unwrap().1;
+            usec.split(',').next().unwrap().parse::<u64>().unwrap()
+        };
+        let (mut plain, mut unlinked) = (u64::MAX, u64::MAX);
+        for _ in 0..3 {
+            plain = plain.min(micros(false).await);
+            unlinked = unlinked.min(micros(true).await);
+        }
+        assert!(unlinked < 1000, "{name}: {unlinked} µs");
+        // By default later ones unlink by themselves.
+        if name.as_str() < "redis-8" {
+            assert!(plain > 10 * unlinked, "{name}: {plain} and {unlinked} µs");
+        }
     }
 }
 
