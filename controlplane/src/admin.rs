@@ -29,6 +29,7 @@ use crate::{
     probe::Probe,
     prober::Observations,
     registry::Registry,
+    retire::Retirement,
     snapshot::Snapshot,
     store::{CommitError, Store},
     topology, view,
@@ -59,6 +60,8 @@ pub struct Admin {
     pub probe: Probe,
     /// Fences them.
     pub fences: Fences,
+    /// Shuts proxies out that are to be forgotten.
+    pub retirement: Retirement,
     /// What the servers said last.
     pub observations: watch::Receiver<Observations>,
     /// What migrations take, and where they say what they do.
@@ -650,7 +653,9 @@ impl AdminService for Admin {
         let mut unreached_servers = Vec::new();
         if !validate_only && !mode.is_repetition(&now)? {
             decide(&now)?;
-            unreached_servers = self.shut_out(&now, &id).await;
+            if let Some(proxy) = now.proxies.get(&id) {
+                unreached_servers = self.retirement.shut_out(proxy).await?;
+            }
         }
         let after = self.mutate(mode, decide).await?;
         if !validate_only {

@@ -190,6 +190,7 @@ impl App {
             registry: registry.clone(),
             probe: probe.clone(),
             fences: fences.clone(),
+            retirement: retirement.clone(),
             observations: observations.subscribe(),
             tools: tools.clone(),
             stopping: stopping.clone(),

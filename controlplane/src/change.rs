@@ -459,6 +459,19 @@ pub fn register(now: &Snapshot, proxy: &Registration) -> Decision {
     ))
 }
 
+/// A version that a proxy does not have which is to be shut out.
+pub fn bar(id: &ProxyId) -> Change {
+    let message = format!("proxy {id} is shut out of all servers");
+    Change {
+        events: vec![Draft::new(
+            format!("proxy/{id}"),
+            Kind::ProxyShutOut,
+            message,
+        )],
+        ..Change::default()
+    }
+}
+
 /// The end of a proxy that is gone.
 pub fn delete_proxy(
     now: &Snapshot,

@@ -34,10 +34,11 @@ use tracing::{error, info, warn};
 
 use crate::{
     change::{self, Change, Refusal},
-    disk::{OpenError, WriteError},
+    disk::OpenError,
     events::Journal,
+    failpoint::{Point, reach},
     metrics::{CommitResult, Metrics},
-    mirror::Mirror,
+    mirror::{Copied, Mirror},
     model::{Cluster, FORMAT},
     snapshot::Snapshot,
     store::{BUILD_VERSION, CommitError, Decide, Job, QUEUE, Reply, Standing, Store, Writer},
@@ -88,6 +89,7 @@ pub async fn open(
             build_version: BUILD_VERSION.to_owned(),
         },
         mirror: Arc::new(mirror),
+        has_mirror: true,
         snapshots: watch::Sender::new(Arc::new(snapshot)),
         standings: watch::Sender::new(Standing::Adrift),
         journal,
@@ -103,7 +105,10 @@ pub async fn open(
         events,
     };
     // Owned by the writer's handle: it ends when it is closed.
-    tokio::spawn(async move { drop(ended.send(keeper.run().await)) });
+    tokio::spawn(async move {
+        keeper.run().await;
+        drop(ended.send(Ok(()))); // an error: nobody waits for it
+    });
     // Without a mirror there is nothing to begin with until somebody was elected.
     let mut writer = Writer { jobs, done };
     let mut snapshots = store.subscribe();
@@ -128,6 +133,8 @@ struct Keeper {
     /// What is written when it is elected.
     own: Leader,
     mirror: Arc<Mirror>,
+    /// It was written last. That it was not is said once.
+    has_mirror: bool,
     snapshots: watch::Sender<Arc<Snapshot>>,
     standings: watch::Sender<Standing>,
     journal: Journal,
@@ -171,13 +178,13 @@ enum Over {
 }
 
 impl Keeper {
-    async fn run(mut self) -> Result<(), WriteError> {
+    async fn run(mut self) {
         loop {
             let over = match self.open_session().await {
                 None => Over::Closed,
                 Some(Ok(mut session)) => {
                     info!(servers = self.place.servers, "connected to ZooKeeper");
-                    self.serve(&mut session).await?
+                    self.serve(&mut session).await
                 }
                 Some(Err(Failure::Unusable(why))) => {
                     self.alarm(&why);
@@ -186,12 +193,12 @@ impl Keeper {
                 Some(Err(e)) => Over::Lost(e.to_string()),
             };
             match over {
-                Over::Closed => return Ok(()),
+                Over::Closed => return,
                 Over::Lost(why) => warn!(why, "without ZooKeeper"),
             }
             self.stand(Standing::Adrift);
             if self.refuse_until(pause()).await.is_none() {
-                return Ok(());
+                return;
             }
         }
     }
@@ -234,7 +241,7 @@ impl Keeper {
     }
 
     /// Follows, and leads, until the session is over.
-    async fn serve(&mut self, session: &mut Session) -> Result<Over, WriteError> {
+    async fn serve(&mut self, session: &mut Session) -> Over {
         let mut pulse = interval(session.pulse());
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut full = interval(FULL_LOOK);
@@ -243,7 +250,7 @@ impl Keeper {
         let mut sight: Option<Sight> = None;
         loop {
             if sight.is_none() {
-                match self.look(session).await? {
+                match self.look(session).await {
                     Ok(seen) => {
                         sight = Some(seen);
                         self.alarmed.clear();
@@ -257,18 +264,18 @@ impl Keeper {
             select! {
                 biased;
                 () = sleep_until(session.safe_until()), if leads => {
-                    return Ok(Over::Lost("ZooKeeper has not answered for too long: it leads no more".to_owned()));
+                    return Over::Lost("ZooKeeper has not answered for too long: it leads no more".to_owned());
                 }
                 news = session.news() => match news {
                     News::Changed => sight = None,
                     News::Reconnected => {
                         sight = None;
                         if let Err(e) = session.watch_again().await {
-                            return Ok(Over::Lost(e.to_string()));
+                            return Over::Lost(e.to_string());
                         }
                     }
                     News::Disconnected => {}
-                    News::Ended(why) => return Ok(Over::Lost(why)),
+                    News::Ended(why) => return Over::Lost(why),
                 },
                 _ = full.tick() => sight = None,
                 _ = pulse.tick() => {
@@ -282,7 +289,7 @@ impl Keeper {
                 }
                 job = self.jobs.recv(), if takes_jobs => match job {
                     Some(Job::Commit { decide, reply }) => match (leads, sight.take()) {
-                        (true, Some(seen)) => sight = self.commit(session, seen, decide, reply).await?,
+                        (true, Some(seen)) => sight = self.commit(session, seen, decide, reply).await,
                         // It is about to be looked at: soon it is known who leads.
                         (true, None) => {
                             let standing = Standing::Adrift;
@@ -299,21 +306,18 @@ impl Keeper {
                         self.journal.tell(events);
                     }
                     Some(Job::Note(_)) => {}
-                    Some(Job::Close) | None => return Ok(Over::Closed),
+                    Some(Job::Close) | None => return Over::Closed,
                 },
             }
         }
     }
 
     /// Reads everything and takes it over; is elected, if nobody leads.
-    async fn look(&mut self, session: &mut Session) -> Result<Result<Sight, Failure>, WriteError> {
-        let seen = match session.look().await {
-            Ok(seen) => seen,
-            Err(e) => return Ok(Err(e)),
-        };
+    async fn look(&mut self, session: &mut Session) -> Result<Sight, Failure> {
+        let seen = session.look().await?;
         let now = self.snapshots.borrow().clone();
         if let Some(why) = regress(&now, &seen.image.snapshot) {
-            return Ok(Err(Failure::Unusable(why)));
+            return Err(Failure::Unusable(why));
         }
         if seen.leader != Holder::Own {
             // Before another one's term is shown: see `Store::leading`.
@@ -321,52 +325,44 @@ impl Keeper {
         }
         let edited = is_edited(&now, &seen.image.snapshot);
         if !edited {
-            self.publish(&seen.image.snapshot).await?;
+            self.publish(&seen.image.snapshot).await;
         }
         self.resolve(&seen, session.id());
         match &seen.leader {
             Holder::Own if edited => self.adopt(session, seen).await,
             Holder::Own => {
                 self.lead(&seen.image.snapshot);
-                Ok(Ok(seen))
+                Ok(seen)
             }
             // Its own node, of the process that it was before: it ends with that one's session.
             Holder::Other(leader) if *leader == self.own => {
                 self.stand(Standing::Adrift);
-                Ok(Ok(seen))
+                Ok(seen)
             }
             Holder::Other(leader) => {
                 self.stand(Standing::StandsBy {
                     leader: leader.address.clone(),
                 });
-                Ok(Ok(seen))
+                Ok(seen)
             }
             Holder::Nobody => self.elect(session, seen).await,
         }
     }
 
-    async fn elect(
-        &mut self,
-        session: &mut Session,
-        seen: Sight,
-    ) -> Result<Result<Sight, Failure>, WriteError> {
+    async fn elect(&mut self, session: &mut Session, seen: Sight) -> Result<Sight, Failure> {
         self.stand(Standing::Adrift);
         let change = change::elect(&seen.image.snapshot, BUILD_VERSION);
         let claim = Claim::Take(self.own.clone());
         let attempt = Attempt::new(session, &seen, change, None);
-        Ok(self.send(session, seen, &claim, attempt).await?.sight())
+        self.send(session, seen, &claim, attempt).await.sight()
     }
 
     /// Gives what somebody has changed by hand a revision of its own.
-    async fn adopt(
-        &mut self,
-        session: &mut Session,
-        seen: Sight,
-    ) -> Result<Result<Sight, Failure>, WriteError> {
+    async fn adopt(&mut self, session: &mut Session, seen: Sight) -> Result<Sight, Failure> {
         warn!("records in ZooKeeper were changed by hand, taken over");
         let attempt = Attempt::new(session, &seen, change::adopt(), None);
-        let sent = self.send(session, seen, &Claim::Have, attempt).await?;
-        Ok(sent.sight())
+        let sent = self.send(session, seen, &Claim::Have, attempt).await;
+        sent.sight()
     }
 
     /// Decides and commits, and again where somebody else has changed the nodes. `None`: everything is to
@@ -377,7 +373,7 @@ impl Keeper {
         seen: Sight,
         decide: Decide,
         reply: Reply,
-    ) -> Result<Option<Sight>, WriteError> {
+    ) -> Option<Sight> {
         let (mut sight, mut reply) = (Some(seen), reply);
         for _ in 0..DECISIONS {
             // Nobody waits any more where the caller's time is up.
@@ -386,7 +382,7 @@ impl Keeper {
             }
             let seen = match sight.take() {
                 Some(seen) => seen,
-                None => match self.look(session).await? {
+                None => match self.look(session).await {
                     Ok(seen) if seen.leader == Holder::Own => seen,
                     Err(Failure::Conflict(_)) => continue,
                     Ok(_) | Err(Failure::Lost(_) | Failure::Unusable(_)) => {
@@ -395,7 +391,7 @@ impl Keeper {
                             known => known,
                         };
                         drop(reply.send(Err(CommitError::NotLeading(standing))));
-                        return Ok(None);
+                        return None;
                     }
                 },
             };
@@ -405,29 +401,26 @@ impl Keeper {
                 Err(refusal) => {
                     self.metrics.committed(CommitResult::Refused);
                     drop(reply.send(Err(CommitError::Refused(refusal))));
-                    return Ok(Some(seen));
+                    return Some(seen);
                 }
             };
             if change.is_empty() {
                 drop(reply.send(Ok(Arc::clone(now))));
-                return Ok(Some(seen));
+                return Some(seen);
             }
             let attempt = Attempt::new(session, &seen, change, Some(reply));
-            match self.send(session, seen, &Claim::Have, attempt).await? {
-                Sent::Answered(seen) => return Ok(Some(seen)),
-                Sent::Over(_) => return Ok(None),
+            match self.send(session, seen, &Claim::Have, attempt).await {
+                Sent::Answered(seen) => return Some(seen),
+                Sent::Over(_) => return None,
                 Sent::Conflict(attempt, why) => {
                     warn!(why, "commit was not taken, decided again");
-                    let Some(waiting) = attempt.reply else {
-                        return Ok(None);
-                    };
-                    reply = waiting;
+                    reply = attempt.reply?;
                 }
             }
         }
         self.metrics.committed(CommitResult::Failed);
         drop(reply.send(Err(CommitError::Contended)));
-        Ok(None)
+        None
     }
 
     /// Sends a commit.
@@ -437,7 +430,7 @@ impl Keeper {
         seen: Sight,
         claim: &Claim,
         mut attempt: Attempt,
-    ) -> Result<Sent, WriteError> {
+    ) -> Sent {
         let next = Arc::new(seen.image.snapshot.after(&attempt.change));
         let operations = tree::operations(&seen.image, &next, &attempt.change, &attempt.commit);
         if !tree::fit(&operations) {
@@ -446,32 +439,41 @@ impl Keeper {
                 "too large for one write to ZooKeeper (900 KiB): ask for less at once",
             );
             attempt.answer(Err(CommitError::Refused(refusal)));
-            return Ok(Sent::Answered(seen));
+            return Sent::Answered(seen);
         }
         let begun = Instant::now();
+        let (before, after) = match claim {
+            Claim::Take(_) => (Point::Election, Point::Elected),
+            Claim::Have => (Point::Commit, Point::Committed),
+        };
+        reach(before);
         match session.commit(Some(claim), &operations).await {
             Ok(()) => {
+                reach(after);
                 self.metrics.committed(CommitResult::Committed);
                 self.metrics.commit_took(begun.elapsed());
                 let commit = attempt.commit.clone();
                 let image = seen.image.after(Arc::clone(&next), commit, &operations);
-                self.publish(&next).await?;
+                self.keep(&next).await;
+                reach(Point::Mirrored);
+                self.show(&next);
                 self.lead(&next);
+                reach(Point::Shown);
                 self.tell(&next, &mut attempt);
-                Ok(Sent::Answered(Sight {
+                Sent::Answered(Sight {
                     image,
                     leader: Holder::Own,
-                }))
+                })
             }
             Err(e @ Failure::Lost(_)) => {
                 self.unresolved = Some(attempt);
-                Ok(Sent::Over(e))
+                Sent::Over(e)
             }
-            Err(Failure::Conflict(why)) => Ok(Sent::Conflict(attempt, why)),
+            Err(Failure::Conflict(why)) => Sent::Conflict(attempt, why),
             Err(e @ Failure::Unusable(_)) => {
                 self.metrics.committed(CommitResult::Failed);
                 attempt.answer(Err(CommitError::NotLeading(Standing::Adrift)));
-                Ok(Sent::Over(e))
+                Sent::Over(e)
             }
         }
     }
@@ -548,17 +550,34 @@ impl Keeper {
     }
 
     /// Keeps a newer snapshot, and shows it.
-    async fn publish(&self, next: &Arc<Snapshot>) -> Result<(), WriteError> {
+    async fn publish(&mut self, next: &Arc<Snapshot>) {
         if **self.snapshots.borrow() == **next {
-            return Ok(());
+            return;
         }
+        self.keep(next).await;
+        self.show(next);
+    }
+
+    /// Brings the mirror up to date. Without one it goes on: nothing is lost but what it is for.
+    async fn keep(&mut self, next: &Arc<Snapshot>) {
         let (mirror, copy) = (Arc::clone(&self.mirror), Arc::clone(next));
-        let written = spawn_blocking(move || mirror.copy(&copy)).await;
-        written.expect("it does not panic").inspect_err(|e| {
-            error!(error = %e, "mirror failed, the controller must be restarted");
-        })?;
+        let copied = spawn_blocking(move || mirror.copy(&copy)).await;
+        match copied.expect("it does not panic") {
+            Ok(Copied::AsEver) => self.has_mirror = true,
+            Ok(Copied::Anew) => {
+                self.metrics.mirror_rebuilt();
+                self.has_mirror = true;
+            }
+            Err(why) => {
+                if std::mem::replace(&mut self.has_mirror, false) {
+                    error!(why, "mirror cannot be written; going on without one");
+                }
+            }
+        }
+    }
+
+    fn show(&self, next: &Arc<Snapshot>) {
         self.snapshots.send_replace(Arc::clone(next));
-        Ok(())
     }
 }
 

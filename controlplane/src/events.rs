@@ -47,6 +47,8 @@ pub enum Kind {
     ProxyDisconnected,
     ProxyAcked,
     ProxyNacked,
+    /// Before it is deleted.
+    ProxyShutOut,
     ProxyDeleted,
     ClusterRestored,
     RecordsEdited,

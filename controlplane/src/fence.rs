@@ -56,6 +56,7 @@ use tracing::{info, warn};
 
 use crate::{
     change,
+    failpoint::{Point, reach},
     model::Group,
     probe::{Failure, Probe},
     snapshot::Snapshot,
@@ -371,23 +372,52 @@ impl Fences {
         self.carry_out(at, &order, deadline).await
     }
 
-    /// Kills whatever a proxy that is gone for good has at these servers, and leaves their records as they
-    /// are: where it is needed, a cut-over or an admission keeps it out. Returns those that were not reached.
-    pub async fn shut_out(
+    /// Shuts a proxy that is gone for good out of these servers: raises their records to an epoch that it does
+    /// not have, and kills whatever it has open. A server that others use who have not `confirmed` that epoch
+    /// is left as it is. Returns those that were left, or not reached.
+    pub async fn expel(
         &self,
         servers: Vec<Target>,
         incarnation: &str,
+        epoch: u64,
+        confirmed: &BTreeSet<String>,
         deadline: Instant,
     ) -> Vec<ServerAddr> {
         let ask = |at: Target| async move {
-            let result = self.assert(&at, Spare::AllBut(incarnation), deadline).await;
-            result.err().map(|why| {
+            let result = self.expel_from(&at, incarnation, epoch, confirmed, deadline);
+            result.await.err().map(|why| {
                 warn!(server = %at.address, %why, incarnation, "a removed proxy may be connected yet");
                 at.address
             })
         };
         let asked = stream::iter(servers).map(ask).buffered(SERVERS_AT_ONCE);
         asked.filter_map(future::ready).collect().await
+    }
+
+    async fn expel_from(
+        &self,
+        at: &Target,
+        incarnation: &str,
+        epoch: u64,
+        confirmed: &BTreeSet<String>,
+        deadline: Instant,
+    ) -> Result<(), NotFenced> {
+        let census = self.inspect(at, deadline).await?.census;
+        let others = census.keys().any(|(role, who)| {
+            *role == Role::Proxy && who != incarnation && !confirmed.contains(who)
+        });
+        if others {
+            return Err(NotFenced::Later(
+                "another proxy uses it that is away from the controller".to_owned(),
+            ));
+        }
+        let mark = Mark {
+            epoch,
+            ..self.leader()?.own
+        };
+        let spare = Spare::AllBut(incarnation);
+        self.raise(at, mark, spare, NOTHING, deadline).await?;
+        Ok(())
     }
 
     /// Whether a server can be admitted: its record allows it, and its user may do what is needed.
@@ -564,8 +594,10 @@ impl Fences {
             return Err(NotFenced::NotLeading);
         }
         allowed(&sight, &cluster, own, take_over)?;
+        let [begins, is_raised, has_killed, is_done] = points(spare);
+        reach(begins);
         match link.raise(cluster.as_str(), mark, own, take_over).await? {
-            Verdict::Done => {}
+            Verdict::Done => reach(is_raised),
             Verdict::Refused => {
                 allowed(&link.look().await?, &cluster, own, take_over)?;
                 return Err(NotFenced::Lost); // it has become another one since
@@ -578,11 +610,13 @@ impl Fences {
         let connections = link.connections().await?;
         let doomed = roll::doomed(connections, &self.incarnation, spare, &close);
         link.kill(&doomed).await?;
+        reach(has_killed);
         killed.extend(doomed);
         let sight = link.look().await?;
         // A later leader's is above the mark, too.
         allowed(&sight, &cluster, own, take_over)?;
         if sight.is_raised(&cluster, mark) {
+            reach(is_done);
             Ok(sight)
         } else {
             Err(NotFenced::Lost)
@@ -635,6 +669,24 @@ impl Fences {
             guards.insert(server.clone(), guard);
             true
         })
+    }
+}
+
+/// What is reached in this order: of a fence around proxies, or of one around leaders.
+fn points(spare: Spare<'_>) -> [Point; 4] {
+    match spare {
+        Spare::Only(_) | Spare::AllBut(_) => [
+            Point::Fence,
+            Point::FenceRaised,
+            Point::FenceKilled,
+            Point::Fenced,
+        ],
+        Spare::Proxies | Spare::ProxiesAlone => [
+            Point::Claim,
+            Point::ClaimRaised,
+            Point::ClaimKilled,
+            Point::Claimed,
+        ],
     }
 }
 

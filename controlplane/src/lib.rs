@@ -37,6 +37,7 @@ pub mod disk;
 pub mod embedded;
 pub mod ensemble;
 pub mod events;
+pub mod failpoint;
 pub mod feed;
 pub mod fence;
 pub mod http;

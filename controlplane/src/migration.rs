@@ -22,6 +22,8 @@
 //!    for the other, too: it closes more than that needed, never less.
 //! 2. *COPYING*. The source serves; the copy makes the target equal to it (`mover` says how), and knows
 //!    which keys are not equal yet. Proxies note what the copy cannot see: commands of consumer groups.
+//!    Nothing is held while a proxy that uses the source has been away for a moment only: after an election it
+//!    is on its way to the new leader, and its clients would notice that it is fenced.
 //! 3. *CUTTING_OVER* moves a batch of slots. It is short, and each of its parts has a limit:
 //!    * The topology that comes with the record holds the batch: a proxy lets requests for these slots,
 //!      reads too, wait. It says *switched* once every worker of it routes so, and *settled* once all
@@ -261,6 +263,9 @@ pub struct World {
     /// The proxies that had connections at the source when that was last looked at; not older than
     /// the phase before this one.
     pub census: Option<BTreeSet<Incarnation>>,
+    /// One of these is not connected here, and has not been away for long: it may be on its way back, or
+    /// to a leader that has just been elected.
+    pub returning: bool,
     /// What proxies have said, connected or not.
     pub proxies: BTreeMap<Incarnation, Answer>,
     /// The fence around the source that was raised last.
@@ -573,7 +578,11 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
         return Step::Count;
     };
     let away = census.iter().filter(|&proxy| !is_here(w, proxy)).count();
-    if away > may_be_fenced(census.len()) {
+    let bearable = match w.returning {
+        true => 0,
+        false => may_be_fenced(census.len()),
+    };
+    if away > bearable {
         return Step::Wait(Why::Away(away));
     }
     if dirty > DIRTY_MAX {

@@ -27,6 +27,7 @@ use crate::{
     calls::Permit,
     change::{self, Refusal},
     events::{Draft, Kind},
+    failpoint::{Point, reach},
     feed::{Feed, NotAsked},
     fence::Mark,
     parse,
@@ -303,7 +304,9 @@ impl<'a> Conversation<'a> {
             return Ok(false);
         };
         self.asked = Instant::now();
+        reach(Point::Publish);
         self.send(message).await?;
+        reach(Point::Published);
         Ok(true)
     }
 

@@ -1,8 +1,12 @@
-//! Proxies that are gone for good, and nobody removes: they are forgotten after a while.
+//! Proxies that are gone for good are forgotten: when an operator says so, or after a while.
 //!
-//! A proxy that is not heard may live all the same. So first every server kills what it has open there
-//! ([`Fences::shut_out`]); where one cannot, the proxy is not forgotten yet. Time alone forgets nobody:
-//! `Absences` only says for whom it is to be tried.
+//! A proxy that is not heard may live all the same, and serve clients. So first every server shuts it out
+//! ([`Retirement::shut_out`]): the cluster gets a version that it does not have, the record of each server is
+//! raised to that, and what it has open there is killed. It can use none of them again before it has been
+//! here. Where a server cannot do it, the proxy is not forgotten by time alone. Others that are away from the
+//! controller, and use a server, would be shut out with it: then that server waits, too.
+//!
+//! Time alone forgets nobody: `Absences` only says for whom it is to be tried.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,16 +14,17 @@ use std::{
     time::Duration,
 };
 
-use proto::ProxyId;
+use proto::{ProxyId, ServerAddr, Version};
 use tokio::{
     select,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     change,
     fence::{Fences, Target},
+    model::Registration,
     registry::Registry,
     snapshot::Snapshot,
     store::{CommitError, Store},
@@ -28,13 +33,17 @@ use crate::{
 /// How long the servers may take to shut a proxy out.
 const FENCES: Duration = Duration::from_secs(5);
 
+/// How long connected proxies may take to route by the version that the one lacks which is shut out.
+const SWITCH: Duration = Duration::from_secs(2);
+
 /// How often it is looked who is gone.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long to wait after a proxy could not be forgotten.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// See the module; cheap to clone.
+#[derive(Clone)]
 pub struct Retirement {
     /// Where proxies are registered.
     pub store: Store,
@@ -81,6 +90,34 @@ impl Retirement {
         }
     }
 
+    /// Has every server shut a proxy out. Returns those that have not, or may not have.
+    pub async fn shut_out(&self, proxy: &Registration) -> Result<Vec<ServerAddr>, CommitError> {
+        let id = proxy.id.clone();
+        let bar = move |_: &Snapshot| Ok(change::bar(&id));
+        let now = self.store.commit(bar).await?;
+        let epoch = now.head.revision;
+        // Who is connected does not notice, if it routes by the new version before it is asked for it.
+        let mut proxies = self.registry.subscribe();
+        let have = proxies.wait_for(|proxies| {
+            let has = |acked: Option<Version>| acked.is_some_and(|acked| acked.epoch >= epoch);
+            proxies
+                .values()
+                .all(|live| !live.connected || has(live.acked))
+        });
+        drop(timeout(SWITCH, have).await);
+        let servers = now.groups.values().map(|group| Target::primary(group));
+        let deadline = Instant::now() + FENCES;
+        let confirmed = self.registry.confirmed(epoch);
+        let expelling = self.fences.expel(
+            servers.collect(),
+            &proxy.incarnation,
+            epoch,
+            &confirmed,
+            deadline,
+        );
+        Ok(expelling.await)
+    }
+
     fn absent(&self, now: &Snapshot) -> BTreeSet<ProxyId> {
         let live = self.registry.proxies();
         let connected = |id: &ProxyId| live.get(id).is_some_and(|live| live.connected);
@@ -92,13 +129,7 @@ impl Retirement {
         let Some(proxy) = now.proxies.get(id).map(Arc::clone) else {
             return Ok(());
         };
-        let servers = now.servers().map(|(group, server)| Target {
-            address: server.address.clone(),
-            group: group.id.clone(),
-        });
-        let (servers, deadline) = (servers.collect(), Instant::now() + FENCES);
-        let shut_out = self.fences.shut_out(servers, &proxy.incarnation, deadline);
-        match shut_out.await.len() {
+        match self.shut_out(&proxy).await?.len() {
             0 => {}
             unreached => return Err(NotForgotten::Unreached(unreached)),
         }

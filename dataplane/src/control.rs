@@ -33,7 +33,12 @@ use crate::{
     settling::report::{self, Report},
 };
 
-/// A controller that says nothing for so long is gone.
+/// Between two attempts to connect: doubled each time, up to the second. A new leader is to be found soon.
+const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// How often a controller is asked whether it lives, and how long it may take to say so.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+const ALIVE_MAX: Duration = Duration::from_secs(3);
+/// A controller that says nothing of its own for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long the workers may take to route by a new topology. They only have to end their turn.
@@ -61,7 +66,7 @@ pub(crate) struct Control {
 impl Control {
     /// Stays subscribed until the task is dropped.
     pub(crate) async fn run(self) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(RECONNECT[0], RECONNECT[1]);
         let mut endpoints = self.endpoints.iter().cycle();
         // Each failure is told once, not at every attempt.
         let mut told = String::new();
@@ -91,8 +96,8 @@ impl Control {
         let channel = Endpoint::from_shared(format!("http://{endpoint}"))
             .map_err(|e| tonic::Status::invalid_argument(e.to_string()))?
             .connect_timeout(CONNECT_MAX)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(ALIVE_EVERY)
+            .keep_alive_timeout(ALIVE_MAX)
             .keep_alive_while_idle(true)
             .connect()
             .await

@@ -427,18 +427,23 @@ impl Controller {
     }
 
     async fn run(program: Program, dir: &Path, name: &str, args: &[String]) -> Self {
+        let controller = Self::begin(program, dir, name, args);
+        controller.admin().await;
+        controller
+    }
+
+    /// Starts one, and does not wait until it answers.
+    pub fn begin(program: Program, dir: &Path, name: &str, args: &[String]) -> Self {
         let addr = format!("127.0.0.1:{}", free_port());
         let process = Self::spawn(&program, dir, name, &addr, args);
-        let controller = Self {
+        Self {
             process,
             addr,
             program,
             name: name.to_owned(),
             dir: dir.to_owned(),
             args: args.to_vec(),
-        };
-        controller.admin().await;
-        controller
+        }
     }
 
     /// Where its files are.
@@ -466,6 +471,11 @@ impl Controller {
     pub fn restart(&mut self) {
         let (program, args) = (&self.program, &self.args);
         self.process = Self::spawn(program, &self.dir, &self.name, &self.addr, args);
+    }
+
+    /// The same, as another program, this once.
+    pub fn restart_as(&mut self, program: &Program) {
+        self.process = Self::spawn(program, &self.dir, &self.name, &self.addr, &self.args);
     }
 
     /// A client of its AdminService, which answers.
@@ -547,6 +557,12 @@ impl Proxy {
     /// Starts it again at the same addresses, as another incarnation; it must have been killed.
     pub fn restart(&mut self) {
         let (program, ports) = (&self.program, [self.addr.as_str(), &self.admin]);
+        self.process = Self::spawn(program, &self.dir, &self.name, ports, &self.args);
+    }
+
+    /// The same, as another program, this once.
+    pub fn restart_as(&mut self, program: &Program) {
+        let ports = [self.addr.as_str(), &self.admin];
         self.process = Self::spawn(program, &self.dir, &self.name, ports, &self.args);
     }
 

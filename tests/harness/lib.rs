@@ -13,21 +13,28 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test fails by panicking
 
+pub mod absence;
 pub mod chaos;
 pub mod cluster;
+pub mod disk;
+pub mod failover;
+pub mod fleet;
 pub mod fuzz;
 pub mod history;
 pub mod load;
 pub mod migration;
+pub mod operator;
 pub mod process;
 pub mod raw;
 pub mod relay;
 pub mod scene;
 pub mod scripted;
+pub mod spoil;
 pub mod workload;
 pub mod zookeeper;
 
 pub use cluster::{Builder, Cluster, Controller, Edges, Proxy, Server};
+pub use fleet::Fleet;
 pub use load::Load;
 pub use process::{Process, Program, binary, free_port, other_server};
 pub use raw::Raw;
@@ -35,7 +42,7 @@ pub use relay::{Fault, Relay};
 pub use scene::Scene;
 pub use scripted::ScriptedController;
 pub use workload::{Report, Workload};
-pub use zookeeper::ZooKeeper;
+pub use zookeeper::{Ensemble, ZooKeeper};
 
 use std::time::Duration;
 

@@ -122,6 +122,14 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// Whether it has neither ended nor been stopped.
+    pub fn is_running(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // Its name, in brackets, may have anything in it.
+        let (_, rest) = stat.rsplit_once(") ").unwrap();
+        !rest.starts_with(['T', 'Z'])
+    }
+
     /// Waits for its end; panics if that does not come.
     pub fn wait(&mut self, most: Duration) -> ExitStatus {
         let deadline = Instant::now() + most;
@@ -174,6 +182,21 @@ impl Program {
             path: binary(&format!("{name}-rigged")),
             env: vec![("SLUICE_SEEDED_BUG", bug.name().to_owned())],
         }
+    }
+
+    /// A controller that is stopped or killed at a step, as `make rigged` has built it.
+    pub fn with_failpoints(failpoints: &str) -> Self {
+        Self {
+            path: binary("sluice-controller-rigged"),
+            env: vec![("FAILPOINTS", failpoints.to_owned())],
+        }
+    }
+
+    /// The same, with these variables in its environment, too.
+    pub fn with_env(mut self, env: &[(&'static str, &str)]) -> Self {
+        let env = env.iter().map(|(key, value)| (*key, (*value).to_owned()));
+        self.env.extend(env);
+        self
     }
 
     /// Starts it.

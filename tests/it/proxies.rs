@@ -1,9 +1,12 @@
 //! What is known of proxies, and how those that are gone are forgotten.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use proto::v1;
-use tests::{Cluster, Load, binary, eventually};
+use tests::{
+    Cluster, Load, binary, eventually,
+    relay::{Fault, Relay},
+};
 
 async fn ids(cluster: &Cluster) -> Vec<String> {
     let mut admin = cluster.controller.admin().await;
@@ -110,4 +113,47 @@ async fn the_list_says_how_far_a_proxy_is_behind() {
     assert_eq!((lines[2][0].as_str(), lines[2][4].as_str()), ("p2", "3"));
     cluster.proxies[1].process.resume();
     cluster.settle().await;
+}
+
+/// It lives, serves clients, and knows nothing of it: the way to the controller is cut.
+#[tokio::test]
+async fn a_proxy_that_is_removed_while_it_lives_can_use_no_server_until_it_is_back() {
+    let mut cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let relay = Relay::start(&cluster.controller.addr);
+    let args = ["--controller", &relay.addr, "--id", "p2"].map(str::to_owned);
+    let proxy = tests::Proxy::start(cluster.dir.path(), "p2", &args).await;
+    cluster.proxies.push(proxy);
+    cluster.settle().await;
+    let load = Load::start(vec![cluster.proxies[0].connect().await], |_| true);
+    let mut client = cluster.proxies[1].raw().await;
+    assert_eq!(client.command("SET a 1").await, "+OK");
+
+    relay.set(Fault::Cut);
+    let mut admin = cluster.controller.admin().await;
+    let request = v1::DeleteProxyRequest {
+        id: "p2".to_owned(),
+        ..v1::DeleteProxyRequest::default()
+    };
+    let removed = eventually(|| {
+        let (mut admin, request) = (admin.clone(), request.clone());
+        async move { admin.delete_proxy(request).await.map_err(|e| e.to_string()) }
+    });
+    let unreached = removed.await.into_inner().unreached_servers;
+    assert_eq!(unreached, Vec::<String>::new());
+    // However often it tries, on whatever connection.
+    for _ in 0..20 {
+        let reply = client.command("SET a 2").await;
+        assert!(reply.starts_with('-'), "{reply}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut other = cluster.proxies[0].raw().await;
+    assert_eq!(other.command("GET a").await, "$1 1");
+    load.advance(500).await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+
+    relay.heal();
+    are(&cluster, &["p1", "p2"]).await;
+    cluster.settle().await;
+    assert_eq!(client.command("SET a 3").await, "+OK");
+    admin.get_cluster(v1::GetClusterRequest {}).await.unwrap();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use proto::{GroupId, ProxyId, ServerAddr};
+use proto::{GroupId, ServerAddr};
 use tokio::time::Instant;
 
 use super::Admin;
@@ -120,17 +120,5 @@ impl Admin {
         let server = admission::join_group(candidate, &facts, (primary, &primary_facts), &known)?;
         self.examine(&candidate.address, group, take_over).await?;
         Ok(server)
-    }
-
-    /// Kills what a proxy has at the servers. Returns those that were not reached.
-    pub(super) async fn shut_out(&self, now: &Snapshot, proxy: &ProxyId) -> Vec<ServerAddr> {
-        let Some(proxy) = now.proxies.get(proxy) else {
-            return Vec::new();
-        };
-        let servers = now.groups.values().map(|group| Target::primary(group));
-        let deadline = Instant::now() + FENCE_DEADLINE;
-        self.fences
-            .shut_out(servers.collect(), &proxy.incarnation, deadline)
-            .await
     }
 }

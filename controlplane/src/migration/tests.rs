@@ -100,6 +100,7 @@ fn world() -> World {
         },
         copy: following(0),
         census: Some(incarnations(&["p1", "p2"])),
+        returning: false,
         proxies: proxies(&["p1", "p2"]),
         fence: Some(Fenced {
             term: 3,
@@ -198,6 +199,14 @@ fn a_batch_is_held_when_it_will_be_short() {
         |w| w.census = Some(incarnations(&["p1", "x", "y"])),
         Step::Wait(Why::Away(2)),
     );
+    let away = |returning| {
+        move |w: &mut World| {
+            proxy(w, "p2").connected = false;
+            w.returning = returning;
+        }
+    };
+    check(&m, away(true), Step::Wait(Why::Away(1)));
+    check(&m, away(false), Step::Record(Advance::Hold(set("0-9"))));
     let once = migration(Phase::Copying {
         given_up: Some((GiveUp::OverBudget, 1)),
     });

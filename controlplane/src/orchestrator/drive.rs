@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use super::{Activity, PATIENCE, Tools};
 use crate::{
     change::{self, Change},
+    failpoint::{Point, reach},
     fence::{Mark, Spare, Target},
     migration::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
@@ -42,6 +43,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long a hold is put off for big values that are being copied again: within a hold that takes long. One
 /// that never stops changing is tried all the same, and stays where it is if need be.
 const BIG_PATIENCE: Duration = Duration::from_secs(3);
+/// How long slots are not held for a proxy that uses the source and is away. When a leader hangs, its proxies
+/// need about this long at most to find another.
+const RETURN_PATIENCE: Duration = Duration::from_secs(12);
 
 /// See the module.
 pub(super) struct Drive {
@@ -60,6 +64,8 @@ pub(super) struct Drive {
     /// Slots of which the copy writes nothing, since they were settled and may have moved.
     shut: SlotSet,
     census: Option<BTreeSet<Incarnation>>,
+    /// The proxies in there that are not connected here, and since when that is known.
+    away: BTreeMap<Incarnation, Instant>,
     fence: Option<Fenced>,
     /// The proxies that have been connected since the copy began.
     noting: BTreeSet<Incarnation>,
@@ -86,6 +92,7 @@ impl Drive {
             settled: None,
             shut: SlotSet::EMPTY,
             census: None,
+            away: BTreeMap::new(),
             fence: None,
             noting: BTreeSet::new(),
             noted_all: false,
@@ -233,6 +240,17 @@ impl Drive {
             .values()
             .any(|proxy| is_gone(&proxy.incarnation));
         let notes_lost = !self.noted_all || self.noting.iter().any(is_gone);
+        let census = self.census.iter().flatten();
+        let away: BTreeSet<&Incarnation> = census.filter(|proxy| is_gone(proxy)).collect();
+        self.away.retain(|proxy, _| away.contains(proxy));
+        for proxy in away {
+            let since = self.away.entry(proxy.clone());
+            since.or_insert_with(Instant::now);
+        }
+        let returning = self
+            .away
+            .values()
+            .any(|since| since.elapsed() < RETURN_PATIENCE);
         self.noting.extend(connected.into_iter().cloned());
         World {
             term: self.term,
@@ -242,6 +260,7 @@ impl Drive {
             claims: self.claims,
             copy: self.copying(m),
             census: self.census.clone(),
+            returning,
             proxies,
             fence: self.fence.clone(),
             notes_lost,
@@ -326,7 +345,9 @@ impl Drive {
                     budget: HOLD_BUDGET.saturating_sub(self.phase.1.elapsed()),
                 };
                 let attempt = copy.progress().borrow().attempt;
+                reach(Point::Settle);
                 let settled = copy.settle(settle).await.map_err(words)?;
+                reach(Point::Settled);
                 self.shut = self.shut.with(&slots);
                 info!(migration = %self.id, hold, keys = settled.keys, took = ?settled.took, "settled");
                 self.settled = Some((hold, attempt));
@@ -335,7 +356,9 @@ impl Drive {
             Step::Clean(slots) => {
                 self.end_copy().await;
                 let plan = self.plan(now, m, slots);
+                reach(Point::Clean);
                 let deleted = mover::clean_up(&plan).await.map_err(words)?;
+                reach(Point::Cleaned);
                 self.tell(|activity| activity.deleted += deleted);
                 self.is_clean = true;
                 Ok(())
@@ -356,7 +379,9 @@ impl Drive {
                     })
                 };
                 let progress = watch::Sender::new(Reaped::default());
+                reach(Point::Reap);
                 let reaped = mover::reap(&plan, slots, may, &progress).await;
+                reach(Point::Reaped);
                 self.tell(|activity| activity.deleted += progress.borrow().deleted);
                 self.is_reaped = reaped.is_ok();
                 reaped.map_err(words)
@@ -367,6 +392,7 @@ impl Drive {
     async fn record(&mut self, m: &Migration, advance: Advance) -> Result<(), Trouble> {
         let (id, seen) = (self.id.clone(), m.revision);
         let (groups, known) = ([m.source.clone(), m.target.clone()], self.primaries.clone());
+        let points = points(&advance);
         // What was decided of servers that are no primaries any more is not to be.
         let decide = move |now: &Snapshot| {
             if known != Some(primaries(now, &groups)) {
@@ -374,7 +400,13 @@ impl Drive {
             }
             Ok(change::advance(now, &id, seen, &advance))
         };
+        if let Some((before, _)) = points {
+            reach(before);
+        }
         let committed = self.tools.store.commit(decide).await;
+        if let Some((_, after)) = points {
+            reach(after);
+        }
         committed.map(drop).map_err(words)
     }
 
@@ -415,6 +447,7 @@ impl Drive {
         self.noted_all = proxies.values().all(notes);
         self.noting = BTreeSet::new();
         self.copy = Some(Copy::begin(self.plan(now, m, m.remaining())));
+        reach(Point::CopyBegun);
     }
 
     async fn count(&mut self, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
@@ -495,6 +528,19 @@ impl Drive {
         self.tools.activities.send_modify(|activities| {
             tell(activities.entry(self.id.clone()).or_default());
         });
+    }
+}
+
+/// What is reached before a phase is committed, and after it.
+fn points(advance: &Advance) -> Option<(Point, Point)> {
+    match advance {
+        Advance::Copy => Some((Point::CopyCommit, Point::CopyCommitted)),
+        Advance::Hold(_) => Some((Point::HoldCommit, Point::HoldCommitted)),
+        Advance::Commit => Some((Point::MoveCommit, Point::MoveCommitted)),
+        Advance::Abort(_) => Some((Point::AbortCommit, Point::AbortCommitted)),
+        Advance::Reap => Some((Point::ReapCommit, Point::ReapCommitted)),
+        Advance::End => Some((Point::EndCommit, Point::EndCommitted)),
+        Advance::GiveUp(_) => None, // what a leader that dies while it holds leads to, too
     }
 }
 

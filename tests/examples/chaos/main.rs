@@ -8,6 +8,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a trial fails by panicking
 
 mod cycles;
+mod failover;
+mod fleet;
+mod mirror;
+mod outage;
 mod report;
 
 use std::process::ExitCode;
@@ -34,6 +38,14 @@ struct Options {
 enum Area {
     /// Slots move, and somebody is killed each time.
     Cycles,
+    /// The leader is killed, and hangs, at each of its steps.
+    Failover,
+    /// Many proxies at one controller, which is killed.
+    Fleet,
+    /// A mirror's files are spoilt.
+    Mirror,
+    /// ZooKeeper is away for five minutes.
+    Outage,
 }
 
 #[tokio::main]
@@ -49,6 +61,10 @@ async fn main() -> ExitCode {
     for area in areas {
         match area {
             Area::Cycles => cycles::run(seed, options.cycles, &mut report).await,
+            Area::Failover => failover::run(seed, &mut report).await,
+            Area::Fleet => fleet::run(&mut report).await,
+            Area::Mirror => mirror::run(seed, &mut report).await,
+            Area::Outage => outage::run(&mut report).await,
         }
     }
     println!("\nseed {seed}\n{report}");

@@ -199,6 +199,7 @@ impl System {
             },
             copy,
             census: leader.census.as_ref().map(names),
+            returning: false, // it would only wait
             proxies: leader.answers.iter().map(answer).collect(),
             fence: leader.fence.as_ref().map(|walls| Fenced {
                 term: walls.term,

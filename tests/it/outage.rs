@@ -1,0 +1,223 @@
+//! ZooKeeper's bad days: its servers die, its disk is full, its network is cut. Nobody who uses a proxy
+//! notices, and what an operator was told is what there is.
+
+use std::time::Duration;
+
+use proto::v1::{self, cluster::Role};
+use tests::{
+    Cluster, Controller, Ensemble, Load, Program, SOON, ZooKeeper, absence,
+    disk::SmallDisk,
+    eventually,
+    operator::{self, Operator, becomes},
+    relay::{Fault, Relay},
+};
+use tokio::time::{Instant, sleep};
+use tonic::Code;
+
+fn args(servers: &str) -> Vec<String> {
+    let args = ["--zookeeper", servers, "--zookeeper-session-timeout", "2s"];
+    args.map(str::to_owned).to_vec()
+}
+
+async fn cluster(servers: &str) -> Cluster {
+    let args = args(servers);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let cluster = Cluster::builder().groups(2).proxies(1).stand_bys(1);
+    cluster.controller_args(&args).start().await
+}
+
+/// Nobody leads, and changes are refused.
+async fn nothing_can_be_changed(cluster: &Cluster) {
+    for controller in [&cluster.controller, &cluster.stand_bys[0]] {
+        becomes(controller, Role::Adrift).await;
+        let refused = operator::describe(controller, "not to be")
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    }
+}
+
+/// `make chaos` does it for five minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_zookeeper_a_proxy_and_a_controller_start_and_nothing_is_changed() {
+    absence::of_zookeeper(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zookeepers_die_one_by_one_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut zookeepers = Ensemble::start(dir.path(), 3).await;
+    let cluster = cluster(&zookeepers.addrs()).await;
+    let load = Load::start(cluster.connect_all().await, |_| true);
+    let mut operator = Operator::new(&cluster);
+    operator.works().await;
+
+    zookeepers.members[0].process.kill();
+    operator.works().await;
+    for dead in [1, 2] {
+        zookeepers.members[dead].process.kill();
+        nothing_can_be_changed(&cluster).await;
+        operator.finds_all().await;
+        load.advance(500).await;
+    }
+    for member in &mut zookeepers.members {
+        member.revive();
+    }
+    for member in &zookeepers.members {
+        member.connect().await;
+    }
+    operator.works().await;
+    load.advance(500).await;
+    // A rolling restart.
+    for member in &mut zookeepers.members {
+        member.process.kill();
+        operator.works().await;
+        member.restart().await;
+    }
+    operator.works().await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+}
+
+/// However the network fails, and also if what was sent before arrives in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_way_to_zookeeper_makes_room_for_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let relay = Relay::start(&zookeeper.addr);
+    let cluster = cluster(&relay.addr).await;
+    let load = Load::start(cluster.connect_all().await, |_| true);
+    let mut operator = Operator::new(&cluster);
+    for fault in [Fault::Cut, Fault::BlackHole, Fault::Hold] {
+        operator.works().await;
+        let [one, two] = [&cluster.controller, &cluster.stand_bys[0]];
+        let cut_off = operator::leader([one, two]).await;
+        let other = if cut_off.addr == one.addr { two } else { one };
+        relay.set_for(&cut_off.process, fault.clone());
+        becomes(other, Role::Leader).await;
+        becomes(cut_off, Role::Adrift).await;
+        let refused = operator::describe(cut_off, "not to be").await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unavailable, "{fault:?}");
+        operator.works().await;
+        relay.heal();
+        becomes(cut_off, Role::StandBy).await;
+        operator.finds_all().await;
+        load.advance(500).await;
+    }
+    assert_eq!(load.stop().await, Vec::<String>::new());
+}
+
+/// It is neither taken for granted nor sent again: the nodes are read, and they say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_done_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let relay = Relay::start(&zookeeper.addr);
+    let cluster = cluster(&relay.addr).await;
+    for number in 0..3 {
+        let leader = operator::leader([&cluster.controller, &cluster.stand_bys[0]]).await;
+        let text = format!("the answer to commit {number} is lost");
+        relay.set_for(
+            &leader.process,
+            Fault::SwallowReply(text.clone().into_bytes()),
+        );
+        let id = format!("request-{number}");
+        let first = operator::describe_once(leader, &text, &id).await;
+        relay.becomes(&leader.process, Fault::Pass).await;
+        relay.heal();
+        let leader = operator::leader([&cluster.controller, &cluster.stand_bys[0]]).await;
+        let again = operator::describe_once(leader, &text, &id).await;
+        let again = again.unwrap().into_inner();
+        assert_eq!(again.description, text);
+        match first {
+            // It was found out what became of it, before the caller's time was up.
+            Ok(first) => assert_eq!(first.into_inner().revision, again.revision),
+            Err(told) => assert!(
+                matches!(
+                    told.code(),
+                    Code::Unavailable | Code::DeadlineExceeded | Code::Unknown
+                ),
+                "{told:?}"
+            ),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_controllers_that_start_at_once_one_makes_the_cluster_and_leads() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two wait for it, without anything of their own to begin with.
+    let mut zookeeper = ZooKeeper::start(dir.path()).await;
+    zookeeper.process.kill();
+    let args = args(&zookeeper.addr);
+    let names = ["one", "two", "three"];
+    let controllers = names.map(|name| {
+        let program = Program::ours("sluice-controller");
+        Controller::begin(program, dir.path(), name, &args)
+    });
+    sleep(Duration::from_secs(1)).await;
+    zookeeper.restart().await;
+    let mut ids = Vec::new();
+    let mut roles = Vec::new();
+    for controller in &controllers {
+        let mut admin = controller.admin().await;
+        let known = eventually(|| {
+            let mut admin = admin.clone();
+            async move {
+                let cluster = admin.get_cluster(v1::GetClusterRequest {}).await;
+                let cluster = cluster.map_err(|e| e.to_string())?.into_inner();
+                match cluster.role() {
+                    Role::Leader | Role::StandBy => Ok(cluster),
+                    other => Err(format!("it is {other:?}")),
+                }
+            }
+        })
+        .await;
+        admin.get_topology(v1::GetTopologyRequest {}).await.unwrap();
+        ids.push(known.id.clone());
+        roles.push(known.role());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    let leaders = roles.iter().filter(|role| **role == Role::Leader);
+    assert_eq!(leaders.count(), 1, "{roles:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zookeeper_whose_disk_is_full_loses_nothing_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), "4m") else {
+        return;
+    };
+    let mut zookeeper = ZooKeeper::start(&dir.path().join("disk")).await;
+    let cluster = cluster(&zookeeper.addr).await;
+    let load = Load::start(cluster.connect_all().await, |_| true);
+    let mut operator = Operator::new(&cluster);
+    operator.works().await;
+    disk.fill();
+    // Sooner or later the log needs another block, and ZooKeeper ends.
+    let until = Instant::now() + 3 * SOON;
+    let (mut number, mut acknowledged) = (0, 0);
+    while zookeeper.process.is_running() {
+        assert!(Instant::now() < until, "{}", zookeeper.process.log());
+        number += 1;
+        let text = format!("{number:<250}");
+        for controller in [&cluster.controller, &cluster.stand_bys[0]] {
+            if operator::describe(controller, &text).await.is_ok() {
+                acknowledged = number;
+            }
+        }
+    }
+    nothing_can_be_changed(&cluster).await;
+    load.advance(500).await;
+    disk.make_room();
+    zookeeper.process.wait(SOON);
+    zookeeper.restart().await;
+    let found: u64 = operator.reads().await.trim().parse().unwrap();
+    assert!(
+        (acknowledged..=number).contains(&found),
+        "{found}, not {acknowledged}"
+    );
+    operator.works().await;
+    operator.finds_all().await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+}
