@@ -22,7 +22,7 @@ use super::{
     value::{self, Expiry, Lasting, Verdict},
 };
 
-/// How often it is asked again whether to go on.
+/// How often it is asked again whether to go on, at least.
 const WAIT: Duration = Duration::from_millis(10);
 
 /// Whether to go on with a value that is copied in part.
@@ -52,6 +52,16 @@ pub(super) enum Outcome {
     Later(String),
     /// No command but `DUMP` can read it.
     Unreadable,
+}
+
+/// When it is asked again whether to go on, if it cannot be before a time.
+fn next_look(now: Instant, not_before: Instant) -> Instant {
+    let latest = now + WAIT;
+    if not_before > now {
+        not_before.min(latest)
+    } else {
+        latest // it is something else that is waited for
+    }
 }
 
 /// How far it is.
@@ -134,7 +144,7 @@ impl Relay {
             loop {
                 match goes_on(self.not_before) {
                     Go::On => break,
-                    Go::Wait => time::sleep(WAIT).await,
+                    Go::Wait => time::sleep_until(next_look(Instant::now(), self.not_before)).await,
                     Go::Stop => return Ok(Outcome::Stopped),
                 }
             }
@@ -331,5 +341,19 @@ impl Relay {
 
     pub(super) async fn read(&mut self, words: &[&[u8]]) -> Result<Reply, Interruption> {
         self.source.ask(words).await.map_err(Interruption::Source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_asked_again_as_soon_as_the_pace_allows() {
+        let now = Instant::now();
+        let millis = |n| now + Duration::from_millis(n);
+        assert_eq!(next_look(now, millis(3)), millis(3));
+        assert_eq!(next_look(now, millis(500)), now + WAIT);
+        assert_eq!(next_look(now, now), now + WAIT);
     }
 }

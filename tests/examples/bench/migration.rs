@@ -701,7 +701,7 @@ fn section(text: &str, goals: &Table) -> String {
          * **load**: {CLIENTS} clients, each with one request at a time, half `GET`, half `SET` of random \
          keys, evenly paced; one that comes late counts from when it was due. Those of the Redis Cluster \
          follow `MOVED` and `ASK`. A client that has waited catches up: what waited in a hold is felt for a \
-         moment behind it.\n\
+         moment behind it.\n\n\
          ### Goals\n\n{goals}\n{text}",
         document::command("bench-migration", ""),
         machine::commit(),
