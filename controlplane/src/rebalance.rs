@@ -3,7 +3,7 @@
 //! Pure: from the slot map, weights and what each slot amounts to (itself, its keys, its memory) to moves.
 //! Moves as few slots as can be where each is worth the same, and as whole ranges: a group gives its last
 //! slots first. What is measured is not evened out to the last key: a group keeps what is within
-//! [`TOLERANCE`] of its share. A group with weight 0 ends with no slot: it is drained.
+//! `TOLERANCE` of its share. A group with weight 0 ends with no slot: it is drained.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
