@@ -6,8 +6,9 @@
 //!
 //! These files are the truth, not a copy of it. Where they are damaged or not ours, they are refused:
 //! a person decides. Each record tells by its checksum whether it is as it was written. That none is
-//! missing, sled does not tell: it cuts its log at the first damaged byte, without a word. So a file
-//! that is not sled's says which revision was acknowledged (`witness.rs`), and a store that is behind
+//! missing, sled does not tell: it cuts its log at the first damaged byte, without a word, or forgets a part
+//! of it (measured: a flipped bit, and a group was not as it had been written last). So one record, `sum`, has the
+//! sum of the checksums of all others but the events; and a file that is not sled's says which revision was acknowledged (`witness.rs`), and a store that is behind
 //! it is refused, each time it is opened: sled has then cut the log for good. Not noticed are the
 //! loss of events after the last commit, and of the whole folder, witness and all.
 
@@ -43,6 +44,10 @@ const PROXIES: &str = "proxies/";
 const MIGRATIONS: &str = "migrations/";
 const REQUESTS: &str = "requests/";
 const EVENTS: &str = "events/";
+/// The first key that is behind all of these.
+const BEHIND_EVENTS: &str = "events0";
+/// The sum of the checksums of all records but the events: that none is missing, or is an older one.
+const SUM: &str = "sum";
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +163,7 @@ impl Disk {
         events: &[Event],
         stale: &[Position],
     ) -> Result<(), WriteError> {
-        let mut batch = Batch::default();
+        let mut batch = Writing::default();
         if now.head.revision == 0 {
             put(&mut batch, CLUSTER, &*next.cluster);
         }
@@ -172,23 +177,37 @@ impl Disk {
             put_requests(&mut batch, now, next);
         }
         put_events(&mut batch, events, stale);
-        self.db.apply_batch(batch)?;
+        self.apply(batch)?;
         self.db.flush()?;
         Ok(self.witness(next).map_err(sled::Error::from)?)
     }
 
+    /// Writes records, and with them the sum of all that there will be.
+    fn apply(&self, mut writing: Writing) -> Result<(), WriteError> {
+        let mut sum = writing.sums.values().flatten().fold(0, add);
+        let (before, behind) = (self.db.range(..EVENTS), self.db.range(BEHIND_EVENTS..));
+        for entry in before.chain(behind) {
+            let (key, value) = entry?;
+            if is_summed(&key) && !writing.sums.contains_key(&*key) {
+                sum = add(sum, &stored_sum(&value));
+            }
+        }
+        put(&mut writing, SUM, &sum);
+        Ok(self.db.apply_batch(writing.batch)?)
+    }
+
     /// Makes it a copy of a snapshot, all or nothing, and syncs it. Blocks.
     pub fn copy(&self, snapshot: &Snapshot) -> Result<(), WriteError> {
-        let mut batch = Batch::default();
+        let mut batch = Writing::default();
         self.put_all(&mut batch, snapshot)?;
-        self.db.apply_batch(batch)?;
+        self.apply(batch)?;
         self.db.flush()?;
         Ok(self.witness(snapshot).map_err(sled::Error::from)?)
     }
 
     /// Puts a snapshot in place of all records but the events. What it is a snapshot of may be another
     /// cluster, of which the witness could not tell whether it had been written.
-    fn put_all(&self, batch: &mut Batch, snapshot: &Snapshot) -> Result<(), WriteError> {
+    fn put_all(&self, batch: &mut Writing, snapshot: &Snapshot) -> Result<(), WriteError> {
         witness::keep_only(&self.dir, &snapshot.cluster.id).map_err(sled::Error::from)?;
         for key in self.db.iter().keys() {
             let key = key?;
@@ -216,9 +235,9 @@ impl Disk {
 
     /// Writes events that belong to no commit. They are synced within half a second. Blocks.
     pub fn append(&self, events: &[Event], stale: &[Position]) -> Result<(), WriteError> {
-        let mut batch = Batch::default();
+        let mut batch = Writing::default();
         put_events(&mut batch, events, stale);
-        Ok(self.db.apply_batch(batch)?)
+        Ok(self.db.apply_batch(batch.batch)?)
     }
 
     /// Syncs everything. Blocks.
@@ -234,6 +253,47 @@ impl Disk {
         };
         witness::write(&self.dir, &acknowledged)
     }
+}
+
+/// What is written at once.
+#[derive(Default)]
+struct Writing {
+    batch: Batch,
+    /// The checksums of the records, by their keys. `None`: it is removed.
+    sums: BTreeMap<Vec<u8>, Option<u32>>,
+}
+
+impl Writing {
+    fn insert(&mut self, key: &str, value: Vec<u8>) {
+        if is_summed(key.as_bytes()) {
+            self.sums.insert(key.into(), Some(stored_sum(&value)));
+        }
+        self.batch.insert(key, value);
+    }
+
+    fn remove(&mut self, key: impl AsRef<[u8]>) {
+        let key = key.as_ref();
+        if is_summed(key) {
+            self.sums.insert(key.into(), None);
+        }
+        self.batch.remove(key);
+    }
+}
+
+/// Whether a record is one of those that none may be missing of.
+fn is_summed(key: &[u8]) -> bool {
+    key != SUM.as_bytes() && !key.starts_with(EVENTS.as_bytes())
+}
+
+/// The checksum before a record's text.
+fn stored_sum(value: &[u8]) -> u32 {
+    value
+        .first_chunk()
+        .map_or(0, |sum| u32::from_le_bytes(*sum))
+}
+
+fn add(sum: u32, checksum: &u32) -> u32 {
+    sum.wrapping_add(*checksum)
 }
 
 /// Whether the store still has all that was acknowledged. It may have more: a commit that was synced
@@ -257,7 +317,7 @@ fn behind(revision: u64, acknowledged: u64) -> String {
     format!("it is at revision {revision}, but revision {acknowledged} was acknowledged")
 }
 
-fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
+fn put_edit(batch: &mut Writing, next: &Snapshot, edit: &Edit) {
     match edit {
         Edit::Elect | Edit::Leap(_) => {} // the head is written anyway
         Edit::Restore(_) => {}            // everything is written
@@ -279,7 +339,7 @@ fn put_edit(batch: &mut Batch, next: &Snapshot, edit: &Edit) {
     }
 }
 
-fn put_requests(batch: &mut Batch, now: &Snapshot, next: &Snapshot) {
+fn put_requests(batch: &mut Writing, now: &Snapshot, next: &Snapshot) {
     if Arc::ptr_eq(&now.requests, &next.requests) {
         return;
     }
@@ -293,7 +353,7 @@ fn put_requests(batch: &mut Batch, now: &Snapshot, next: &Snapshot) {
     }
 }
 
-fn put_events(batch: &mut Batch, events: &[Event], stale: &[Position]) {
+fn put_events(batch: &mut Writing, events: &[Event], stale: &[Position]) {
     for event in events {
         put(batch, &event_key(event.position), event);
     }
@@ -311,14 +371,14 @@ fn event_key(Position { term, index }: Position) -> String {
     format!("{EVENTS}{term:020}/{index:020}")
 }
 
-fn put_or_remove<T: Serialize>(batch: &mut Batch, key: &str, record: Option<&T>) {
+fn put_or_remove<T: Serialize>(batch: &mut Writing, key: &str, record: Option<&T>) {
     match record {
         Some(record) => put(batch, key, record),
         None => batch.remove(key),
     }
 }
 
-fn put<T: Serialize>(batch: &mut Batch, key: &str, record: &T) {
+fn put<T: Serialize>(batch: &mut Writing, key: &str, record: &T) {
     let json = serde_json::to_vec(record).expect("records have string keys and no foreign types");
     let mut value = checksum(key.as_bytes(), &json).to_le_bytes().to_vec();
     value.extend_from_slice(&json);
@@ -390,6 +450,12 @@ impl Records {
         snapshot.requests = Arc::new(requests.collect::<Result<_, String>>()?);
         if let Some(fault) = snapshot.fault() {
             return Err(fault);
+        }
+        let summed = self.0.iter().filter(|(key, _)| is_summed(key.as_bytes()));
+        let sums = summed.map(|(key, json)| checksum(key.as_bytes(), json));
+        let sum = sums.fold(0, |sum, checksum| add(sum, &checksum));
+        if sum != self.read::<u32>(SUM)? {
+            return Err("a record is missing, or is an older one".to_owned());
         }
         let events = self.under(EVENTS)?;
         let surplus = events.len().saturating_sub(KEPT);
@@ -601,14 +667,14 @@ mod tests {
         assert!(error(dir.path(), "other").contains("belongs to cluster `test`, not `other`"));
         let (disk, _) = Disk::open(dir.path(), "test").unwrap();
         assert!(error(dir.path(), "test").contains("another controller uses it"));
-        let mut batch = Batch::default();
+        let mut batch = Writing::default();
         let format = FORMAT + 1;
         let cluster = Cluster {
             format,
             ..Cluster::clone(&now.cluster)
         };
         put(&mut batch, CLUSTER, &cluster);
-        disk.db.apply_batch(batch).unwrap();
+        disk.apply(batch).unwrap();
         drop(disk);
         assert!(error(dir.path(), "test").contains("has format 2"));
     }
@@ -625,6 +691,9 @@ mod tests {
             assert!(got.contains("damaged") && got.contains(fault), "{got}");
         }
         check(|db| drop(db.remove(HEAD).unwrap()), "`head` is missing");
+        let lacks = "a record is missing";
+        check(|db| drop(db.remove("groups/g1").unwrap()), lacks);
+        check(|db| drop(db.remove(request_key(1)).unwrap()), lacks);
         check(
             |db| drop(db.remove(CLUSTER).unwrap()),
             "`cluster` is missing",

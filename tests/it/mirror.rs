@@ -13,10 +13,10 @@ use tests::{
 
 #[tokio::test]
 async fn files_that_are_cut_short_or_have_a_bit_flipped_are_whole_or_refused() {
-    let sample = Sample::mirror(40).await;
+    let sample = Sample::mirror(200).await;
     let (refused, _) = sample.cut();
     assert!(refused > 0, "no cut was noticed");
-    sample.flip(31, 100);
+    sample.flip(31, 300);
 }
 
 async fn cluster(zookeeper: &ZooKeeper) -> Cluster {
