@@ -13,7 +13,6 @@
 //! A cursor of another slot map is one of the beginning. A slot may have moved to a group that was visited
 //! before; a server that took another's place has its keys in another order. So every key that is there all
 //! the time is returned, some of them twice, as Redis's own guarantee has it.
-
 //!
 //! The cursor of an `HSCAN`, `SSCAN` or `ZSCAN` means something to one server alone: another has the elements
 //! in another order, and would leave some out without a word. So it says whose it is, in as many bits; to a
