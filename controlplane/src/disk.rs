@@ -6,10 +6,11 @@
 //!
 //! These files are the truth, not a copy of it. Where they are damaged or not ours, they are refused:
 //! a person decides. Each record tells by its checksum whether it is as it was written. That none is
-//! missing, sled does not tell: it cuts its log at the first damaged byte, without a word, or forgets a part
-//! of it (measured: a flipped bit, and a group was not as it had been written last). So one record, `sum`, has the
-//! sum of the checksums of all others but the events; and a file that is not sled's says which revision was acknowledged (`witness.rs`), and a store that is behind
-//! it is refused, each time it is opened: sled has then cut the log for good. Not noticed are the
+//! missing, sled does not tell: it cuts its log at the first damaged byte, without a word, or forgets a
+//! part of it (measured: a flipped bit, and a group was as it had been before its last change). So one
+//! record, `sum`, has the sum of the checksums of all others but the events; and a file that is not sled's
+//! says which revision was acknowledged (`witness.rs`), and a store that is behind it is refused, each
+//! time it is opened: sled has then cut the log for good. Not noticed are the
 //! loss of events after the last commit, and of the whole folder, witness and all.
 
 use std::{
