@@ -446,6 +446,17 @@ impl Controller {
         }
     }
 
+    /// Runs `sluice` against it; whether it succeeded, and all it said.
+    pub fn sluice(&self, args: &[&str]) -> (bool, String) {
+        let output = std::process::Command::new(crate::binary("sluice"))
+            .args(["--endpoint", &self.addr])
+            .args(args)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
     /// Where its files are.
     pub fn data_dir(&self) -> PathBuf {
         data_dir(&self.dir, &self.name)

@@ -238,14 +238,14 @@ impl Stage {
             let target = self.other();
             hand_over(&addrs, &id, target).await;
             enters(&addrs, &id, |m| m.phase() != Phase::Pending).await;
-            pause(&addrs, &id).await;
+            pause(&addrs, &id, true).await;
             let stays = [Phase::Copying, Phase::Committed, Phase::Succeeded];
             let phase = enters(&addrs, &id, |m| stays.contains(&m.phase())).await;
             if phase == Phase::Copying {
                 return id;
             }
             // It was too late: that was a move.
-            resume(&addrs, &id).await;
+            pause(&addrs, &id, false).await;
             enters(&addrs, &id, |m| m.phase() == Phase::Succeeded).await;
             self.owner = target;
         }
@@ -370,37 +370,21 @@ async fn hand_over(addrs: &[String], id: &str, target: &str) {
     .await;
 }
 
-/// Has it paused, unless it is over.
-async fn pause(addrs: &[String], id: &str) {
+/// Has it paused, or go on, unless it is over.
+async fn pause(addrs: &[String], id: &str, paused: bool) {
     let request = v1::ChangeMigrationRequest {
         id: id.to_owned(),
         ..v1::ChangeMigrationRequest::default()
     };
     for addr in addrs {
         let request = request.clone();
-        drop(
-            call(addr, |mut admin| async move {
-                admin.pause_migration(request).await
-            })
-            .await,
-        );
-    }
-}
-
-/// Has it go on, unless it is over.
-async fn resume(addrs: &[String], id: &str) {
-    let request = v1::ChangeMigrationRequest {
-        id: id.to_owned(),
-        ..v1::ChangeMigrationRequest::default()
-    };
-    for addr in addrs {
-        let request = request.clone();
-        drop(
-            call(addr, |mut admin| async move {
-                admin.resume_migration(request).await
-            })
-            .await,
-        );
+        let change = |mut admin: Admin| async move {
+            match paused {
+                true => admin.pause_migration(request).await,
+                false => admin.resume_migration(request).await,
+            }
+        };
+        drop(call(addr, change).await);
     }
 }
 

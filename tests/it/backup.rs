@@ -3,31 +3,19 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use proto::v1;
-use tests::{Cluster, Controller, Load, Proxy, ZooKeeper, binary};
-
-/// Runs `sluice`; whether it succeeded, and all it said.
-fn sluice(controller: &Controller, args: &[&str]) -> (bool, String) {
-    let output = Command::new(binary("sluice"))
-        .args(["--endpoint", &controller.addr])
-        .args(args)
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
-}
+use tests::{Cluster, Controller, Load, Proxy, ZooKeeper};
 
 fn done(controller: &Controller, args: &[&str]) -> String {
-    let (success, said) = sluice(controller, args);
+    let (success, said) = controller.sluice(args);
     assert!(success, "{args:?}: {said}");
     said
 }
 
 fn refused(controller: &Controller, args: &[&str], part: &str) {
-    let (success, said) = sluice(controller, args);
+    let (success, said) = controller.sluice(args);
     assert!(!success && said.contains(part), "{args:?}: {said}");
 }
 

@@ -2,10 +2,10 @@
 
 mod leaders;
 
-use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use proto::{reason::Reason, v1};
-use tests::{Cluster, Controller, Load, Raw, Server, binary, eventually, other_server};
+use tests::{Cluster, Controller, Load, Raw, Server, eventually, other_server};
 use tonic::Status;
 
 const KEY: &str = "{sluice}:fence";
@@ -548,17 +548,6 @@ async fn a_proxy_is_removed_with_all_it_has_open() {
     assert_eq!(client.command("SET a 1").await, "+OK");
 }
 
-/// Runs `sluice`; whether it succeeded, and what it said.
-fn sluice(controller: &Controller, args: &[&str]) -> (bool, String) {
-    let output = Command::new(binary("sluice"))
-        .args(["--endpoint", &controller.addr])
-        .args(args)
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(text).unwrap())
-}
-
 #[tokio::test]
 async fn an_operator_sees_the_records_and_repairs_them() {
     let cluster = Cluster::builder()
@@ -571,7 +560,7 @@ async fn an_operator_sees_the_records_and_repairs_them() {
     // The replica has it once it follows.
     for (server, state) in [(primary, "raised"), (replica, "its primary's")] {
         eventually(|| async {
-            let (shown, text) = sluice(&cluster.controller, &["fence", "show"]);
+            let (shown, text) = cluster.controller.sluice(&["fence", "show"]);
             let line = text.lines().find(|line| line.starts_with(&server.addr));
             match shown && line.is_some_and(|line| line.contains(state)) {
                 true => Ok(()),
@@ -584,12 +573,14 @@ async fn an_operator_sees_the_records_and_repairs_them() {
     let theirs = format!("HSET {KEY} cluster other");
     assert_eq!(ask(primary, &theirs).await, ":0");
     let show = ["fence", "show", "--server", &primary.addr];
-    let (shown, text) = sluice(&cluster.controller, &show);
+    let (shown, text) = cluster.controller.sluice(&show);
     assert!(
         shown && text.contains("it belongs to cluster other"),
         "{text}"
     );
-    let (repaired, text) = sluice(&cluster.controller, &["fence", "repair", &primary.addr]);
+    let (repaired, text) = cluster
+        .controller
+        .sluice(&["fence", "repair", &primary.addr]);
     assert!(!repaired && text.contains("--take-over"), "{text}");
     let take_over = [
         "fence",
@@ -599,10 +590,12 @@ async fn an_operator_sees_the_records_and_repairs_them() {
         "-o",
         "json",
     ];
-    let (repaired, text) = sluice(&cluster.controller, &take_over);
+    let (repaired, text) = cluster.controller.sluice(&take_over);
     assert!(repaired && text.contains("\"RAISED\""), "{text}");
     let cluster_id = cluster_of(&cluster.controller).await.id;
     assert_eq!(record(primary).await["cluster"], cluster_id);
-    let (repaired, text) = sluice(&cluster.controller, &["fence", "repair", &replica.addr]);
+    let (repaired, text) = cluster
+        .controller
+        .sluice(&["fence", "repair", &replica.addr]);
     assert!(!repaired && text.contains("is a replica"), "{text}");
 }

@@ -154,12 +154,8 @@ impl Worker {
         client: &Socket,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if !self.poll_ahead(id, client, cx) {
+        if !self.poll_awaited(id, client, cx) {
             return Poll::Ready(()); // nobody waits for it any more
-        }
-        if self.draining {
-            self.clients.break_off(id);
-            return Poll::Ready(());
         }
         for _ in 0..STEPS {
             let Some(asked) = &mut gather.asked else {

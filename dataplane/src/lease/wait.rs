@@ -151,12 +151,8 @@ impl Worker {
         client: &Socket,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        if !self.poll_ahead(id, client, cx) {
+        if !self.poll_awaited(id, client, cx) {
             return Poll::Ready(()); // nobody waits for it any more
-        }
-        if self.draining {
-            self.clients.break_off(id);
-            return Poll::Ready(());
         }
         self.unblock_replicas(id, replicas);
         let is_reusable = replicas.unblock.is_none();

@@ -130,4 +130,15 @@ impl Worker {
         }
         true
     }
+
+    /// The same, of what a proxy that drains does not wait for: then its client is let go.
+    pub(crate) fn poll_awaited(&mut self, id: u32, client: &Socket, cx: &mut Context<'_>) -> bool {
+        if !self.poll_ahead(id, client, cx) {
+            return false;
+        }
+        if self.draining {
+            self.clients.break_off(id);
+        }
+        !self.draining
+    }
 }
