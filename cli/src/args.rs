@@ -46,7 +46,7 @@ pub(crate) struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalFlags {
-    /// Where a controller listens; several are tried in turn
+    /// Where a controller listens; of several, the one that leads is found
     #[arg(
         long,
         alias = "endpoints",
@@ -71,7 +71,7 @@ pub(crate) struct GlobalFlags {
         global = true
     )]
     pub output: Format,
-    /// How long a call of the controller may take, with the retry where it is unavailable
+    /// How long a call may take, however many controllers are asked
     #[arg(
         long,
         env = "SLUICE_TIMEOUT",

@@ -1,23 +1,32 @@
-//! The way to a controller: endpoints, deadlines, and the one retry.
+//! The way to a controller: endpoints, deadlines, and who is asked next.
 //!
-//! [`Client::call`] is the only door. It connects when it must, to the first endpoint that answers;
-//! it gives up at the deadline; and where the controller was UNAVAILABLE or the connection broke,
-//! it asks the next endpoint once more. That is safe for mutations too: each carries a
-//! [`request_id`], by which a controller knows the repetition.
+//! [`Client::read`] and [`Client::change`] are the only doors. They connect when they must, give up at the
+//! deadline, and ask each endpoint once until one has done it: first the leader, if a stand-by has named it.
+//! Only endpoints that the operator has given are asked: an address that a controller tells might be
+//! another cluster's from here.
+//!
+//! Invariant: a change that may have been taken is not sent again. Only a controller that says that it does
+//! not lead, or cannot be connected to, has certainly done nothing.
 
 use std::{fmt, mem, time::Duration};
 
-use proto::{ServerAddr, v1, v1::admin_service_client::AdminServiceClient};
+use proto::{
+    ServerAddr,
+    reason::{self, Reason},
+    v1,
+    v1::admin_service_client::AdminServiceClient,
+};
 use tokio::time::{sleep, timeout};
 use tonic::{
     Code, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
-/// The generated client; its methods are what [`Client::call`] is given.
+/// The generated client; its methods are what [`Client::read`] and [`Client::change`] are given.
 pub(crate) type Admin = AdminServiceClient<Channel>;
 
 const PAGE_SIZE: u32 = 1000;
+/// Before the only endpoint is asked once more.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -30,13 +39,15 @@ pub(crate) enum Error {
     Deadline(Duration),
     /// The controller answered with an error.
     Refused(Status),
+    /// The connection broke before a change was answered: whether it was done is unknown.
+    Unanswered(ServerAddr, String),
 }
 
 impl Error {
     /// Whether the controller has gone, as far as one can tell, rather than said no, or never was.
     pub(crate) fn is_lost(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Deadline(_) => true,
+            Self::Unreachable(_) | Self::Deadline(_) | Self::Unanswered(..) => true,
             Self::Refused(status) => is_lost(status) && !is_foreign(status),
         }
     }
@@ -55,17 +66,31 @@ impl fmt::Display for Error {
             Self::Deadline(limit) => write!(f, "the controller did not answer within {limit:?}"),
             Self::Refused(status) if status.message().is_empty() => write!(f, "{}", status.code()),
             Self::Refused(status) => f.write_str(status.message()),
+            Self::Unanswered(endpoint, why) => write!(
+                f,
+                "the controller at {endpoint} was lost before it answered ({why}); whether the change was \
+                 taken shows in what is read"
+            ),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
+/// What a call does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Manner {
+    /// It only shows: it may be asked again.
+    Read,
+    /// It may be done once.
+    Change,
+}
+
 /// A connection to whichever controller answers.
 pub(crate) struct Client {
-    /// Never empty. The first is asked first; one that fails goes to the end.
+    /// Never empty. The first is connected to, or is asked first.
     endpoints: Vec<ServerAddr>,
-    /// For one call, with connecting and the retry.
+    /// For one call, whoever is asked.
     timeout: Duration,
     /// `None`: not connected.
     admin: Option<Admin>,
@@ -92,61 +117,88 @@ impl Client {
         &self.endpoints[0]
     }
 
-    /// Calls a method of the controller: `client.call(Admin::get_group, request)`.
-    pub(crate) async fn call<Q: Clone, A>(
+    /// Calls a method that only shows: `client.read(Admin::get_group, request)`.
+    pub(crate) async fn read<Q: Clone, A>(
         &mut self,
         method: impl AsyncFn(&mut Admin, Q) -> Result<Response<A>, Status>,
         request: Q,
     ) -> Result<A, Error> {
-        let limit = self.timeout;
-        let attempts = async {
-            let refused = match self.attempt(&method, request.clone()).await {
-                Err(Error::Refused(status)) if is_lost(&status) => status,
-                done => return done,
-            };
-            self.admin = None;
-            self.endpoints.rotate_left(1);
-            sleep(RETRY_AFTER).await;
-            match self.attempt(&method, request).await {
-                // What it said first tells more than that it is gone now.
-                Err(Error::Unreachable(_)) => Err(Error::Refused(refused)),
-                done => done,
-            }
-        };
-        timeout(limit, attempts)
-            .await
-            .unwrap_or(Err(Error::Deadline(limit)))
+        self.call(Manner::Read, method, request).await
     }
 
-    async fn attempt<Q, A>(
+    /// Calls a method that changes something.
+    pub(crate) async fn change<Q: Clone, A>(
         &mut self,
-        method: &impl AsyncFn(&mut Admin, Q) -> Result<Response<A>, Status>,
+        method: impl AsyncFn(&mut Admin, Q) -> Result<Response<A>, Status>,
         request: Q,
     ) -> Result<A, Error> {
-        let admin = match &mut self.admin {
-            Some(admin) => admin,
-            None => {
-                let channel = self.connect().await?;
-                self.admin.insert(Admin::new(channel))
-            }
-        };
-        let response = method(admin, request).await.map_err(Error::Refused)?;
-        Ok(response.into_inner())
+        self.call(Manner::Change, method, request).await
     }
 
-    async fn connect(&mut self) -> Result<Channel, Error> {
-        // One that swallows packets must leave time for the others.
+    async fn call<Q: Clone, A>(
+        &mut self,
+        manner: Manner,
+        method: impl AsyncFn(&mut Admin, Q) -> Result<Response<A>, Status>,
+        request: Q,
+    ) -> Result<A, Error> {
+        let limit = self.timeout;
+        let answer = timeout(limit, self.ask_all(manner, method, request));
+        answer.await.unwrap_or_else(|_| {
+            self.admin = None; // it hangs
+            Err(Error::Deadline(limit))
+        })
+    }
+
+    async fn ask_all<Q: Clone, A>(
+        &mut self,
+        manner: Manner,
+        method: impl AsyncFn(&mut Admin, Q) -> Result<Response<A>, Status>,
+        request: Q,
+    ) -> Result<A, Error> {
+        // One that hangs, or swallows packets, must leave time for the others.
         let share = self.timeout / self.endpoints.len() as u32;
-        let mut attempts = Vec::new();
-        for _ in 0..self.endpoints.len() {
-            let address = self.endpoint().clone();
-            match open(&address, share).await {
-                Ok(channel) => return Ok(channel),
-                Err(error) => attempts.push((address, root_cause(&error))),
+        let patience = match manner {
+            Manner::Read if self.endpoints.len() > 1 => Some(share),
+            // Nobody else is asked.
+            Manner::Read | Manner::Change => None,
+        };
+        let mut asked = Vec::new();
+        let mut unreachable = Vec::new();
+        let mut refused = None;
+        loop {
+            let endpoint = self.endpoint().clone();
+            asked.push(endpoint.clone());
+            match self.connect(share).await {
+                Ok(admin) => match within(patience, method(admin, request.clone())).await {
+                    Some(Ok(response)) => return Ok(response.into_inner()),
+                    Some(Err(status)) if manner.goes_on(&status) => refused = Some(status),
+                    Some(Err(status)) => return Err(manner.error(endpoint, status)),
+                    None => unreachable.push((endpoint, "it does not answer".to_owned())),
+                },
+                Err(why) => unreachable.push((endpoint, why)),
             }
-            self.endpoints.rotate_left(1);
+            self.admin = None;
+            let leader = refused.as_ref().and_then(reason::leader);
+            match next(&self.endpoints, &asked, leader.as_deref()) {
+                Some(index) => self.endpoints.swap(0, index),
+                // There is nobody else, and it may be about to lead, or be started again.
+                None if asked.len() == 1 && refused.is_some() => sleep(RETRY_AFTER).await,
+                // What one has said tells more than that another is gone.
+                None => return Err(refused.map_or(Error::Unreachable(unreachable), Error::Refused)),
+            }
         }
-        Err(Error::Unreachable(attempts))
+    }
+
+    /// Connects to the first endpoint, or else says why not.
+    async fn connect(&mut self, limit: Duration) -> Result<&mut Admin, String> {
+        let admin = match self.admin.take() {
+            Some(admin) => admin,
+            None => {
+                let channel = open(self.endpoint(), limit).await;
+                Admin::new(channel.map_err(|e| root_cause(&e))?)
+            }
+        };
+        Ok(self.admin.insert(admin))
     }
 
     /// Follows what happens in the cluster.
@@ -155,7 +207,7 @@ impl Client {
         resume_token: String,
     ) -> Result<Streaming<v1::WatchEventsResponse>, Error> {
         let request = v1::WatchEventsRequest { resume_token };
-        self.call(Admin::watch_events, request).await
+        self.read(Admin::watch_events, request).await
     }
 }
 
@@ -170,7 +222,7 @@ macro_rules! list_all {
             request.page_size = PAGE_SIZE;
             let mut all = v1::$Response::default();
             loop {
-                let mut page = self.call(Admin::$name, request.clone()).await?;
+                let mut page = self.read(Admin::$name, request.clone()).await?;
                 all.$resources.append(&mut page.$resources);
                 all.revision = page.revision;
                 request.page_token = mem::take(&mut page.next_page_token);
@@ -205,9 +257,42 @@ impl Client {
     );
 }
 
+impl Manner {
+    /// Whether another controller may be asked after this answer.
+    fn goes_on(self, status: &Status) -> bool {
+        let does_not_lead = Reason::of(status) == Some(Reason::NotLeading);
+        does_not_lead || (self == Self::Read && is_lost(status))
+    }
+
+    /// Of an answer that is the last.
+    fn error(self, endpoint: ServerAddr, status: Status) -> Error {
+        let broke = is_lost(&status) && Reason::of(&status).is_none() && !is_foreign(&status);
+        match self {
+            Self::Change if broke => Error::Unanswered(endpoint, root_cause(&status)),
+            Self::Change | Self::Read => Error::Refused(status),
+        }
+    }
+}
+
+/// Which endpoint is asked next: the leader, if it is one of them; else the first that was not asked yet.
+fn next(endpoints: &[ServerAddr], asked: &[ServerAddr], leader: Option<&str>) -> Option<usize> {
+    let left = |endpoint: &ServerAddr| !asked.contains(endpoint);
+    let leads = |endpoint: &ServerAddr| leader.is_some_and(|leader| endpoint.as_str() == leader);
+    let named = endpoints.iter().position(|e| left(e) && leads(e));
+    named.or_else(|| endpoints.iter().position(left))
+}
+
 /// An id for a mutation, by which a controller knows its repetition.
 pub(crate) fn request_id() -> String {
     format!("{:032x}", fastrand::u128(..))
+}
+
+/// `None`: it took longer than it may.
+async fn within<T>(most: Option<Duration>, answer: impl Future<Output = T>) -> Option<T> {
+    match most {
+        Some(most) => timeout(most, answer).await.ok(),
+        None => Some(answer.await),
+    }
 }
 
 async fn open(address: &ServerAddr, limit: Duration) -> Result<Channel, tonic::transport::Error> {
@@ -271,6 +356,11 @@ mod tests {
             Error::Refused(Status::not_found("no group g9")),
             "no group g9",
         );
+        check(
+            Error::Unanswered(at("a:1"), "broken pipe".to_owned()),
+            "the controller at a:1 was lost before it answered (broken pipe); whether the change was taken \
+             shows in what is read",
+        );
     }
 
     #[tokio::test]
@@ -279,7 +369,7 @@ mod tests {
         let endpoints = ["127.0.0.1:1", "127.0.0.1:2"].map(|a| ServerAddr::new(a).unwrap());
         let mut client = Client::new(endpoints.to_vec(), Duration::from_secs(5));
         let error = client
-            .call(Admin::get_cluster, v1::GetClusterRequest {})
+            .read(Admin::get_cluster, v1::GetClusterRequest {})
             .await
             .unwrap_err();
         let text = error.to_string();
@@ -290,37 +380,73 @@ mod tests {
         );
     }
 
-    /// Calls what answers with the errors, one after the other, and then well.
-    async fn check_retry(mut errors: Vec<Status>, expected: Result<usize, Code>) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = ServerAddr::new(listener.local_addr().unwrap().to_string()).unwrap();
-        let mut client = Client::new(vec![endpoint], Duration::from_secs(5));
+    /// Calls so many controllers, which answer with these errors one after the other, and then well.
+    async fn check(
+        manner: Manner,
+        controllers: usize,
+        mut errors: Vec<Status>,
+        expected: Result<usize, &str>,
+    ) {
+        let listen = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listeners: Vec<_> = (0..controllers).map(listen).collect();
+        let at = |l: &std::net::TcpListener| l.local_addr().unwrap().to_string();
+        let endpoints = listeners.iter().map(|l| ServerAddr::new(at(l)).unwrap());
+        let mut client = Client::new(endpoints.collect(), Duration::from_secs(5));
         errors.reverse();
         let (errors, calls) = (RefCell::new(errors), Cell::new(0));
-        let result = client
-            .call(
-                async |_, ()| {
-                    calls.set(calls.get() + 1);
-                    let error = errors.borrow_mut().pop();
-                    error.map_or(Ok(Response::new(())), Err)
-                },
-                (),
-            )
-            .await;
-        match result {
-            Ok(()) => assert_eq!(Ok(calls.get()), expected),
-            Err(Error::Refused(status)) => assert_eq!(Err(status.code()), expected),
-            Err(other) => panic!("{other}"),
+        let method = async |_: &mut Admin, ()| {
+            calls.set(calls.get() + 1);
+            let error = errors.borrow_mut().pop();
+            error.map_or(Ok(Response::new(())), Err)
+        };
+        let result = client.call(manner, method, ()).await;
+        let result = result.map(|()| calls.get()).map_err(|e| e.to_string());
+        match expected {
+            Ok(calls) => assert_eq!(result, Ok(calls)),
+            Err(part) => assert!(result.as_ref().unwrap_err().contains(part), "{result:?}"),
         }
     }
 
     #[tokio::test]
-    async fn unavailable_is_tried_once_more() {
-        let unavailable = || Status::unavailable("shutting down");
-        check_retry(vec![], Ok(1)).await;
-        check_retry(vec![unavailable()], Ok(2)).await;
-        check_retry(vec![unavailable(), unavailable()], Err(Code::Unavailable)).await;
-        check_retry(vec![Status::aborted("changed")], Err(Code::Aborted)).await;
+    async fn what_was_certainly_not_done_is_asked_of_each() {
+        use Manner::{Change, Read};
+        let follows = || Reason::not_leading(None, "another one leads");
+        let ends = || Reason::ShuttingDown.status("it ends");
+        let breaks = || Status::unknown("transport error");
+        for manner in [Read, Change] {
+            check(manner, 1, vec![], Ok(1)).await;
+            check(manner, 3, vec![follows(), follows()], Ok(3)).await;
+            check(manner, 3, vec![follows(); 3], Err("another one leads")).await;
+            check(manner, 1, vec![follows()], Ok(2)).await;
+            check(manner, 1, vec![follows(); 2], Err("another one leads")).await;
+            check(manner, 2, vec![Status::aborted("changed")], Err("changed")).await;
+        }
+        check(Read, 1, vec![ends()], Ok(2)).await;
+        check(Read, 3, vec![ends(), breaks()], Ok(3)).await;
+        // It may have been done.
+        check(Change, 1, vec![ends()], Err("it ends")).await;
+        check(
+            Change,
+            3,
+            vec![follows(), breaks()],
+            Err("was lost before it answered"),
+        )
+        .await;
+    }
+
+    #[test]
+    fn the_leader_is_next_if_it_is_one_of_them() {
+        let at = |text: &str| ServerAddr::new(text).unwrap();
+        let all = ["a:1", "b:1", "c:1"].map(at);
+        let check = |asked: &[&str], leader: Option<&str>, expected: Option<usize>| {
+            let asked: Vec<ServerAddr> = asked.iter().map(|text| at(text)).collect();
+            assert_eq!(next(&all, &asked, leader), expected, "{asked:?} {leader:?}");
+        };
+        check(&["a:1"], None, Some(1));
+        check(&["a:1"], Some("c:1"), Some(2));
+        check(&["a:1"], Some("x:1"), Some(1));
+        check(&["a:1", "c:1"], Some("c:1"), Some(1));
+        check(&["a:1", "c:1", "b:1"], Some("c:1"), None);
     }
 
     /// As a Redis server does, which is asked in HTTP/2.
@@ -340,7 +466,7 @@ mod tests {
         let mut client = Client::new(vec![endpoint], Duration::from_secs(5));
         let error = tokio::select! {
             () = server => unreachable!("it goes on"),
-            answer = client.call(Admin::get_cluster, v1::GetClusterRequest {}) => answer.unwrap_err(),
+            answer = client.read(Admin::get_cluster, v1::GetClusterRequest {}) => answer.unwrap_err(),
         };
         let Error::Refused(status) = &error else {
             panic!("{error}");
@@ -356,7 +482,7 @@ mod tests {
         let endpoint = ServerAddr::new(listener.local_addr().unwrap().to_string()).unwrap();
         let mut client = Client::new(vec![endpoint], Duration::from_millis(100));
         let error = client
-            .call(Admin::get_cluster, v1::GetClusterRequest {})
+            .read(Admin::get_cluster, v1::GetClusterRequest {})
             .await
             .unwrap_err();
         assert!(matches!(error, Error::Deadline(_)), "{error}");

@@ -82,6 +82,9 @@ impl From<client::Error> for Error {
             ),
             client::Error::Deadline { .. } => Some("`--timeout 30s` waits longer"),
             client::Error::Refused(status) => hint(status),
+            client::Error::Unanswered(..) => {
+                Some("look whether it was done, then run the command again")
+            }
         };
         Self::Failed {
             error: error.into(),

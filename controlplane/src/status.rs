@@ -3,7 +3,10 @@
 use proto::reason::Reason;
 use tonic::Status;
 
-use crate::{change::Refusal, store::CommitError};
+use crate::{
+    change::Refusal,
+    store::{CommitError, Standing},
+};
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
@@ -18,7 +21,10 @@ impl From<CommitError> for Status {
     fn from(error: CommitError) -> Self {
         match error {
             CommitError::Refused(refusal) => refusal.into(),
-            CommitError::NotLeading(_) => Reason::NotLeading.status(error.to_string()),
+            CommitError::NotLeading(Standing::StandsBy { ref leader }) => {
+                Reason::not_leading(Some(leader), error.to_string())
+            }
+            CommitError::NotLeading(_) => Reason::not_leading(None, error.to_string()),
             CommitError::Failed(_)
             | CommitError::Contended
             | CommitError::Unknown

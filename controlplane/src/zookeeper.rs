@@ -408,9 +408,10 @@ async fn answered<T>(
 /// Of a call that failed as a whole.
 fn failure(error: Error) -> Failure {
     match error {
-        Error::NoAuth | Error::InvalidAcl | Error::AuthFailed | Error::BadArguments(_) => {
-            Failure::Unusable(error.to_string())
-        }
+        Error::NoAuth | Error::AuthFailed => Failure::Unusable(format!(
+            "{error}: --zookeeper-auth-file must have the secret of whoever made them"
+        )),
+        Error::InvalidAcl | Error::BadArguments(_) => Failure::Unusable(error.to_string()),
         Error::NoNode | Error::NodeExists | Error::BadVersion | Error::NotEmpty => {
             Failure::Conflict(error.to_string())
         }

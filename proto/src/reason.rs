@@ -8,6 +8,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The domain of every [`Reason`].
 pub const DOMAIN: &str = "sluice";
 
+/// In the metadata of [`Reason::NotLeading`]: the leader's `HOST:PORT`.
+const LEADER: &str = "leader";
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $code:ident;)*) => {
         /// Why a call failed. Each belongs to exactly one canonical code.
@@ -125,6 +128,14 @@ impl Reason {
         )
     }
 
+    /// [`Reason::NotLeading`], naming who does, if that is known.
+    pub fn not_leading(leader: Option<&str>, message: impl Into<String>) -> Status {
+        let leader = leader.map(|leader| (LEADER.to_owned(), leader.to_owned()));
+        let known: HashMap<String, String> = leader.into_iter().collect();
+        let details = ErrorDetails::with_error_info(Self::NotLeading.as_str(), DOMAIN, known);
+        Status::with_error_details(Self::NotLeading.code(), message, details)
+    }
+
     /// The reason an error carries. `None`: it is not one of ours.
     pub fn of(status: &Status) -> Option<Self> {
         let info = status.get_details_error_info()?;
@@ -138,6 +149,15 @@ impl Reason {
     fn details(self) -> ErrorDetails {
         ErrorDetails::with_error_info(self.as_str(), DOMAIN, HashMap::new())
     }
+}
+
+/// Where the leader's gRPC is reached, as an error says that does not come from it.
+pub fn leader(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info()?;
+    if info.domain != DOMAIN {
+        return None;
+    }
+    info.metadata.remove(LEADER)
 }
 
 #[cfg(test)]
@@ -154,5 +174,14 @@ mod tests {
             Some(Reason::InvalidField)
         );
         assert_eq!(Reason::of(&Status::internal("x")), None);
+    }
+
+    #[test]
+    fn the_leader_survives_the_wire() {
+        let named = Reason::not_leading(Some("h:1"), "ask h:1");
+        assert_eq!(Reason::of(&named), Some(Reason::NotLeading));
+        assert_eq!(leader(&named).as_deref(), Some("h:1"));
+        assert_eq!(leader(&Reason::not_leading(None, "nobody leads")), None);
+        assert_eq!(leader(&Status::unavailable("x")), None);
     }
 }

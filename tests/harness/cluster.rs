@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     eventually,
-    process::{Process, Program, free_port},
+    process::{Process, Program, binary, free_port},
     raw::Raw,
     relay::Relay,
 };
@@ -448,13 +449,19 @@ impl Controller {
 
     /// Runs `sluice` against it; whether it succeeded, and all it said.
     pub fn sluice(&self, args: &[&str]) -> (bool, String) {
-        let output = std::process::Command::new(crate::binary("sluice"))
-            .args(["--endpoint", &self.addr])
-            .args(args)
-            .output()
-            .unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(said).unwrap())
+        sluice(&self.addr, args)
+    }
+
+    /// A counter of its metrics, by its whole name.
+    pub async fn counter(&self, name: &str) -> u64 {
+        self.admin().await; // what is in its log is of the process that there is now
+        let log = self.process.log();
+        let said = log.lines().rev().find(|line| line.contains("listening"));
+        let http = said.and_then(|line| line.split_once("http=")).unwrap().1;
+        let (_, metrics) = page(http.split(' ').next().unwrap(), "/metrics").await;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        value.trim().parse().unwrap()
     }
 
     /// Where its files are.
@@ -503,6 +510,17 @@ impl Controller {
         })
         .await
     }
+}
+
+/// Runs `sluice` against these controllers; whether it succeeded, and all it said.
+pub fn sluice(endpoints: &str, args: &[&str]) -> (bool, String) {
+    let output = Command::new(binary("sluice"))
+        .args(["--endpoint", endpoints])
+        .args(args)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
 }
 
 fn data_dir(dir: &Path, controller: &str) -> PathBuf {
@@ -589,16 +607,19 @@ impl Proxy {
 
     /// The status and body of a page of its admin HTTP.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let mut raw = Raw::connect(&self.admin).await;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        raw.send(request.as_bytes()).await;
-        let response = String::from_utf8(raw.rest().await).unwrap();
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        (
-            head.split(' ').nth(1).unwrap().parse().unwrap(),
-            body.to_owned(),
-        )
+        page(&self.admin, path).await
     }
+}
+
+/// The status and body of a page.
+async fn page(addr: &str, path: &str) -> (u16, String) {
+    let mut raw = Raw::connect(addr).await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    raw.send(request.as_bytes()).await;
+    let response = String::from_utf8(raw.rest().await).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    (status.parse().unwrap(), body.to_owned())
 }
 
 fn ports_file(dir: &Path, proxy: &str) -> PathBuf {

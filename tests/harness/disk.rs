@@ -1,7 +1,7 @@
 //! A small file system, to be filled.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::Command,
@@ -11,7 +11,8 @@ use std::{
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts an empty one of this size (`4m`) over a folder. `None`, and said: this process may not mount.
+    /// Mounts an empty one of this size (`4m`) over a folder. `None`, and said: this process may not mount. In CI
+    /// (the variable `CI` is set) it must.
     pub fn mount(at: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={size}");
@@ -19,6 +20,9 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at);
         match mount.output() {
             Ok(output) if output.status.success() => Some(Self(at.to_owned())),
+            other if env::var_os("CI").is_some() => {
+                panic!("no small disk can be mounted, and in CI nothing is left out: {other:?}")
+            }
             other => {
                 // Not `eprintln`, which is not seen when a test passes.
                 let text = format!("SKIPPED: no small disk can be mounted: {other:?}\n");

@@ -33,7 +33,7 @@ pub mod spoil;
 pub mod workload;
 pub mod zookeeper;
 
-pub use cluster::{Builder, Cluster, Controller, Edges, Proxy, Server};
+pub use cluster::{Builder, Cluster, Controller, Edges, Proxy, Server, sluice};
 pub use fleet::Fleet;
 pub use load::Load;
 pub use process::{Process, Program, binary, free_port, other_server};

@@ -45,16 +45,17 @@ fn spoilt(file: &Path, edit: impl FnOnce(String) -> String) -> PathBuf {
 }
 
 #[tokio::test]
-async fn a_cluster_moves_to_zookeeper_and_no_client_notices() {
+async fn a_cluster_moves_to_zookeeper_and_back_and_no_client_notices() {
     let mut cluster_here = Cluster::builder().groups(2).start().await;
     let dir = cluster_here.dir.path().to_owned();
     let zookeeper = ZooKeeper::start(&dir).await;
     let args = ["--zookeeper", &zookeeper.addr].map(str::to_owned);
     let there = Controller::start_as(&dir, "there", &args).await;
+    let back = Controller::start_as(&dir, "back", &[]).await;
     let here = &cluster_here.controller;
-    let both = format!("{},{}", here.addr, there.addr);
+    let all = format!("{},{},{}", here.addr, there.addr, back.addr);
     for id in ["p1", "p2"] {
-        let args = ["--controller", &both, "--id", id].map(str::to_owned);
+        let args = ["--controller", &all, "--id", id].map(str::to_owned);
         cluster_here
             .proxies
             .push(Proxy::start(&dir, id, &args).await);
@@ -94,13 +95,38 @@ async fn a_cluster_moves_to_zookeeper_and_no_client_notices() {
     done(&cluster_here.controller, &described);
     cluster_here.settle().await;
     load.advance(1_000).await;
-    assert_eq!(load.stop().await, Vec::<String>::new());
+    is_what_the_next_process_finds(&mut cluster_here).await;
 
-    // It is what the next process on this store finds, too.
+    // From ZooKeeper to a folder, in the same way.
+    let there = &cluster_here.controller;
+    done(there, &["export", path]);
+    let (before, was) = (routing(there).await, cluster(there).await);
+    cluster_here.controller.process.kill();
+    load.advance(1_000).await;
+    done(&back, &["restore", path]);
+    let now = cluster(&back).await;
+    assert_eq!(now.id, was.id);
+    assert!(now.revision > was.revision && now.leader_term > was.leader_term);
+    assert_eq!(routing(&back).await, before);
+    assert!(done(&back, &["group", "get", "g1"]).contains("moved"));
+    cluster_here.controller = back;
+    cluster_here.settle().await;
+    let described = ["group", "update", "g1", "--description", "moved back"];
+    done(&cluster_here.controller, &described);
+    cluster_here.settle().await;
+    load.advance(1_000).await;
+    is_what_the_next_process_finds(&mut cluster_here).await;
+    assert_eq!(load.stop().await, Vec::<String>::new());
+}
+
+async fn is_what_the_next_process_finds(cluster_here: &mut Cluster) {
+    let before = cluster(&cluster_here.controller).await;
     cluster_here.controller.process.kill();
     cluster_here.controller.restart();
     cluster_here.settle().await;
-    assert_eq!(cluster(&cluster_here.controller).await.id, was.id);
+    let after = cluster(&cluster_here.controller).await;
+    assert_eq!(after.id, before.id);
+    assert!(after.leader_term >= before.leader_term && after.revision >= before.revision);
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ async fn a_stand_by_takes_over_and_no_client_notices() {
     let dir = tempfile::tempdir().unwrap();
     let zookeeper = ZooKeeper::start(dir.path()).await;
     let mut cluster = cluster(&zookeeper, 1).await;
-    let before = becomes(&cluster.controller, Role::Leader).await;
+    becomes(&cluster.controller, Role::Leader).await;
     let stand_by = becomes(&cluster.stand_bys[0], Role::StandBy).await;
     assert_eq!(stand_by.leader_endpoint, cluster.controller.addr);
     assert_unavailable(
@@ -95,24 +95,54 @@ async fn a_stand_by_takes_over_and_no_client_notices() {
     .await;
 
     let load = Load::start(cluster.connect_all().await, |_| true);
+    let mut took = Vec::new();
+    for round in 0..3 {
+        load.advance(2_000).await;
+        let before = becomes(&cluster.controller, Role::Leader).await;
+        took.push(is_replaced(&mut cluster).await);
+        // The old one is a stand-by from now on.
+        let [new, old] = [&cluster.controller, &cluster.stand_bys[0]];
+        let after = becomes(new, Role::Leader).await;
+        assert!(after.leader_term > before.leader_term);
+        let text = format!("after {round}");
+        let revision = describe(new, &text).await.unwrap();
+        assert!(revision > after.revision);
+        cluster.settle().await;
+        becomes(old, Role::StandBy).await;
+        eventually(|| async {
+            let found = description(old).await;
+            (found == text).then_some(()).ok_or(found)
+        })
+        .await;
+    }
+    // Of three the best one: what else the machine had to do is in the others.
+    let best = took.iter().min().unwrap();
+    assert!(*best < SESSION + Duration::from_secs(2), "{took:?}");
     load.advance(2_000).await;
-    let killed = Instant::now();
-    cluster.controller.process.kill();
-    let after = becomes(&cluster.stand_bys[0], Role::Leader).await;
-    let took = killed.elapsed();
-    assert!(took < SESSION + Duration::from_secs(5), "it took {took:?}");
-    assert!(after.leader_term > before.leader_term);
-    let revision = describe(&cluster.stand_bys[0], "after").await.unwrap();
-    assert!(revision > after.revision);
-    load.advance(2_000).await;
-
-    // The old one comes back, and follows.
-    cluster.controller.restart();
-    becomes(&cluster.controller, Role::StandBy).await;
-    assert_eq!(description(&cluster.controller).await, "after");
-    std::mem::swap(&mut cluster.controller, &mut cluster.stand_bys[0]);
-    cluster.settle().await;
     assert_eq!(load.stop().await, Vec::<String>::new());
+}
+
+/// Kills the leader, and returns how long it took until every proxy routed by what the other had told it. The
+/// old one is started again, and the two change places.
+async fn is_replaced(cluster: &mut Cluster) -> Duration {
+    let before = get(&cluster.controller).await.leader_term;
+    cluster.controller.process.kill();
+    let killed = Instant::now();
+    for proxy in &cluster.proxies {
+        eventually(|| async {
+            let (_, topology) = proxy.get("/topology").await;
+            let topology: v1::Topology = serde_json::from_str(&topology).unwrap();
+            match topology.version {
+                Some(version) if version.leader_term > before => Ok(()),
+                other => Err(format!("it routes by {other:?}")),
+            }
+        })
+        .await;
+    }
+    let took = killed.elapsed();
+    cluster.controller.restart();
+    std::mem::swap(&mut cluster.controller, &mut cluster.stand_bys[0]);
+    took
 }
 
 #[tokio::test]
@@ -232,6 +262,7 @@ async fn a_zookeeper_that_was_wiped_or_restored_is_refused() {
     becomes(&controller, Role::Leader).await;
     describe(&controller, "new").await.unwrap();
 
+    let mut refused = 0;
     for restored in [Some(&backup), None] {
         zookeeper.process.kill();
         becomes(&controller, Role::Adrift).await;
@@ -255,6 +286,14 @@ async fn a_zookeeper_that_was_wiped_or_restored_is_refused() {
         .await;
         assert_eq!(get(&controller).await.role(), Role::Adrift);
         assert_eq!(description(&controller).await, "new");
+        refused += 1;
+        let counted = controller
+            .counter("sluice_controller_stores_refused_total")
+            .await;
+        assert_eq!(
+            counted, refused,
+            "once for each time, however often it looks"
+        );
         assert_unavailable(describe(&controller, "newer").await, "nothing was changed");
     }
 }
@@ -278,6 +317,7 @@ async fn a_mirror_of_no_use_is_made_again() {
     let (_server, mut controller) = alone(dir.path(), &zookeeper).await;
     describe(&controller, "kept").await.unwrap();
     let mirror = controller.data_dir().join("mirror");
+    let mut rebuilt = 0;
     for bytes in [0, 4096] {
         controller.process.kill();
         fs::File::options()
@@ -289,11 +329,21 @@ async fn a_mirror_of_no_use_is_made_again() {
         controller.restart();
         becomes(&controller, Role::Leader).await;
         assert_eq!(description(&controller).await, "kept");
+        // By this process; a file that was cut short may be whole, but older.
+        rebuilt += controller
+            .counter("sluice_controller_mirrors_rebuilt_total")
+            .await;
         describe(&controller, "kept still").await.unwrap();
         describe(&controller, "kept").await.unwrap();
     }
     assert!(controller.data_dir().join("mirror.damaged").exists());
-    assert!(controller.process.log().contains("mirror is of no use"));
+    let said = controller
+        .process
+        .log()
+        .matches("mirror is of no use")
+        .count();
+    assert!(said > 0);
+    assert_eq!(rebuilt, said as u64);
 }
 
 #[tokio::test]

@@ -51,6 +51,10 @@ async fn a_mirror_that_is_removed_while_it_is_used_is_made_again() {
     operator.works().await;
     assert!(mirror.exists());
     assert!(cluster.controller.process.log().contains("made anew"));
+    let rebuilt = cluster
+        .controller
+        .counter("sluice_controller_mirrors_rebuilt_total");
+    assert_eq!(rebuilt.await, 1);
     operator.works().await;
     has_a_mirror(&mut cluster, &mut zookeeper, &operator).await;
 }

@@ -1,12 +1,19 @@
 //! What is known of proxies, and how those that are gone are forgotten.
 
-use std::{process::Command, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use proto::v1;
 use tests::{
-    Cluster, Load, binary, eventually,
+    Cluster, Load, eventually,
     relay::{Fault, Relay},
 };
+use tokio::time::Instant;
 
 async fn ids(cluster: &Cluster) -> Vec<String> {
     let mut admin = cluster.controller.admin().await;
@@ -76,6 +83,14 @@ async fn nobody_is_forgotten_whom_a_server_cannot_shut_out() {
     cluster.groups[1][0].process.resume();
 }
 
+/// The fields of each line of `sluice proxy list`.
+fn list(cluster: &Cluster) -> Vec<Vec<String>> {
+    let (is_done, text) = cluster.controller.sluice(&["proxy", "list"]);
+    assert!(is_done, "{text}");
+    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    text.lines().map(fields).collect()
+}
+
 #[tokio::test]
 async fn the_list_says_how_far_a_proxy_is_behind() {
     let zone = ["--zone", "east"];
@@ -85,17 +100,8 @@ async fn the_list_says_how_far_a_proxy_is_behind() {
     for text in ["one", "two", "three"] {
         describe(&cluster, text).await;
     }
-    let lines = || {
-        let output = Command::new(binary("sluice"))
-            .args(["--endpoint", &cluster.controller.addr, "proxy", "list"])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect();
-        text.lines().map(fields).collect::<Vec<Vec<String>>>()
-    };
     let lines = eventually(|| async {
-        let lines = lines();
+        let lines = list(&cluster);
         match lines[1][4] == "0" {
             true => Ok(lines),
             false => Err(format!("{lines:?}")),
@@ -113,6 +119,68 @@ async fn the_list_says_how_far_a_proxy_is_behind() {
     assert_eq!((lines[2][0].as_str(), lines[2][4].as_str()), ("p2", "3"));
     cluster.proxies[1].process.resume();
     cluster.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_says_what_proxies_do_and_when_they_were_heard() {
+    let cluster = Cluster::builder().groups(1).proxies(2).start().await;
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        idle.push(cluster.proxies[0].raw().await);
+    }
+    let mut busy = cluster.proxies[0].raw().await;
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&asked);
+    let asks = tokio::spawn(async move {
+        loop {
+            assert_eq!(busy.command("SET a 1").await, "+OK");
+            count.fetch_add(1, Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let number = |lines: &[Vec<String>], line: usize, field: usize| {
+        let digits = lines[line][field].replace(',', "");
+        digits.trim_end_matches('s').parse::<u64>().unwrap_or(0) // `-`: none
+    };
+    eventually(|| async {
+        let lines = list(&cluster);
+        let is_known = number(&lines, 1, 5) == 5 && number(&lines, 1, 6) > 0;
+        is_known.then_some(()).ok_or(format!("{lines:?}"))
+    })
+    .await;
+    let (begun, before) = (Instant::now(), asked.load(Relaxed));
+    let mut told = Vec::new();
+    for _ in 0..9 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let lines = list(&cluster);
+        let sessions = [1, 2].map(|line| number(&lines, line, 5));
+        assert_eq!(sessions, [5, 0], "{lines:?}");
+        assert_eq!(number(&lines, 2, 6), 0, "{lines:?}");
+        let seen = [1, 2].map(|line| number(&lines, line, 7));
+        assert!(seen.iter().all(|seconds| *seconds <= 5), "{lines:?}");
+        told.push(number(&lines, 1, 6));
+    }
+    let done = asked.load(Relaxed) - before;
+    let true_rate = done as f64 / begun.elapsed().as_secs_f64();
+    // What it was in one second is not what it was in all.
+    told.sort_unstable();
+    let median = told[told.len() / 2] as f64;
+    assert!(
+        (0.5 * true_rate..=1.5 * true_rate).contains(&median),
+        "{told:?}, and there were {true_rate} requests per second"
+    );
+
+    // Who says nothing was seen the longer ago.
+    cluster.proxies[1].process.stop();
+    eventually(|| async {
+        let lines = list(&cluster);
+        let [first, second] = [1, 2].map(|line| number(&lines, line, 7));
+        let is_late = first <= 2 && second >= 4;
+        is_late.then_some(()).ok_or(format!("{lines:?}"))
+    })
+    .await;
+    cluster.proxies[1].process.resume();
+    asks.abort();
 }
 
 /// It lives, serves clients, and knows nothing of it: the way to the controller is cut.

@@ -1,4 +1,4 @@
-//! The contract of the store, put to both of them: a folder, and ZooKeeper.
+//! The contract of the store, put to both of them: a folder, and ZooKeeper. And what only one of them has.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -318,15 +318,59 @@ async fn a_folder_keeps_the_contract() {
 async fn zookeeper_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let zookeeper = ZooKeeper::start(dir.path()).await;
-    check_all(|name| {
-        let place = Place {
-            servers: zookeeper.addr.clone(),
-            root: format!("/{name}"),
-            tls: None,
-            auth: None,
-            session_timeout: Duration::from_secs(2),
-        };
-        (dir.path().join(name), Some(place))
-    })
-    .await;
+    check_all(|name| (dir.path().join(name), Some(place(&zookeeper, name)))).await;
+}
+
+fn place(zookeeper: &ZooKeeper, name: &str) -> Place {
+    Place {
+        servers: zookeeper.addr.clone(),
+        root: format!("/{name}"),
+        tls: None,
+        auth: None,
+        session_timeout: Duration::from_secs(2),
+    }
+}
+
+/// A server of ZooKeeper closes the connection of who sends more than it takes, without a word.
+#[tokio::test]
+async fn what_is_too_large_for_zookeeper_is_refused_before_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let home = Home {
+        dir: dir.path(),
+        zookeeper: Some(place(&zookeeper, "large")),
+    };
+    let (store, writer) = home.open().await;
+    store.commit(create("g1", 7000)).await.unwrap();
+    let before = store.commit(create("g2", 7001)).await.unwrap();
+    let mut standing = store.standing();
+    standing.mark_unchanged();
+    let describe = |name: &'static str, bytes: usize| {
+        move |now: &Snapshot| change::update_group(now, &id(name), &"x".repeat(bytes), 0)
+    };
+    for bytes in [901 << 10, 1 << 20, 4 << 20] {
+        match store.commit(describe("g1", bytes)).await {
+            Err(CommitError::Refused(refusal)) => {
+                assert_eq!(refusal.reason, Reason::InvalidField);
+                let text = refusal.message;
+                assert!(
+                    text.contains("too large for one write to ZooKeeper"),
+                    "{text}"
+                );
+            }
+            other => panic!("{bytes} bytes must be refused: {other:?}"),
+        }
+        assert_eq!(store.snapshot(), before);
+    }
+    // Together they are more than fits into one write, and all is read at once.
+    store.commit(describe("g1", 890 << 10)).await.unwrap();
+    let after = store.commit(describe("g2", 890 << 10)).await.unwrap();
+    assert_eq!(after.head.revision, before.head.revision + 2);
+    assert_eq!(after.head.leader_term, before.head.leader_term);
+    // A connection that was closed would have been noticed.
+    assert!(!standing.has_changed().unwrap(), "{:?}", standing.borrow());
+    writer.close().await.unwrap();
+    let (store, writer) = home.open().await;
+    assert_eq!(store.snapshot().groups, after.groups);
+    writer.close().await.unwrap();
 }

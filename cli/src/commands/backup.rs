@@ -64,7 +64,7 @@ pub(crate) struct RestoreArgs {
 /// Writes a backup.
 pub(crate) async fn export(context: &mut Context, args: ExportArgs) -> Result<(), Error> {
     let request = v1::ExportClusterRequest {};
-    let backup = context.client.call(Admin::export_cluster, request).await?;
+    let backup = context.client.read(Admin::export_cluster, request).await?;
     let json = serde_json::to_string_pretty(&backup).context("write JSON")?;
     let Some(file) = args.file else {
         return context.output.text(&json);
@@ -110,7 +110,10 @@ pub(crate) async fn restore(context: &mut Context, args: RestoreArgs) -> Result<
         expected_revision: args.change.expected_revision,
         request_id: request_id(),
     };
-    let cluster = context.client.call(Admin::restore_cluster, request).await?;
+    let cluster = context
+        .client
+        .change(Admin::restore_cluster, request)
+        .await?;
     announce(args.change.validate_only(), Verb::Restore, &what);
     context.output.show(&cluster, cluster::table(&cluster))
 }

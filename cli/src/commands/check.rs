@@ -62,10 +62,10 @@ pub(crate) async fn run(context: &mut Context) -> Result<(), Error> {
 
 async fn look(client: &mut Client) -> Result<Cluster, client::Error> {
     let about = client
-        .call(Admin::get_cluster, v1::GetClusterRequest {})
+        .read(Admin::get_cluster, v1::GetClusterRequest {})
         .await?;
     let topology = client
-        .call(Admin::get_topology, v1::GetTopologyRequest {})
+        .read(Admin::get_topology, v1::GetTopologyRequest {})
         .await?;
     Ok(Cluster {
         about,
@@ -73,7 +73,7 @@ async fn look(client: &mut Client) -> Result<Cluster, client::Error> {
         groups: client.list_groups(Default::default()).await?.groups,
         servers: client.list_servers(Default::default()).await?.servers,
         slots: client
-            .call(Admin::get_slot_map, v1::GetSlotMapRequest {})
+            .read(Admin::get_slot_map, v1::GetSlotMapRequest {})
             .await?
             .assignments,
         // Last: a proxy is behind only if it has not acked what was there before it was asked.

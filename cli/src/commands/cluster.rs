@@ -22,7 +22,7 @@ pub(crate) async fn run(context: &mut Context, command: ClusterCommand) -> Resul
     match command {
         ClusterCommand::Get => {
             let request = v1::GetClusterRequest {};
-            let cluster = context.client.call(Admin::get_cluster, request).await?;
+            let cluster = context.client.read(Admin::get_cluster, request).await?;
             context.output.show(&cluster, table(&cluster))
         }
     }

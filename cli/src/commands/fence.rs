@@ -72,7 +72,7 @@ pub(crate) async fn run(context: &mut Context, command: FenceCommand) -> Result<
             let request = v1::GetFenceRequest {
                 server: server.into(),
             };
-            let fence = context.client.call(Admin::get_fence, request).await?;
+            let fence = context.client.read(Admin::get_fence, request).await?;
             context.output.show(&fence, detail(&fence))
         }
         FenceCommand::Repair {
@@ -86,7 +86,7 @@ pub(crate) async fn run(context: &mut Context, command: FenceCommand) -> Result<
                 take_over: take_over.take_over,
                 validate_only: dry_run.dry_run,
             };
-            let fence = context.client.call(Admin::repair_fence, request).await?;
+            let fence = context.client.change(Admin::repair_fence, request).await?;
             announce(dry_run.dry_run, Verb::Repair, &what);
             context.output.show(&fence, table(slice::from_ref(&fence)))
         }

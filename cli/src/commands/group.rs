@@ -114,7 +114,7 @@ pub(crate) async fn run(context: &mut Context, command: GroupCommand) -> Result<
         GroupCommand::Drain { id, how } => rebalance::drain(context, id, how).await,
         GroupCommand::Get { id } => {
             let request = v1::GetGroupRequest { id: id.into() };
-            let group = context.client.call(Admin::get_group, request).await?;
+            let group = context.client.read(Admin::get_group, request).await?;
             context.output.show(&group, detail(&group))
         }
         GroupCommand::Create {
@@ -145,7 +145,7 @@ pub(crate) async fn run(context: &mut Context, command: GroupCommand) -> Result<
                 expected_revision: change.expected_revision,
                 request_id: request_id(),
             };
-            let group = context.client.call(Admin::update_group, request).await?;
+            let group = context.client.change(Admin::update_group, request).await?;
             announce(change.validate_only(), Verb::Update, &format!("group {id}"));
             context.output.show(&group, table(slice::from_ref(&group)))
         }
@@ -156,7 +156,7 @@ pub(crate) async fn run(context: &mut Context, command: GroupCommand) -> Result<
                 expected_revision: change.expected_revision,
                 request_id: request_id(),
             };
-            let answer = context.client.call(Admin::delete_group, request).await?;
+            let answer = context.client.change(Admin::delete_group, request).await?;
             announce(change.validate_only(), Verb::Delete, &format!("group {id}"));
             context.output.show(
                 &answer,
@@ -205,7 +205,7 @@ pub(crate) async fn create(
     client: &mut Client,
     request: v1::CreateGroupRequest,
 ) -> Result<v1::Group, client::Error> {
-    client.call(Admin::create_group, request).await
+    client.change(Admin::create_group, request).await
 }
 
 fn table(groups: &[v1::Group]) -> Table {

@@ -178,7 +178,7 @@ async fn missing<'a>(
         }
     }
     let request = v1::GetSlotMapRequest {};
-    let map = context.client.call(Admin::get_slot_map, request).await?;
+    let map = context.client.read(Admin::get_slot_map, request).await?;
     match conflict(plan, &map.assignments) {
         None => Ok(missing),
         Some(text) => Err(Error::failed(text)),

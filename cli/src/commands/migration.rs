@@ -200,7 +200,7 @@ async fn wish(
         expected_revision: change.expected_revision,
         request_id: request_id(),
     };
-    let migration = context.client.call(method, request).await?;
+    let migration = context.client.change(method, request).await?;
     let what = format!("migration {}", which.id);
     announce(change.validate_only(), verb, &what);
     Ok(migration)
@@ -221,7 +221,7 @@ async fn update(context: &mut Context, args: UpdateArgs) -> Result<v1::Migration
     };
     let migration = context
         .client
-        .call(Admin::update_migration, request)
+        .change(Admin::update_migration, request)
         .await?;
     let what = format!("migration {}", which.id);
     announce(change.validate_only(), Verb::Update, &what);
@@ -230,7 +230,7 @@ async fn update(context: &mut Context, args: UpdateArgs) -> Result<v1::Migration
 
 async fn get(context: &mut Context, id: &MigrationId) -> Result<v1::Migration, Error> {
     let request = v1::GetMigrationRequest { id: id.to_string() };
-    Ok(context.client.call(Admin::get_migration, request).await?)
+    Ok(context.client.read(Admin::get_migration, request).await?)
 }
 
 async fn list(context: &mut Context) -> Result<(), Error> {
@@ -251,7 +251,7 @@ async fn create(context: &mut Context, args: CreateArgs) -> Result<(), Error> {
     };
     let migration = context
         .client
-        .call(Admin::create_migration, request)
+        .change(Admin::create_migration, request)
         .await?;
     let what = format!(
         "migration {} of {} from {} to {}",

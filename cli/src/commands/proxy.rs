@@ -58,7 +58,7 @@ pub(crate) async fn run(context: &mut Context, command: ProxyCommand) -> Result<
         ProxyCommand::List => list(context).await,
         ProxyCommand::Get { id } => {
             let request = v1::GetProxyRequest { id: id.into() };
-            let proxy = context.client.call(Admin::get_proxy, request).await?;
+            let proxy = context.client.read(Admin::get_proxy, request).await?;
             context.output.show(&proxy, detail(&proxy))
         }
         ProxyCommand::Remove { id, change } => {
@@ -68,7 +68,7 @@ pub(crate) async fn run(context: &mut Context, command: ProxyCommand) -> Result<
                 expected_revision: change.expected_revision,
                 request_id: request_id(),
             };
-            let answer = context.client.call(Admin::delete_proxy, request).await?;
+            let answer = context.client.change(Admin::delete_proxy, request).await?;
             announce(change.validate_only(), Verb::Remove, &format!("proxy {id}"));
             for server in &answer.unreached_servers {
                 output::note(&format!(

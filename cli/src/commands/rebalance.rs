@@ -132,7 +132,7 @@ async fn carry_out(
         rate: how.rate,
         by: how.by.by().into(),
     };
-    let answer = context.client.call(Admin::rebalance, request).await?;
+    let answer = context.client.change(Admin::rebalance, request).await?;
     let slots: usize = answer.migrations.iter().map(count).sum();
     let moves = plural(answer.migrations.len(), "migration");
     match (answer.migrations.is_empty(), how.dry_run.dry_run) {

@@ -108,7 +108,7 @@ pub(crate) async fn run(context: &mut Context, command: ServerCommand) -> Result
             let request = v1::GetServerRequest {
                 address: address.into(),
             };
-            let server = context.client.call(Admin::get_server, request).await?;
+            let server = context.client.read(Admin::get_server, request).await?;
             context.output.show(&server, detail(&server))
         }
         ServerCommand::Add {
@@ -130,7 +130,7 @@ pub(crate) async fn run(context: &mut Context, command: ServerCommand) -> Result
                 request_id: request_id(),
                 take_over: take_over.take_over,
             };
-            let server = context.client.call(Admin::create_server, request).await?;
+            let server = context.client.change(Admin::create_server, request).await?;
             announce(change.validate_only(), Verb::Add, &what);
             context
                 .output
@@ -149,7 +149,7 @@ pub(crate) async fn run(context: &mut Context, command: ServerCommand) -> Result
                 expected_revision: change.expected_revision,
                 request_id: request_id(),
             };
-            let server = context.client.call(Admin::update_server, request).await?;
+            let server = context.client.change(Admin::update_server, request).await?;
             announce(change.validate_only(), Verb::Update, &what);
             context
                 .output
@@ -163,7 +163,7 @@ pub(crate) async fn run(context: &mut Context, command: ServerCommand) -> Result
                 expected_revision: change.expected_revision,
                 request_id: request_id(),
             };
-            let answer = context.client.call(Admin::delete_server, request).await?;
+            let answer = context.client.change(Admin::delete_server, request).await?;
             announce(change.validate_only(), Verb::Remove, &what);
             context.output.show(
                 &answer,

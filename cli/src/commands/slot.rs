@@ -86,7 +86,7 @@ pub(crate) async fn run(context: &mut Context, command: SlotCommand) -> Result<(
     match command {
         SlotCommand::List => {
             let request = v1::GetSlotMapRequest {};
-            let map = context.client.call(Admin::get_slot_map, request).await?;
+            let map = context.client.read(Admin::get_slot_map, request).await?;
             context.output.show(&map, table(&map.assignments))
         }
         SlotCommand::Assign(args) => {
@@ -157,9 +157,9 @@ pub(crate) async fn assign(
     request: v1::AssignSlotsRequest,
 ) -> Result<(v1::SlotMap, bool), client::Error> {
     let before = client
-        .call(Admin::get_slot_map, v1::GetSlotMapRequest {})
+        .read(Admin::get_slot_map, v1::GetSlotMapRequest {})
         .await?;
-    let after = client.call(Admin::assign_slots, request).await?;
+    let after = client.change(Admin::assign_slots, request).await?;
     // Not by the revision: a dry run has none.
     let changed = after.assignments != before.assignments;
     Ok((after, changed))

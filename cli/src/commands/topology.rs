@@ -26,7 +26,7 @@ pub(crate) async fn run(context: &mut Context, command: TopologyCommand) -> Resu
     match command {
         TopologyCommand::Get => {
             let request = v1::GetTopologyRequest {};
-            let topology = context.client.call(Admin::get_topology, request).await?;
+            let topology = context.client.read(Admin::get_topology, request).await?;
             context.output.show(&topology, tables(&topology))
         }
     }

@@ -136,7 +136,7 @@ impl<'a> DevCluster<'a> {
         self.fleet
             .wait_until("the controller answers", READY_WITHIN, async || {
                 client
-                    .call(Admin::get_cluster, v1::GetClusterRequest {})
+                    .read(Admin::get_cluster, v1::GetClusterRequest {})
                     .await?;
                 Ok(())
             })
@@ -299,7 +299,7 @@ impl<'a> DevCluster<'a> {
             let request = v1::GetGroupRequest {
                 id: plan.id.to_string(),
             };
-            let group = self.client.call(Admin::get_group, request).await?;
+            let group = self.client.read(Admin::get_group, request).await?;
             let keys = sample::key_count(plan.primary)
                 .await
                 .with_context(|| format!("count the keys of {}", plan.id))?;
@@ -370,7 +370,7 @@ async fn check_same(client: &mut Client, plan: &GroupPlan) -> Result<(), Error> 
     let request = v1::GetGroupRequest {
         id: plan.id.to_string(),
     };
-    let group = client.call(Admin::get_group, request).await?;
+    let group = client.read(Admin::get_group, request).await?;
     let mut there: Vec<String> = group.servers.into_iter().map(|s| s.address).collect();
     let mut planned: Vec<String> = addresses(plan).into_iter().map(String::from).collect();
     there.sort_unstable();
@@ -403,7 +403,9 @@ fn flags(flags: &[(&str, &str)]) -> Vec<String> {
 fn reason(error: &client::Error) -> Option<Reason> {
     match error {
         client::Error::Refused(status) => Reason::of(status),
-        client::Error::Unreachable(_) | client::Error::Deadline(_) => None,
+        client::Error::Unreachable(_)
+        | client::Error::Deadline(_)
+        | client::Error::Unanswered(..) => None,
     }
 }
 
@@ -433,7 +435,7 @@ async fn is_ready(admin: u16) -> anyhow::Result<()> {
 /// Succeeds once all planned proxies have acked the topology there is now.
 async fn all_acked(client: &mut Client, planned: &[ProxyPlan]) -> anyhow::Result<()> {
     let topology = client
-        .call(Admin::get_topology, v1::GetTopologyRequest {})
+        .read(Admin::get_topology, v1::GetTopologyRequest {})
         .await?;
     let newest = topology.version.as_ref().map(Version::from);
     let proxies = client.list_proxies(Default::default()).await?.proxies;

@@ -20,8 +20,16 @@ use controlplane::{
     probe::Probe,
     store::{Store, Writer},
 };
-use proto::{GroupId, ProxyId, ServerAddr, credentials::Credentials, fence::Refusal, settled, v1};
-use tests::{Cluster, Controller, Load, Server, ZooKeeper, eventually};
+use proto::{
+    GroupId, ProxyId, ServerAddr,
+    credentials::Credentials,
+    fence::Refusal,
+    settled,
+    v1::{self, migration::Phase},
+};
+use tests::{
+    Cluster, Controller, Load, Raw, SOON, Server, ZooKeeper, eventually, migration::enters,
+};
 use tokio::time::Instant;
 
 use super::{cluster_of, number, record, record_that};
@@ -402,5 +410,89 @@ async fn a_leader_that_hung_changes_nothing_at_the_servers() {
     while Instant::now() < until {
         assert_eq!(record(server).await, after);
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Commands that only tell about a server, and by which a connection is made known.
+const HARMLESS: [&str; 9] = [
+    "AUTH", "CLIENT", "CONFIG", "HELLO", "HMGET", "INFO", "PING", "ROLE", "TIME",
+];
+
+/// A slot move is under way when the leader dies. At each server, the first thing that the next one does is to
+/// raise the term: until then nothing comes from it, on any connection, that does more than look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_leader_raises_the_term_at_each_server_before_it_does_anything_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let session = format!("{}s", SESSION.as_secs());
+    let args = [
+        "--zookeeper",
+        &zookeeper.addr,
+        "--zookeeper-session-timeout",
+        &session,
+    ];
+    let cluster = Cluster::builder().groups(2).stand_bys(1);
+    let mut cluster = cluster.controller_args(&args).start().await;
+    for group in &cluster.groups {
+        let fill = "for i = 1, 20000 do redis.call('SET', 'k' .. i, i) end return 1";
+        let mut server = group[0].connect().await;
+        let mut filling = redis::cmd("EVAL");
+        let filled: u64 = filling
+            .arg(fill)
+            .arg(0)
+            .query_async(&mut server)
+            .await
+            .unwrap();
+        assert_eq!(filled, 1);
+    }
+    let request = v1::CreateMigrationRequest {
+        id: "m1".to_owned(),
+        slots: "0-511".to_owned(),
+        target_group_id: "g2".to_owned(),
+        rate: 200,
+        ..v1::CreateMigrationRequest::default()
+    };
+    let mut admin = cluster.controller.admin().await;
+    admin.create_migration(request).await.unwrap();
+    enters(&cluster.controller, "m1", Phase::Copying).await;
+    let term = cluster_of(&cluster.controller).await.leader_term;
+
+    cluster.controller.process.kill();
+    // What it has sent is done; another leads only when its session is over.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut seen = Vec::new();
+    for group in &cluster.groups {
+        seen.push(Raw::connect(&group[0].addr).await);
+        assert_eq!(seen.last_mut().unwrap().command("MONITOR").await, "+OK");
+    }
+    for (monitor, group) in seen.iter_mut().zip(&cluster.groups) {
+        let (mut raised, mut moved) = (false, false);
+        let until = Instant::now() + 2 * SOON;
+        while !moved {
+            assert!(Instant::now() < until, "nothing was moved on");
+            let Some(line) = monitor.reply_within(Duration::from_secs(1)).await else {
+                continue;
+            };
+            let words: Vec<&str> = line.split('"').skip(1).step_by(2).collect();
+            let command = words[0].to_ascii_uppercase();
+            let is_script = line.contains(" lua]");
+            if is_script && command == "HMSET" && words[1] == super::KEY {
+                let to = words.iter().position(|word| *word == "term").unwrap();
+                raised |= words[to + 1].parse::<u64>().unwrap() > term;
+            } else if !raised {
+                let is_raising = is_script || (command == "EVAL" && line.contains(super::KEY));
+                let only_looks = HARMLESS.contains(&command.as_str());
+                assert!(
+                    is_raising || only_looks,
+                    "before it has raised the term: {line}"
+                );
+                let closes = command == "CLIENT" && words[1].eq_ignore_ascii_case("KILL");
+                assert!(!closes && !line.contains("sluice:mover"), "before: {line}");
+            }
+            moved = ["SCAN", "DUMP", "RESTORE"].contains(&command.as_str());
+        }
+        assert!(raised);
+        let found = record(&group[0]).await;
+        assert!(number(&found, "term") > term, "{found:?}");
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn run(context: &mut Context, args: VerifyArgs) -> Result<(), E
     };
     let mut stream = context
         .client
-        .call(Admin::verify_migration, request)
+        .read(Admin::verify_migration, request)
         .await?;
     let mut line = StatusLine::new();
     loop {
