@@ -62,6 +62,14 @@ points! {
     FenceKilled = "fence-killed",
     /// It was; nobody was told.
     Fenced = "fenced",
+    /// The fence record of a server that is admitted is about to be raised.
+    Admit = "admit",
+    /// It is; no connection was killed.
+    AdmitRaised = "admit-raised",
+    /// They were; the record was not read back.
+    AdmitKilled = "admit-killed",
+    /// It was; the server is not in the store yet.
+    Admitted = "admitted",
     /// A migration is about to be recorded as copying.
     CopyCommit = "copy-commit",
     /// It is.
@@ -76,6 +84,10 @@ points! {
     Settle = "settle",
     /// It was.
     Settled = "settled",
+    /// A hold is about to be given up.
+    GiveUpCommit = "give-up-commit",
+    /// It is; the batch is the source's as before.
+    GiveUpCommitted = "give-up-committed",
     /// The batch is about to be given to the target.
     MoveCommit = "move-commit",
     /// It is the target's.

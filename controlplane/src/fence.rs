@@ -257,8 +257,20 @@ impl Leader {
     }
 }
 
+/// What a server is fenced for.
+#[derive(Clone, Copy)]
+enum Occasion {
+    /// Proxies are to be shut out.
+    Fence,
+    /// Leaders of earlier terms are.
+    Claim,
+    /// It is to be used from now on.
+    Admission,
+}
+
 /// What a server's record is to be, and who is to stay connected.
 struct Order<'a> {
+    occasion: Occasion,
     mark: Mark,
     spare: Spare<'a>,
     /// Connections that are not spared, whosever they are.
@@ -322,6 +334,7 @@ impl Fences {
         deadline: Instant,
     ) -> Result<Evidence, NotFenced> {
         let order = Order {
+            occasion: Occasion::Fence,
             mark,
             spare,
             close,
@@ -364,6 +377,7 @@ impl Fences {
             Step::Keep | Step::Lead { .. } | Step::Restore { .. } | Step::Admit => {}
         }
         let order = Order {
+            occasion: Occasion::Admission,
             mark: self.leader()?.own,
             spare,
             close: NOTHING,
@@ -523,6 +537,7 @@ impl Fences {
         let (order, sight) = loop {
             let attempt = async {
                 let order = Order {
+                    occasion: Occasion::Claim,
                     mark: self.mark_of(at).await?,
                     spare,
                     close: NOTHING,
@@ -583,6 +598,7 @@ impl Fences {
         killed: &mut Vec<Connection>,
     ) -> Result<Sight, NotFenced> {
         let Order {
+            occasion,
             mark,
             spare,
             close,
@@ -594,7 +610,7 @@ impl Fences {
             return Err(NotFenced::NotLeading);
         }
         allowed(&sight, &cluster, own, take_over)?;
-        let [begins, is_raised, has_killed, is_done] = points(spare);
+        let [begins, is_raised, has_killed, is_done] = points(occasion);
         reach(begins);
         match link.raise(cluster.as_str(), mark, own, take_over).await? {
             Verdict::Done => reach(is_raised),
@@ -672,20 +688,26 @@ impl Fences {
     }
 }
 
-/// What is reached in this order: of a fence around proxies, or of one around leaders.
-fn points(spare: Spare<'_>) -> [Point; 4] {
-    match spare {
-        Spare::Only(_) | Spare::AllBut(_) => [
+/// What is reached in this order.
+fn points(occasion: Occasion) -> [Point; 4] {
+    match occasion {
+        Occasion::Fence => [
             Point::Fence,
             Point::FenceRaised,
             Point::FenceKilled,
             Point::Fenced,
         ],
-        Spare::Proxies | Spare::ProxiesAlone => [
+        Occasion::Claim => [
             Point::Claim,
             Point::ClaimRaised,
             Point::ClaimKilled,
             Point::Claimed,
+        ],
+        Occasion::Admission => [
+            Point::Admit,
+            Point::AdmitRaised,
+            Point::AdmitKilled,
+            Point::Admitted,
         ],
     }
 }

@@ -251,7 +251,12 @@ impl Cluster {
 
     /// Returns once every connected proxy has acknowledged the newest topology.
     pub async fn settle(&self) {
-        let admin = self.controller.admin().await;
+        self.settle_at(&self.controller).await;
+    }
+
+    /// The same, by what one of the controllers knows.
+    pub async fn settle_at(&self, controller: &Controller) {
+        let admin = controller.admin().await;
         let expected = self.proxies.len();
         eventually(|| {
             let mut admin = admin.clone();
@@ -332,7 +337,7 @@ impl Server {
         let port = free_port();
         let own = dir.join(format!("{name}-{port}"));
         std::fs::create_dir_all(&own).unwrap();
-        let process = Self::spawn(program, dir, &own, name, port, args);
+        let process = Self::spawn(program, dir, &own, name, port, args, &[]);
         let (name, args) = (name.to_owned(), args.to_vec());
         Self {
             process,
@@ -352,6 +357,7 @@ impl Server {
         name: &str,
         port: u16,
         args: &[String],
+        env: &[(&str, &str)],
     ) -> Process {
         let port = port.to_string();
         let own = own.to_string_lossy();
@@ -370,14 +376,19 @@ impl Server {
             .into_iter()
             .chain(durable)
             .chain(args.iter().map(String::as_str));
-        Process::start(dir, name, program, all, &[])
+        Process::start(dir, name, program, all, env)
     }
 
     /// Starts it again on the same port with the same data; it must have been killed.
     pub fn restart(&mut self) {
+        self.restart_with(&[]);
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn restart_with(&mut self, env: &[(&str, &str)]) {
         let logs = self.dir.parent().unwrap();
         let (own, args) = (&self.dir, &self.args);
-        self.process = Self::spawn(&self.program, logs, own, &self.name, self.port, args);
+        self.process = Self::spawn(&self.program, logs, own, &self.name, self.port, args, env);
     }
 
     /// Returns once it answers.

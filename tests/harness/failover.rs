@@ -11,8 +11,9 @@
 //! ```
 //!
 //! One controller, the *heir*, is of the usual kind. The other, the *victim*, is told where to fall. The heir
-//! leaves, the victim leads, an operator gives it something to do (slots are to be moved, or a move is to be
-//! called off), and in the midst of it it falls. Then the heir, which is back, leads, and ends what was begun.
+//! leaves, the victim leads, an operator gives it something to do (slots are to be moved, a move is to be
+//! called off, a server is to join), and in the midst of it it falls. Then the heir, which is back, leads, and
+//! ends what was begun.
 //! A victim that hung goes on again after that, and must change nothing any more.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -22,7 +23,7 @@ use proto::v1::{self, cluster::Role, migration::Phase};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Cluster, Program, Raw, SOON, Workload, ZooKeeper, eventually,
+    Cluster, Program, Raw, SOON, Server, Workload, ZooKeeper, eventually,
     migration::assert_keys_are_at_their_owners,
     operator::{self, Admin, becomes, call, call_any},
 };
@@ -35,6 +36,9 @@ const WATCHED: Duration = Duration::from_millis(1500);
 
 /// What goes back and forth.
 const SLOTS: &str = "0-99";
+
+/// The group that comes and goes.
+const GUEST: &str = "guest";
 
 /// What happens to the leader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +71,8 @@ pub struct Outcome {
 pub struct Stage {
     cluster: Cluster,
     workload: Workload,
+    /// The server of the group that comes and goes.
+    guest: Server,
     root: String,
     zookeeper: zookeeper_client::Client,
     number: u32,
@@ -77,8 +83,14 @@ pub struct Stage {
 /// What the operator wants of the leader.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Errand {
+    /// To move slots.
     Move,
+    /// The same, and that both proxies hang when slots are held: the hold is given up.
+    MoveInVain,
+    /// To call off a move.
     CallOff,
+    /// To admit a server, as a group of its own.
+    Admit,
 }
 
 impl Errand {
@@ -87,6 +99,8 @@ impl Errand {
             Point::AbortCommit | Point::AbortCommitted | Point::Clean | Point::Cleaned => {
                 Self::CallOff
             }
+            Point::GiveUpCommit | Point::GiveUpCommitted => Self::MoveInVain,
+            Point::Admit | Point::AdmitRaised | Point::AdmitKilled | Point::Admitted => Self::Admit,
             Point::Election
             | Point::Elected
             | Point::Commit
@@ -152,12 +166,15 @@ impl Stage {
         let cluster = Cluster::builder().groups(2).proxies(2).stand_bys(1);
         let mut cluster = cluster.controller_args(&args).start().await;
         cluster.stand_bys[0].process.kill();
+        let guest = Server::start(cluster.dir.path(), GUEST, &[]);
+        guest.answers().await;
         let proxies = cluster.proxies.iter().map(|p| p.addr.clone()).collect();
         let workload = Workload::start(proxies, seed);
         workload.advance(500).await;
         Self {
             cluster,
             workload,
+            guest,
             root: format!("{chroot}/test"),
             zookeeper: zookeeper.connect().await,
             number: 0,
@@ -173,10 +190,11 @@ impl Stage {
         let addrs = self.addrs();
         let errors = self.workload.errors();
         let migration = match errand {
-            Errand::Move => format!("m{number}"),
-            Errand::CallOff => self.paused_move().await,
+            Errand::Move | Errand::Admit => format!("m{number}"),
+            Errand::MoveInVain | Errand::CallOff => self.paused_move().await,
         };
         let target = self.other();
+        let guest = self.guest.addr.clone();
         let victim = &mut self.cluster.stand_bys[0];
         let falls = format!("{}=1*return({})", point.name(), blow.action());
         victim.restart_as(&Program::with_failpoints(&falls));
@@ -185,29 +203,38 @@ impl Stage {
         let heir = &mut self.cluster.controller;
         heir.process.terminate();
         heir.process.wait(SOON);
+        let id = migration.clone();
         let doing = tokio::spawn(async move {
             match errand {
-                Errand::Move => {
-                    hand_over(&addrs, &migration, target).await;
-                    describe(&addrs, number).await;
-                    enters(&addrs, &migration, |m| m.phase() == Phase::Succeeded).await;
-                }
-                Errand::CallOff => {
-                    call_off(&addrs, &migration).await;
-                    describe(&addrs, number).await;
-                    enters(&addrs, &migration, |m| m.phase() == Phase::Cancelled).await;
-                }
+                Errand::Move => hand_over(&addrs, &id, target).await,
+                Errand::MoveInVain => {}
+                Errand::CallOff => call_off(&addrs, &id).await,
+                Errand::Admit => admit(&addrs, &guest, number).await,
             }
+            describe(&addrs, number).await;
         });
         self.leads_or_has_fallen().await;
+        if errand == Errand::MoveInVain {
+            self.proxies_hang(&migration).await;
+        }
         self.cluster.controller.restart();
         self.has_fallen(point).await;
+        for proxy in &self.cluster.proxies {
+            proxy.process.resume();
+        }
         let fell = Instant::now();
         becomes(&self.cluster.controller, Role::Leader).await;
         let without_leader = fell.elapsed();
         doing.await.unwrap();
-        if errand == Errand::Move {
-            self.owner = target;
+        match errand {
+            Errand::Move | Errand::MoveInVain => {
+                enters(&self.addrs(), &migration, |m| m.phase() == Phase::Succeeded).await;
+                self.owner = target;
+            }
+            Errand::CallOff => {
+                enters(&self.addrs(), &migration, |m| m.phase() == Phase::Cancelled).await;
+            }
+            Errand::Admit => {}
         }
         self.cluster.settle().await;
         if blow == Blow::Hang {
@@ -215,6 +242,9 @@ impl Stage {
         }
         self.cluster.stand_bys[0].process.kill();
         self.is_as_acknowledged(number).await;
+        if errand == Errand::Admit {
+            self.guest_leaves().await;
+        }
         Outcome {
             without_leader,
             errors: since(&errors, self.workload.errors()),
@@ -250,6 +280,31 @@ impl Stage {
             self.owner = target;
         }
         unreachable!("it returns")
+    }
+
+    /// Has the paused move go on when the victim leads and has both proxies, which hang from then on.
+    async fn proxies_hang(&self, migration: &str) {
+        let victim = &self.cluster.stand_bys[0];
+        self.cluster.settle_at(victim).await;
+        for proxy in &self.cluster.proxies {
+            proxy.process.stop();
+        }
+        pause(std::slice::from_ref(&victim.addr), migration, false).await;
+    }
+
+    /// The group that was admitted is there, and is deleted again.
+    async fn guest_leaves(&self) {
+        let mut admin = self.cluster.controller.admin().await;
+        let guest = v1::GetGroupRequest {
+            id: GUEST.to_owned(),
+        };
+        let guest = admin.get_group(guest).await.unwrap().into_inner();
+        assert_eq!(guest.servers[0].address, self.guest.addr);
+        let leaves = v1::DeleteGroupRequest {
+            id: GUEST.to_owned(),
+            ..v1::DeleteGroupRequest::default()
+        };
+        admin.delete_group(leaves).await.unwrap();
     }
 
     /// Stops the clients; what they saw must be what one server could have answered.
@@ -307,10 +362,13 @@ impl Stage {
             paths.extend(children.iter().map(|child| format!("{path}/{child}")));
             state.insert(path, String::from_utf8(data).unwrap());
         }
-        for group in &self.cluster.groups {
-            let mut server = Raw::connect(&group[0].addr).await;
-            let record = server.command("HGETALL {sluice}:fence").await;
-            state.insert(group[0].addr.clone(), record);
+        let servers = self.cluster.groups.iter().map(|group| &group[0]);
+        for server in servers.chain([&self.guest]) {
+            let record = Raw::connect(&server.addr)
+                .await
+                .command("HGETALL {sluice}:fence")
+                .await;
+            state.insert(server.addr.clone(), record);
         }
         for proxy in &self.cluster.proxies {
             let (_, topology) = proxy.get("/topology").await;
@@ -397,6 +455,23 @@ async fn call_off(addrs: &[String], id: &str) {
     call_any(addrs, |mut admin| {
         let request = request.clone();
         async move { admin.cancel_migration(request).await }
+    })
+    .await;
+}
+
+async fn admit(addrs: &[String], server: &str, number: u32) {
+    let request = v1::CreateGroupRequest {
+        id: GUEST.to_owned(),
+        servers: vec![v1::ServerSpec {
+            address: server.to_owned(),
+            zone: String::new(),
+        }],
+        request_id: format!("admit-{number}"),
+        ..v1::CreateGroupRequest::default()
+    };
+    call_any(addrs, |mut admin| {
+        let request = request.clone();
+        async move { admin.create_group(request).await }
     })
     .await;
 }

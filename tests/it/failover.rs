@@ -20,8 +20,13 @@ async fn check(zookeeper: &ZooKeeper, name: &str, blow: Blow, points: &[Point]) 
 async fn a_leader_falls_in_the_middle_of_its_work_and_nothing_is_lost_or_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let zookeeper = ZooKeeper::start(dir.path()).await;
-    let killed = [Point::MoveCommitted, Point::Clean];
-    let hung = [Point::MoveCommit];
+    let killed = [
+        Point::MoveCommitted,
+        Point::Clean,
+        Point::GiveUpCommitted,
+        Point::Admitted,
+    ];
+    let hung = [Point::MoveCommit, Point::GiveUpCommit, Point::AdmitRaised];
     tokio::join!(
         check(&zookeeper, "killed", Blow::Kill, &killed),
         check(&zookeeper, "hung", Blow::Hang, &hung),

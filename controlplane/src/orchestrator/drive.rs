@@ -392,7 +392,7 @@ impl Drive {
     async fn record(&mut self, m: &Migration, advance: Advance) -> Result<(), Trouble> {
         let (id, seen) = (self.id.clone(), m.revision);
         let (groups, known) = ([m.source.clone(), m.target.clone()], self.primaries.clone());
-        let points = points(&advance);
+        let (before, after) = points(&advance);
         // What was decided of servers that are no primaries any more is not to be.
         let decide = move |now: &Snapshot| {
             if known != Some(primaries(now, &groups)) {
@@ -400,13 +400,9 @@ impl Drive {
             }
             Ok(change::advance(now, &id, seen, &advance))
         };
-        if let Some((before, _)) = points {
-            reach(before);
-        }
+        reach(before);
         let committed = self.tools.store.commit(decide).await;
-        if let Some((_, after)) = points {
-            reach(after);
-        }
+        reach(after);
         committed.map(drop).map_err(words)
     }
 
@@ -532,15 +528,15 @@ impl Drive {
 }
 
 /// What is reached before a phase is committed, and after it.
-fn points(advance: &Advance) -> Option<(Point, Point)> {
+fn points(advance: &Advance) -> (Point, Point) {
     match advance {
-        Advance::Copy => Some((Point::CopyCommit, Point::CopyCommitted)),
-        Advance::Hold(_) => Some((Point::HoldCommit, Point::HoldCommitted)),
-        Advance::Commit => Some((Point::MoveCommit, Point::MoveCommitted)),
-        Advance::Abort(_) => Some((Point::AbortCommit, Point::AbortCommitted)),
-        Advance::Reap => Some((Point::ReapCommit, Point::ReapCommitted)),
-        Advance::End => Some((Point::EndCommit, Point::EndCommitted)),
-        Advance::GiveUp(_) => None, // what a leader that dies while it holds leads to, too
+        Advance::Copy => (Point::CopyCommit, Point::CopyCommitted),
+        Advance::Hold(_) => (Point::HoldCommit, Point::HoldCommitted),
+        Advance::GiveUp(_) => (Point::GiveUpCommit, Point::GiveUpCommitted),
+        Advance::Commit => (Point::MoveCommit, Point::MoveCommitted),
+        Advance::Abort(_) => (Point::AbortCommit, Point::AbortCommitted),
+        Advance::Reap => (Point::ReapCommit, Point::ReapCommitted),
+        Advance::End => (Point::EndCommit, Point::EndCommitted),
     }
 }
 
