@@ -65,12 +65,12 @@ impl ZooKeeper {
         fs::write(home.join(CONFIG), [&own, lines].concat().join("\n")).unwrap();
         Self {
             addr: format!("127.0.0.1:{port}"),
-            process: Self::spawn(&home),
+            process: Self::spawn(&home, &[]),
             home,
         }
     }
 
-    fn spawn(home: &Path) -> Process {
+    fn spawn(home: &Path, env: &[(&str, &str)]) -> Process {
         let config = home.join(CONFIG);
         let main = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
         let args = ["-cp", JARS, main, config.to_str().unwrap()];
@@ -80,7 +80,7 @@ impl ZooKeeper {
             name.to_str().unwrap(),
             "java",
             JVM.iter().chain(&args),
-            &[],
+            env,
         )
     }
 
@@ -90,9 +90,15 @@ impl ZooKeeper {
         self.connect().await;
     }
 
+    /// The same, with these variables in its environment.
+    pub async fn restart_with(&mut self, env: &[(&str, &str)]) {
+        self.process = Self::spawn(&self.home, env);
+        self.connect().await;
+    }
+
     /// The same, and does not wait until it serves.
     pub fn revive(&mut self) {
-        self.process = Self::spawn(&self.home);
+        self.process = Self::spawn(&self.home, &[]);
     }
 
     /// Where it keeps what it knows.
