@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use proto::{
     reason::Reason,
-    v1::{self, admin_service_client::AdminServiceClient},
+    v1::{self, admin_service_client::AdminServiceClient, migration::Phase},
 };
-use tests::{Cluster, Controller, eventually};
-use tokio::{task::JoinSet, time::Instant};
+use tests::{
+    Cluster, Controller, Workload, eventually,
+    migration::{assert_keys_are_at_their_owners, assert_nobody_noticed, enters},
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tonic::{
     Request, Status,
     transport::{Channel, Endpoint},
@@ -95,6 +102,142 @@ async fn proxies_hear_of_a_change_while_callers_crowd() {
         }
     })
     .await;
+}
+
+/// Calls a second, of all connections together.
+const RATE: u32 = 1_000;
+
+/// What callers were answered.
+#[derive(Debug, Default)]
+struct Answers {
+    /// So many calls were answered with what they asked for.
+    given: usize,
+    /// So many changes were refused that must be.
+    refused: usize,
+    /// So many calls found no room.
+    shed: usize,
+    /// The longest that one took.
+    slowest: Duration,
+}
+
+/// Calls at that rate until it is told to stop, whether it is answered or not.
+async fn hammer(admins: Vec<AdminServiceClient<Channel>>, stop: watch::Receiver<bool>) -> Answers {
+    let mut calls = JoinSet::new();
+    let mut tick = interval(Duration::from_secs(1) / RATE);
+    // What it is late with comes all at once.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for number in 0.. {
+        tick.tick().await;
+        if *stop.borrow() {
+            break;
+        }
+        let admin = admins[number % CONNECTIONS].clone();
+        calls.spawn(async move {
+            let begun = Instant::now();
+            (one_of_many(admin, number).await, begun.elapsed())
+        });
+    }
+    let mut answers = Answers::default();
+    for (answer, took) in calls.join_all().await {
+        answers.slowest = answers.slowest.max(took);
+        match answer.as_ref().map_err(Reason::of) {
+            Ok(()) => answers.given += 1,
+            Err(Some(Reason::Overloaded)) => answers.shed += 1,
+            Err(Some(Reason::GroupNotFound | Reason::RevisionMismatch)) => answers.refused += 1,
+            Err(_) => panic!("{answer:?}"),
+        }
+    }
+    answers
+}
+
+/// Reads, and every fourth a change that must be refused.
+async fn one_of_many(mut admin: AdminServiceClient<Channel>, number: usize) -> Result<(), Status> {
+    match number % 8 {
+        0 => {
+            let request = v1::UpdateGroupRequest {
+                id: "g1".to_owned(),
+                description: "never".to_owned(),
+                expected_revision: 1_000_000,
+                ..v1::UpdateGroupRequest::default()
+            };
+            admin.update_group(request).await.map(drop)
+        }
+        4 => {
+            let request = v1::CreateMigrationRequest {
+                slots: "0-9".to_owned(),
+                target_group_id: "g9".to_owned(),
+                ..v1::CreateMigrationRequest::default()
+            };
+            admin.create_migration(request).await.map(drop)
+        }
+        1 | 5 => admin
+            .get_topology(v1::GetTopologyRequest {})
+            .await
+            .map(drop),
+        2 => admin
+            .list_proxies(v1::ListProxiesRequest::default())
+            .await
+            .map(drop),
+        3 => admin
+            .list_migrations(v1::ListMigrationsRequest::default())
+            .await
+            .map(drop),
+        _ => admin.get_cluster(v1::GetClusterRequest {}).await.map(drop),
+    }
+}
+
+/// An operator among the callers, who finds no room at times, and asks again.
+async fn create_in_the_crowd(cluster: &Cluster, target: &str) -> String {
+    let admin = cluster.controller.admin().await;
+    eventually(|| {
+        let request = v1::CreateMigrationRequest {
+            slots: "0-255".to_owned(),
+            target_group_id: target.to_owned(),
+            ..v1::CreateMigrationRequest::default()
+        };
+        let mut admin = admin.clone();
+        async move {
+            match admin.create_migration(request).await {
+                Ok(migration) => Ok(migration.into_inner().id),
+                Err(status) if Reason::of(&status) == Some(Reason::Overloaded) => {
+                    Err(status.to_string())
+                }
+                Err(status) => panic!("{status:?}"),
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_while_callers_crowd() {
+    let cluster = Cluster::builder().groups(2).proxies(2).start().await;
+    let workload = Workload::start(cluster.addrs(), 51);
+    workload.advance(500).await;
+    let (stop, stopped) = watch::channel(false);
+    let admins = connections(&cluster.controller).await;
+    let begun = Instant::now();
+    let callers = tokio::spawn(hammer(admins, stopped));
+    for target in ["g2", "g1", "g2", "g1"] {
+        let id = create_in_the_crowd(&cluster, target).await;
+        let moved = enters(&cluster.controller, &id, Phase::Succeeded).await;
+        // Two batches; on a busy machine a hold may be given up.
+        let longest = moved.longest_hold_ms;
+        assert!(moved.cut_overs <= 5 && longest < 1500.0, "{moved:?}");
+    }
+    stop.send_replace(true);
+    let took = begun.elapsed();
+    let answers = callers.await.unwrap();
+    let calls = answers.given + answers.refused + answers.shed;
+    assert!(
+        calls as f64 > 0.7 * f64::from(RATE) * took.as_secs_f64(),
+        "{calls} in {took:?}"
+    );
+    assert!(answers.slowest < Duration::from_secs(5), "{answers:?}");
+    assert!(answers.given > 0 && answers.refused > 0, "{answers:?}");
+    let report = workload.stop().await;
+    assert_nobody_noticed(&cluster, &report);
+    assert_keys_are_at_their_owners(&cluster).await;
 }
 
 #[tokio::test]
