@@ -469,12 +469,17 @@ async fn a_server_that_is_loading_is_waited_for() {
 }
 
 /// Everything the fence rests on: whatever of a killed connection a server has not executed when it
-/// answers, it never does.
+/// answers, it never does; nor what it has queued of a transaction.
 #[tokio::test]
 async fn nothing_of_a_killed_connection_is_executed_afterwards() {
     const ROUNDS: u64 = 8;
     let dir = tempfile::tempdir().unwrap();
-    let block = "*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n".repeat(20_000);
+    let incr = "*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n";
+    let block = format!(
+        "*1\r\n$5\r\nMULTI\r\n{}*1\r\n$4\r\nEXEC\r\n",
+        incr.repeat(200)
+    );
+    let kinds = [incr.repeat(20_000), block.repeat(100)];
     for (index, program) in programs().into_iter().enumerate() {
         for threads in ["1", "4"] {
             let args = ["--io-threads", threads].map(str::to_owned);
@@ -482,15 +487,15 @@ async fn nothing_of_a_killed_connection_is_executed_afterwards() {
             let server = Server::run(&program, dir.path(), &name, &args);
             server.answers().await;
             let mut killer = Raw::connect(&server.addr).await;
-            let mut cut_short = 0;
-            for round in 0..ROUNDS {
+            let mut cut_short = [0; 2];
+            for (round, kind) in (0..ROUNDS).flat_map(|round| [(round, 0), (round, 1)]) {
                 let mut victim = named(&server, &proxy_name()).await;
                 let list = killer.command("CLIENT LIST").await;
                 let line = list.lines().find(|line| line.contains(&proxy_name()));
                 let (_, rest) = line.unwrap().split_once("id=").unwrap();
                 let kill = format!("CLIENT KILL ID {}", rest.split(' ').next().unwrap());
                 assert_eq!(killer.command("DEL n").await.chars().next(), Some(':'));
-                let block = block.clone();
+                let block = kinds[kind].clone();
                 let writing = tokio::spawn(async move {
                     victim.send_to_the_end(block.as_bytes()).await;
                 });
@@ -499,10 +504,16 @@ async fn nothing_of_a_killed_connection_is_executed_afterwards() {
                 let then = killer.command("GET n").await;
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 assert_eq!(killer.command("GET n").await, then, "{program:?} {threads}");
-                cut_short += u32::from(!then.ends_with(" 20000"));
+                cut_short[kind] += u32::from(!then.ends_with(" 20000"));
+                let executed: u32 = then.rsplit(' ').next().unwrap().parse().unwrap_or(0);
+                assert!(
+                    kind == 0 || executed.is_multiple_of(200),
+                    "{program:?} {threads}: {then}"
+                );
                 writing.await.unwrap();
             }
-            assert!(cut_short > 0, "{program:?} {threads}: it was never in time");
+            let in_time = cut_short.iter().all(|count| *count > 0);
+            assert!(in_time, "{program:?} {threads}: it was never in time");
         }
     }
 }
