@@ -36,6 +36,9 @@
 //!      connections of proxies are killed, but for those of proxies that have switched; a proxy that this
 //!      leader has never heard of is killed with them. The connections that settled proxies have named as
 //!      lost are killed, too.
+//!    * Who has switched and has not settled is waited for: the source may be slow. Is that in vain,
+//!      [`UNSETTLED_MAX`] holds in a row, though the source answers this controller, it is the proxy that is cut
+//!      off from it: in the next hold it is fenced out, too, if it has not settled within [`SETTLE_DEADLINE`].
 //!    * When all that were spared have settled, the source is **quiet** ([`is_quiet`]) for these slots:
 //!      no request for them is executed there any more. Only then the copy is settled: what is still
 //!      dirty is copied.
@@ -94,6 +97,10 @@ use serde::{Deserialize, Serialize};
 
 /// How long proxies may take to route by a hold. Then they are fenced out.
 pub const SWITCH_DEADLINE: Duration = Duration::from_millis(250);
+/// How long proxies may take to settle after [`UNSETTLED_MAX`] holds. Then they are fenced out.
+pub const SETTLE_DEADLINE: Duration = Duration::from_millis(500);
+/// So many holds in a row are given up for proxies that do not settle, before they are fenced out.
+pub const UNSETTLED_MAX: u32 = 2;
 /// How long slots are held, at most.
 pub const HOLD_BUDGET: Duration = Duration::from_secs(1);
 /// How long a copy waits for all proxies to note what it cannot see, before it begins without.
@@ -218,6 +225,11 @@ pub enum GiveUp {
     OverBudget,
     /// Too many proxies said nothing.
     Silent {
+        /// So many.
+        proxies: usize,
+    },
+    /// Proxies did not settle, though the source let itself be fenced.
+    Unsettled {
         /// So many.
         proxies: usize,
     },
@@ -473,6 +485,10 @@ impl fmt::Display for GiveUp {
                 f,
                 "{proxies} proxies did not answer: is this controller cut off from them?"
             ),
+            Self::Unsettled { proxies } => write!(
+                f,
+                "{proxies} proxies had no reply of the source: are they cut off from it?"
+            ),
             Self::CopyLost => write!(f, "the copy began anew"),
             Self::Paused => write!(f, "it was paused"),
         }
@@ -528,7 +544,7 @@ pub fn next_step(m: &Migration, w: &World) -> Step {
     match &m.phase {
         Phase::Pending => pending(m, w),
         Phase::Copying { given_up } => copying(m, w, given_up.as_ref()),
-        Phase::CuttingOver { batch, .. } => cutting_over(m, w, *batch),
+        Phase::CuttingOver { batch, given_up } => cutting_over(m, w, *batch, patience(given_up)),
         Phase::Committed => committed(m, w),
         Phase::Aborting { .. } if !w.claims.target => Step::Claim,
         Phase::Aborting { .. } if !w.is_clean => Step::Clean(m.slots.without(&m.moved)),
@@ -604,7 +620,7 @@ fn begin_copy(w: &World, copying: u64) -> Step {
     }
 }
 
-fn cutting_over(m: &Migration, w: &World, batch: SlotSet) -> Step {
+fn cutting_over(m: &Migration, w: &World, batch: SlotSet, patience: Duration) -> Step {
     let hold = m.entered;
     let give_up = |why| Step::Record(Advance::GiveUp(why));
     match (m.wish, &w.copy) {
@@ -613,8 +629,12 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet) -> Step {
         (Wish::Run, Copying::None | Copying::Underway) => return give_up(GiveUp::CopyLost),
         (Wish::Run, Copying::Following { .. } | Copying::Settled { .. }) => {}
     }
+    let unsettled = unsettled(w, hold);
     if w.in_phase >= HOLD_BUDGET {
-        return give_up(GiveUp::OverBudget);
+        return give_up(match unsettled.len() {
+            0 => GiveUp::OverBudget,
+            proxies => GiveUp::Unsettled { proxies },
+        });
     }
     let late = names(w, |proxy| proxy.connected && proxy.switched < hold);
     if !late.is_empty() && w.in_phase < SWITCH_DEADLINE {
@@ -625,18 +645,17 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet) -> Step {
     };
     let silent = census
         .iter()
-        .filter(|proxy| !answers(w, proxy, hold))
+        .filter(|proxy| !answers(w, proxy, hold, patience))
         .count();
     if silent > may_be_fenced(census.len()) {
         return give_up(GiveUp::Silent { proxies: silent });
     }
-    if !is_fenced(w, hold) {
-        return fence(w, hold);
+    if !is_fenced(w, hold, patience) {
+        return fence(w, hold, patience);
     }
-    if !is_quiet(w, hold) {
-        let spared = w.fence.iter().flat_map(|fence| &fence.spared);
-        let late = spared.filter(|proxy| settled(w, proxy, hold).is_none());
-        let named = late.filter_map(|proxy| Some(w.proxies.get(proxy)?.id.clone()));
+    if !unsettled.is_empty() {
+        let named = unsettled.into_iter();
+        let named = named.filter_map(|proxy| Some(w.proxies.get(proxy)?.id.clone()));
         return Step::Wait(Why::Settle(named.collect()));
     }
     if w.copy == (Copying::Settled { hold }) {
@@ -663,27 +682,53 @@ fn committed(m: &Migration, w: &World) -> Step {
 /// Whether no request for what is held since this epoch is executed at the source any more, whatever
 /// was sent before and by whom.
 pub fn is_quiet(w: &World, hold: u64) -> bool {
+    // Of those that have settled it does not matter how long they may take.
+    is_fenced(w, hold, HOLD_BUDGET) && unsettled(w, hold).is_empty()
+}
+
+/// Those who were spared and have not settled.
+fn unsettled(w: &World, hold: u64) -> Vec<&Incarnation> {
     let spared = w.fence.iter().flat_map(|fence| &fence.spared);
-    let has_settled = |proxy| settled(w, proxy, hold).is_some();
-    is_fenced(w, hold) && spared.into_iter().all(has_settled)
+    spared
+        .filter(|proxy| settled(w, proxy, hold).is_none())
+        .collect()
+}
+
+/// How long a proxy that has switched may take to settle.
+fn patience(given_up: &Option<(GiveUp, u32)>) -> Duration {
+    match given_up {
+        Some((GiveUp::Unsettled { .. }, UNSETTLED_MAX..)) => SETTLE_DEADLINE,
+        Some((
+            GiveUp::Unsettled { .. }
+            | GiveUp::OverBudget
+            | GiveUp::Silent { .. }
+            | GiveUp::CopyLost
+            | GiveUp::Paused,
+            _,
+        ))
+        | None => HOLD_BUDGET,
+    }
 }
 
 /// Whether the source is fenced at this epoch or a later one, in this term; and all connections that
 /// proxies which were spared have named are closed.
-fn is_fenced(w: &World, hold: u64) -> bool {
+fn is_fenced(w: &World, hold: u64, patience: Duration) -> bool {
     let Some(fence) = &w.fence else { return false };
     let is_safe = |proxy: &Incarnation| match settled(w, proxy, hold).map(|settled| &settled.lost) {
         Some(Lost::These(lost)) => lost.is_subset(&fence.closed),
         Some(Lost::Many) => false,
-        None => answers(w, proxy, hold), // it is waited for
+        None => answers(w, proxy, hold, patience), // it is waited for
     };
     fence.term == w.term && fence.epoch >= hold && fence.spared.iter().all(is_safe)
 }
 
 /// Whether a proxy holds, as it said, and has settled or may yet say so. Who is not connected any more
-/// after [`SWITCH_DEADLINE`] may be dead, and is not waited for.
-fn answers(w: &World, proxy: &Incarnation, hold: u64) -> bool {
-    let may_say = |proxy: &Answer| proxy.connected || w.in_phase < SWITCH_DEADLINE;
+/// after [`SWITCH_DEADLINE`] may be dead, and is not waited for; nor is anybody for longer than that patience.
+fn answers(w: &World, proxy: &Incarnation, hold: u64, patience: Duration) -> bool {
+    let may_say = |proxy: &Answer| match proxy.connected {
+        true => w.in_phase < patience,
+        false => w.in_phase < SWITCH_DEADLINE,
+    };
     let answers = |proxy: &Answer| {
         proxy.switched >= hold && (proxy.settled_in(hold).is_some() || may_say(proxy))
     };
@@ -691,10 +736,11 @@ fn answers(w: &World, proxy: &Incarnation, hold: u64) -> bool {
 }
 
 /// A fence that spares who answers: but for who has lost more connections than it can name.
-fn fence(w: &World, hold: u64) -> Step {
+fn fence(w: &World, hold: u64, patience: Duration) -> Step {
     let mut spare = BTreeSet::new();
     let mut close = BTreeSet::new();
-    for (incarnation, proxy) in w.proxies.iter().filter(|(id, _)| answers(w, id, hold)) {
+    let spared = |id: &Incarnation| answers(w, id, hold, patience);
+    for (incarnation, proxy) in w.proxies.iter().filter(|(id, _)| spared(id)) {
         match proxy.settled_in(hold).map(|settled| &settled.lost) {
             Some(Lost::Many) => continue,
             Some(Lost::These(lost)) => close.extend(lost.iter().cloned()),

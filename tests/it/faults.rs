@@ -13,7 +13,7 @@
 //! | a proxy starts | `chaos` | `a_proxy_that_starts_during_a_hold` | `chaos` |
 //! | a proxy without a controller | `a_proxy_without_a_controller` | the same | `a_proxy_that_starts_during_a_hold` |
 //! | a proxy hears late | `a_proxy_that_hears_late` | the same | the same |
-//! | a proxy without the source | `lost_replies` | `a_proxy_without_the_source`, `a_slow_way_to_the_source` | `a_write_that_arrives_late` |
+//! | a proxy without the source | `lost_replies` | `a_proxy_without_the_source`, `a_proxy_that_stays_without_the_source`, `a_slow_way_to_the_source` | `a_write_that_arrives_late` |
 //! | a proxy without the target | – | – | `a_proxy_without_the_target` |
 //! | the leader dies | `chaos`, `migration::a_leader_that_dies` | the same; `a_key_that_is_deleted_between_two_copies` | `chaos` |
 //! | the leader without ZooKeeper | – | `a_leader_without_zookeeper` | `a_commit_whose_answer_is_lost` |
@@ -279,6 +279,21 @@ pub(super) async fn a_proxy_without_the_source(bug: Option<Bug>) -> Violations {
     the_source_cannot_be_reached(Fault::BlackHole, 38, bug).await
 }
 
+/// The same, for as long as slots are to move: after some holds it is fenced out, and they move.
+pub(super) async fn a_proxy_that_stays_without_the_source(bug: Option<Bug>) -> Violations {
+    let cluster = cluster(2, bug).await;
+    let workload = Workload::start(cluster.addrs(), 42);
+    workload.advance(500).await;
+    let edge = &cluster.edges().servers[0];
+    edge.set_for(&cluster.proxies[1].process, Fault::BlackHole);
+    let moved = migrate(&cluster, &hot_slots(), "g2").await;
+    assert!(moved.cut_overs > 1, "it was not waited for: {moved:?}");
+    workload.advance(500).await;
+    edge.heal();
+    workload.advance(500).await;
+    judge(&cluster, workload).await
+}
+
 /// A proxy cannot reach the target: what has moved it cannot serve, and no other notices.
 pub(super) async fn a_proxy_without_the_target(bug: Option<Bug>) -> Violations {
     let cluster = cluster(2, bug).await;
@@ -443,6 +458,7 @@ nothing_goes_wrong! {
     a_proxy_that_starts_during_a_hold,
     lost_replies,
     a_proxy_without_the_source,
+    a_proxy_that_stays_without_the_source,
     a_proxy_without_the_target,
     a_commit_whose_answer_is_lost,
     a_leader_without_zookeeper,

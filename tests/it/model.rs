@@ -25,6 +25,12 @@ const QUIET: Limits = Limits {
     cancels: 0,
     cut_overs: 1,
     returns: 0,
+    impatient: false,
+};
+/// A proxy that does not settle is fenced out.
+const IMPATIENT: Limits = Limits {
+    impatient: true,
+    ..QUIET
 };
 /// Moved there and back.
 const RETURN: Limits = Limits {
@@ -104,6 +110,7 @@ const ROUGH: Limits = Limits {
     cancels: 1,
     cut_overs: 4,
     returns: 1,
+    impatient: true,
 };
 /// Three clients, by all workers of both proxies.
 const MANY: Script = &[
@@ -172,6 +179,7 @@ fn nothing_is_lost_whatever_goes_wrong() {
     let mut cases = vec![
         (QUIET, TWO_PROXIES),
         (QUIET, TWO_WORKERS),
+        (IMPATIENT, ONE),
         (RETURN, WRITES),
         (KILL, ONE),
         (BREAK, ONE),
@@ -181,6 +189,7 @@ fn nothing_is_lost_whatever_goes_wrong() {
     ];
     if env::var_os("LARGE").is_some() {
         for script in [TWO_PROXIES, TWO_WORKERS] {
+            cases.push((IMPATIENT, script));
             cases.extend([KILL, BREAK, CANCEL].map(|limits| (limits, script)));
         }
         cases.extend([(QUIET, ALL), (ELECTION, ONE), (COPIES, ONE)]);

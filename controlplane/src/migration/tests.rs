@@ -369,6 +369,58 @@ fn who_was_spared_has_to_settle_and_what_it_lost_is_closed() {
 }
 
 #[test]
+fn who_does_not_settle_hold_after_hold_is_fenced_out() {
+    let held = |tries| {
+        let given_up = (tries > 0).then_some((GiveUp::Unsettled { proxies: 1 }, tries));
+        let batch = set("0-9");
+        migration(Phase::CuttingOver { batch, given_up })
+    };
+    let unsettled = |in_phase| {
+        move |w: &mut World| {
+            proxy(w, "p2").settled = None;
+            w.in_phase = in_phase;
+        }
+    };
+    let wait = Step::Wait(Why::Settle(vec![id("p2")]));
+    let almost = HOLD_BUDGET - Duration::from_millis(1);
+    check(&held(UNSETTLED_MAX - 1), unsettled(almost), wait.clone());
+    let give_up = Step::Record(Advance::GiveUp(GiveUp::Unsettled { proxies: 1 }));
+    check(&held(0), unsettled(HOLD_BUDGET), give_up.clone());
+    let m = held(UNSETTLED_MAX);
+    check(&m, unsettled(SETTLE_DEADLINE / 2), wait);
+    let fence = Step::Fence {
+        epoch: HOLD,
+        spare: incarnations(&["p1"]),
+        close: BTreeSet::new(),
+    };
+    check(&m, unsettled(SETTLE_DEADLINE), fence.clone());
+    check(&m, unsettled(almost), fence);
+    check(
+        &m,
+        |w| {
+            unsettled(SETTLE_DEADLINE)(w);
+            w.fence.as_mut().unwrap().spared = incarnations(&["p1"]);
+        },
+        settle(nothing()),
+    );
+    // All of them: it is the source that is slow.
+    check(
+        &m,
+        |w| {
+            unsettled(SETTLE_DEADLINE)(w);
+            proxy(w, "p1").settled = None;
+        },
+        Step::Record(Advance::GiveUp(GiveUp::Silent { proxies: 2 })),
+    );
+    // It is no fault of the slots.
+    let after = held(UNSETTLED_MAX - 1).after(&Advance::GiveUp(GiveUp::Unsettled { proxies: 2 }));
+    let after = after.unwrap();
+    assert!(after.deferred.is_empty() && after.left.is_empty());
+    let given_up = Some((GiveUp::Unsettled { proxies: 2 }, UNSETTLED_MAX));
+    assert_eq!(after.phase, Phase::Copying { given_up });
+}
+
+#[test]
 fn who_dies_while_it_holds_is_not_waited_for() {
     let m = cutting_over_phase();
     let dead = |w: &mut World, name: &str| {

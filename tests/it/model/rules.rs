@@ -46,6 +46,8 @@ pub(super) struct Limits {
     pub(super) cut_overs: u8,
     /// Moves back.
     pub(super) returns: u8,
+    /// Holds were given up before, since a proxy did not settle.
+    pub(super) impatient: bool,
 }
 
 pub(super) const LINEARIZABLE: &str = "what clients see is linearizable";
@@ -70,6 +72,10 @@ pub(super) fn properties() -> Vec<Property<System>> {
         Property::sometimes("committed, somebody fenced out", |_, state: &State| {
             state.seen.committed_with_a_fence
         }),
+        Property::sometimes(
+            "committed without who did not settle",
+            |_, state: &State| state.seen.committed_without_who_holds,
+        ),
         Property::sometimes("a hold is given up", |_, state: &State| state.seen.given_up),
         Property::sometimes("aborted", |_, state: &State| state.seen.aborted),
         Property::sometimes("a former leader's commit is refused", |_, state: &State| {

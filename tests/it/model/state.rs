@@ -8,7 +8,7 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use controlplane::migration::{Migration, Phase};
+use controlplane::migration::{GiveUp, Migration, Phase};
 use dataplane::settling::{report::both, waits::Waits};
 use proto::{
     ClusterId, GroupId, MigrationId, ServerAddr, Slot, SlotSet, Version,
@@ -75,7 +75,8 @@ pub(super) struct Leader {
     pub(super) census: Option<BTreeSet<Life>>,
     pub(super) raised: bool,
     pub(super) fence: Option<Walls>,
-    /// 0: the phase has just begun; 1: the deadline for switching is over; 2: that of the hold.
+    /// How many deadlines of the phase are over: of a hold that for switching, that for settling if it has one,
+    /// and its own.
     pub(super) clock: u8,
     pub(super) copy: Copy,
     pub(super) is_clean: bool,
@@ -226,6 +227,7 @@ pub(super) struct Seen {
     pub(super) executed_late: bool,
     pub(super) committed: bool,
     pub(super) committed_with_a_fence: bool,
+    pub(super) committed_without_who_holds: bool,
     pub(super) returned: bool,
     pub(super) given_up: bool,
     pub(super) aborted: bool,
@@ -414,11 +416,11 @@ impl Store {
 }
 
 impl State {
-    pub(super) fn new(clients: usize) -> Self {
+    pub(super) fn new(clients: usize, given_up: Option<(GiveUp, u32)>) -> Self {
         let slots: SlotSet = Slot::all().take(1).collect();
         let id = MigrationId::new("m1").expect("it is a label");
         let mut migration = Migration::new(id, group(0), group(1), slots);
-        migration.phase = Phase::Copying { given_up: None };
+        migration.phase = Phase::Copying { given_up };
         migration.entered = 1;
         let mut leader = Leader::new(1);
         leader.claimed = true;

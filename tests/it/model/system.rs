@@ -13,8 +13,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use controlplane::migration::{
-    Advance, Answer, Claims, Copying, Fenced, Fitness, Migration, Phase, Step, Wish, World,
-    is_quiet, next_step, reapable,
+    Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, Migration, Phase, Step,
+    UNSETTLED_MAX, Wish, World, is_quiet, next_step, reapable,
 };
 use dataplane::settling::report::{Report, settled};
 use proto::{
@@ -112,6 +112,14 @@ impl System {
         requests.any(|(p, w, _)| (*p, *w) == (proxy, worker))
     }
 
+    /// What time it is in a hold, by a leader's clock: in ms since it began.
+    fn deadlines(&self) -> &'static [u64] {
+        match self.limits.impatient {
+            true => &[0, 250, 500, 1000],
+            false => &[0, 250, 1000],
+        }
+    }
+
     fn leaves_out(&self, mutation: Mutation) -> bool {
         self.mutation == Some(mutation)
     }
@@ -185,7 +193,7 @@ impl System {
         let names = |lives: &BTreeSet<Life>| lives.iter().copied().map(incarnation).collect();
         let in_phase = match view.migration.phase {
             // Of the other phases no deadline matters here.
-            Phase::CuttingOver { .. } => [0, 250, 1000][usize::from(leader.clock)],
+            Phase::CuttingOver { .. } => self.deadlines()[usize::from(leader.clock)],
             _ => 3_600_000,
         };
         World {
@@ -560,6 +568,12 @@ impl System {
                 let census = world.census.iter().flatten();
                 let spared = world.fence.iter().flat_map(|fence| &fence.spared);
                 s.seen.committed_with_a_fence |= census.count() > spared.count();
+                let is_out = |(life, (switched, _)): (&Life, &(u64, Option<Told>))| {
+                    let spared = world.fence.as_ref().map(|fence| &fence.spared);
+                    let is_out = !spared.is_some_and(|all| all.contains(&incarnation(*life)));
+                    is_out && s.proxies[life.0].life == life.1 && *switched >= hold
+                };
+                s.seen.committed_without_who_holds |= s.leaders[number].answers.iter().any(is_out);
                 s.seen.returned |= s.faults.returns > 0;
                 s.store.owner = s.store.target();
             }
@@ -619,7 +633,9 @@ impl Model for System {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::new(self.script.len())]
+        let unsettled = GiveUp::Unsettled { proxies: 1 };
+        let given_up = self.limits.impatient.then_some((unsettled, UNSETTLED_MAX));
+        vec![State::new(self.script.len(), given_up)]
     }
 
     fn actions(&self, s: &State, actions: &mut Vec<Action>) {
@@ -725,7 +741,7 @@ impl Model for System {
                 }
                 let leader = &mut s.leaders[number];
                 leader.clock += 1;
-                (leader.clock <= 2).then_some(())
+                (usize::from(leader.clock) < self.deadlines().len()).then_some(())
             }
             Action::Read(number) => match s.leaders[number].copy {
                 Copy::Idle {
