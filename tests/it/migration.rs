@@ -16,6 +16,7 @@ use tokio::time::sleep;
 mod blast;
 mod groups;
 mod parallel;
+mod primary;
 mod rebalance;
 mod verify;
 
