@@ -524,19 +524,51 @@ pub fn turn<'a>(
     others: impl IntoIterator<Item = &'a Migration>,
     budget: NonZeroUsize,
 ) -> Option<MigrationId> {
-    let age = |m: &Migration| (m.entered, m.id.clone());
-    let is_before = |other: &&Migration| {
-        other.id != m.id
-            && !other.is_over()
-            && (other.phase != Phase::Pending || age(other) < age(m))
-    };
-    let before: Vec<&Migration> = others.into_iter().filter(is_before).collect();
+    let before: Vec<&Migration> = others
+        .into_iter()
+        .filter(|other| is_before(m, other))
+        .collect();
     [&m.source, &m.target].into_iter().find_map(|group| {
         let takes_part = |other: &&&Migration| [&other.source, &other.target].contains(&group);
         let mut taken = before.iter().filter(takes_part);
         let first = taken.next()?;
         (taken.count() + 1 >= budget.get()).then(|| first.id.clone())
     })
+}
+
+/// Whether one that is not over has begun, or is older than another that has not.
+fn is_before(m: &Migration, other: &Migration) -> bool {
+    let age = |m: &Migration| (m.entered, m.id.clone());
+    other.id != m.id && !other.is_over() && (other.phase != Phase::Pending || age(other) < age(m))
+}
+
+/// What other migrations bring to the target of one, besides what that brings, before or while it does: the
+/// sources, and the slots of each. What of these has been copied already is not known here.
+///
+/// As for its [`turn`], an older one counts that has not begun: so no two begin for which together there is no
+/// room.
+pub fn brought_besides<'a>(
+    m: &Migration,
+    others: impl IntoIterator<Item = &'a Migration>,
+) -> BTreeMap<GroupId, SlotSet> {
+    let mut brought = BTreeMap::new();
+    let others = others.into_iter();
+    for other in others.filter(|other| other.target == m.target && is_before(m, other)) {
+        let slots = match other.phase {
+            Phase::Pending | Phase::Copying { .. } | Phase::CuttingOver { .. } => other.remaining(),
+            Phase::Committed
+            | Phase::Reaping { .. }
+            | Phase::Aborting { .. }
+            | Phase::Succeeded
+            | Phase::Cancelled
+            | Phase::Failed { .. } => continue,
+        };
+        let all = brought
+            .entry(other.source.clone())
+            .or_insert(SlotSet::EMPTY);
+        *all = all.with(&slots);
+    }
+    brought
 }
 
 /// What is done next. See the module.

@@ -55,7 +55,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Opener;
 pub use self::{
-    examine::{Fit, Unfit},
+    examine::{Fit, Share, Unfit},
     link::{Endpoint, LinkError, Mandate},
     measure::{Measure, Measured},
     reap::{Reaped, Unreaped},
@@ -403,17 +403,24 @@ pub async fn measure(
 }
 
 /// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions.
-/// `owned`: how many slots the source owns.
-pub async fn examine(plan: &Plan, owned: usize) -> Result<Fit, Unfit> {
+/// `own`: what it moves of what the source has; `besides`: what others bring to the target of what their sources
+/// have.
+pub async fn examine(plan: &Plan, own: Share, besides: &[(Endpoint, Share)]) -> Result<Fit, Unfit> {
     let opener = opener(plan, "examine");
     let (mut source, source_is) = opener.open(&plan.source, 0).await?;
     let (mut target, target_is) = opener.open(&plan.target, 1).await?;
-    let slots = plan.slots.len();
+    let mut needed = own.of(source_is.memory);
+    for (number, (at, share)) in (2..).zip(besides) {
+        // From one that does not answer nothing comes for now.
+        if let Ok((_, is)) = opener.open(at, number).await {
+            needed += share.of(is.memory);
+        }
+    }
     let probe = format!("{}probe", attempt::own_prefix(&plan.name));
     examine::examine(
         (&mut source, &source_is),
         (&mut target, &target_is),
-        examine::Share { slots, owned },
+        needed,
         &probe,
     )
     .await

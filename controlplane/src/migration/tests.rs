@@ -369,6 +369,35 @@ fn who_was_spared_has_to_settle_and_what_it_lost_is_closed() {
 }
 
 #[test]
+fn what_others_bring_to_a_target_is_counted_once() {
+    let other = |id: &str, source: &str, slots: &str, phase| Migration {
+        id: MigrationId::new(id).unwrap(),
+        source: group(source),
+        slots: set(slots),
+        ..migration(phase)
+    };
+    let copying = Phase::Copying { given_up: None };
+    let mut half = other("m2", "g3", "100-199", copying.clone());
+    half.moved = set("100-149");
+    let mut elsewhere = other("m3", "g3", "200-299", copying.clone());
+    elsewhere.target = group("g4");
+    let others = [
+        half,
+        elsewhere,
+        other("m4", "g3", "300-309", copying),
+        other("m5", "g5", "400-409", Phase::Committed),
+        other("m0", "g6", "500-509", Phase::Pending),
+        other("m9", "g7", "600-609", Phase::Pending),
+    ];
+    let m = migration(Phase::Pending);
+    let expected = BTreeMap::from([
+        (group("g3"), set("150-199,300-309")),
+        (group("g6"), set("500-509")), // it is older than m1
+    ]);
+    assert_eq!(brought_besides(&m, others.iter().chain([&m])), expected);
+}
+
+#[test]
 fn who_does_not_settle_hold_after_hold_is_fenced_out() {
     let held = |tries| {
         let given_up = (tries > 0).then_some((GiveUp::Unsettled { proxies: 1 }, tries));

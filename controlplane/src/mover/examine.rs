@@ -34,13 +34,21 @@ pub enum Unfit {
     Reason(String),
 }
 
-/// What there is to move, of all that the source has.
+/// What there is to move, of all that a source has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Share {
+pub struct Share {
     /// Slots that are to be copied.
-    pub(super) slots: usize,
+    pub slots: usize,
     /// Slots that the source owns.
-    pub(super) owned: usize,
+    pub owned: usize,
+}
+
+impl Share {
+    /// About how many bytes that are, of so many that the source uses.
+    pub(super) fn of(self, memory: u64) -> u64 {
+        let share = self.slots.min(self.owned) as f64 / self.owned.max(1) as f64;
+        (memory as f64 * share) as u64
+    }
 }
 
 /// Whether these two can be the source and the target of a copy at all.
@@ -67,16 +75,14 @@ pub(super) fn fit(source: &Server, target: &Server) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the target has room for it, and will keep it.
-fn room(source: &Server, target: &Server, share: Share) -> Result<(), String> {
+/// Whether the target has room for so many bytes more, and will keep them.
+fn room(source: &Server, target: &Server, needed: u64) -> Result<(), String> {
     if target.evicts() && !source.evicts() {
         let policy = &target.policy;
         return Err(format!(
             "the target throws keys out when its memory is full ({policy}), and the source does not"
         ));
     }
-    let share = share.slots.min(share.owned) as f64 / share.owned.max(1) as f64;
-    let needed = (source.memory as f64 * share) as u64;
     match target.most_memory {
         Some(most) if target.memory + needed > most && !target.evicts() => Err(format!(
             "the target has not enough memory: about {needed} bytes more are needed, of which it may \
@@ -87,15 +93,16 @@ fn room(source: &Server, target: &Server, share: Share) -> Result<(), String> {
     }
 }
 
-/// Looks at both. `probe` is a key that it may write at the target for a moment.
+/// Looks at both. `needed`: how many bytes come to the target, from the source and from others; `probe`: a key
+/// that it may write at the target for a moment.
 pub(super) async fn examine(
     (source, source_is): (&mut Link, &Server),
     (target, target_is): (&mut Link, &Server),
-    share: Share,
+    needed: u64,
     probe: &str,
 ) -> Result<Fit, Unfit> {
     fit(source_is, target_is).map_err(Unfit::Reason)?;
-    room(source_is, target_is, share).map_err(Unfit::Reason)?;
+    room(source_is, target_is, needed).map_err(Unfit::Reason)?;
     clocks(source, target).await?;
     databases(source_is, target).await?;
     functions((source, source_is), (target, target_is)).await?;
@@ -239,17 +246,20 @@ mod tests {
     #[test]
     fn who_has_room() {
         let source = server("a", PRIMARY);
-        let share = |slots| Share { slots, owned: 512 };
-        let check = |most: u64, policy: &str, slots, expected: bool| {
+        let share = |slots| Share { slots, owned: 512 }.of(source.memory);
+        let check_with = |besides, most: u64, policy: &str, slots, expected: bool| {
             let more = format!("role:master\nmaxmemory:{most}\nmaxmemory_policy:{policy}\n");
-            let got = room(&source, &server("b", &more), share(slots));
+            let got = room(&source, &server("b", &more), share(slots) + besides);
             assert_eq!(got.is_ok(), expected, "{most} {policy} {slots}: {got:?}");
         };
+        let check = |most, policy, slots, expected| check_with(0, most, policy, slots, expected);
         check(0, "noeviction", 512, true);
         check(0, "allkeys-lru", 512, true);
         check(2000, "noeviction", 512, true);
         check(1999, "noeviction", 512, false);
         check(1999, "noeviction", 256, true);
+        check_with(500, 2000, "noeviction", 256, true);
+        check_with(501, 2000, "noeviction", 256, false);
         check(9000, "allkeys-lru", 1, false);
     }
 }

@@ -28,9 +28,9 @@ use crate::{
     fence::{Mark, Spare, Target},
     migration::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
-        Phase, Step, Wish, World, next_step, reapable, turn,
+        Phase, Step, Wish, World, brought_besides, next_step, reapable, turn,
     },
-    mover::{self, Copy, Plan, Reaped, Settle, Stage, Throttle},
+    mover::{self, Copy, Plan, Reaped, Settle, Share, Stage, Throttle},
     snapshot::Snapshot,
 };
 
@@ -408,9 +408,19 @@ impl Drive {
 
     async fn examine(&mut self, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
         let plan = self.plan(now, m, m.slots);
-        let owned = change::owned_by(now, &m.source).len();
+        let share = |source: &GroupId, slots: SlotSet| Share {
+            slots: slots.len(),
+            owned: change::owned_by(now, source).len(),
+        };
+        let besides = brought_besides(m, now.moving().map(|other| &**other));
+        let besides = besides.into_iter().map(|(source, slots)| {
+            let at = self.tools.endpoint(now, &source);
+            (at, share(&source, slots))
+        });
+        let besides: Vec<_> = besides.collect();
+        let own = share(&m.source, m.slots);
         // If they do not fit, it is looked at again: a person may be mending it.
-        let fit = mover::examine(&plan, owned).await.map_err(words)?;
+        let fit = mover::examine(&plan, own, &besides).await.map_err(words)?;
         if !fit.restores {
             info!(migration = %self.id, "the target cannot restore what the source dumps: values are made anew");
         }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use proto::v1::migration::Phase;
+use proto::v1::{ChangeMigrationRequest, migration::Phase};
 use redis::cmd;
 use tests::{
-    Cluster, Server, Workload, eventually,
+    Cluster, Raw, Server, Workload, eventually,
     migration::{assert_keys_are_at_their_owners, assert_nobody_noticed, create, enters, get},
 };
 use tokio::time::sleep;
@@ -40,6 +40,48 @@ async fn several_migrations_share_their_groups() {
     workload.advance(1000).await;
     let report = workload.stop().await;
     assert_nobody_noticed(&cluster, &report);
+    assert_keys_are_at_their_owners(&cluster).await;
+}
+
+/// What one brings is not there yet when the next one looks whether there is room.
+#[tokio::test]
+async fn two_migrations_have_room_in_their_target_together_or_one_waits() {
+    let cluster = Cluster::builder().groups(3).proxies(1).start().await;
+    let mut client = cluster.proxies[0].connect().await;
+    let value = "v".repeat(40_000);
+    for n in 0..300 {
+        let set = cmd("SET").arg(format!("k{n}")).arg(&value).to_owned();
+        set.exec_async(&mut client).await.unwrap();
+    }
+    let mut used = Vec::new();
+    for group in &cluster.groups {
+        let info = Raw::connect(&group[0].addr)
+            .await
+            .command("INFO memory")
+            .await;
+        let (_, text) = info.split_once("used_memory:").unwrap();
+        let (bytes, _) = text.split_once('\r').unwrap();
+        used.push(bytes.parse::<u64>().unwrap());
+    }
+    let most = used[2] + used[0].max(used[1]) * 3 / 2;
+    let mut target = cluster.groups[2][0].connect().await;
+    let set = cmd("CONFIG")
+        .arg("SET")
+        .arg("maxmemory")
+        .arg(most)
+        .to_owned();
+    set.exec_async(&mut target).await.unwrap();
+    let first = create_slow(&cluster, "0-340", "g3").await.id;
+    enters(&cluster.controller, &first, Phase::Copying).await;
+    let second = create(&cluster.controller, "342-681", "g3").await.id;
+    waits(&cluster, &second, "the target has not enough memory").await;
+    let mut admin = cluster.controller.admin().await;
+    let cancel = ChangeMigrationRequest {
+        id: first.clone(),
+        ..ChangeMigrationRequest::default()
+    };
+    admin.cancel_migration(cancel).await.unwrap();
+    enters(&cluster.controller, &second, Phase::Succeeded).await;
     assert_keys_are_at_their_owners(&cluster).await;
 }
 

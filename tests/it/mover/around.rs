@@ -6,7 +6,7 @@ use std::{
 };
 
 use controlplane::mover::{
-    Measure, Reaped, Scope, Unreaped, Verified, What, Which, examine, measure, reap, verify,
+    Measure, Reaped, Scope, Share, Unreaped, Verified, What, Which, examine, measure, reap, verify,
 };
 use proto::SlotSet;
 use redis::cmd;
@@ -15,6 +15,12 @@ use tokio::sync::watch;
 use super::{
     EVERY_TYPE, fill, run,
     stand::{Stand, all, half, program, settle},
+};
+
+/// All that a source has.
+const ALL: Share = Share {
+    slots: 1024,
+    owned: 1024,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +64,7 @@ async fn refused(commands: &[&str], why: &str) {
     for words in commands {
         run(&mut target, words).await;
     }
-    let got = examine(&stand.plan(all()), 1024).await;
+    let got = examine(&stand.plan(all()), ALL, &[]).await;
     let got = got
         .map(|fit| format!("{fit:?}"))
         .unwrap_or_else(|why| why.to_string());
@@ -96,10 +102,10 @@ async fn functions_must_be_there() {
             .unwrap();
     };
     load(&mut source).await;
-    let why = examine(&stand.plan(all()), 1024).await.unwrap_err();
+    let why = examine(&stand.plan(all()), ALL, &[]).await.unwrap_err();
     assert!(why.to_string().contains("library mine"), "{why}");
     load(&mut stand.target.connect().await).await;
-    examine(&stand.plan(all()), 1024).await.unwrap();
+    examine(&stand.plan(all()), ALL, &[]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +115,7 @@ async fn an_older_target_cannot_restore() {
     };
     for (source, target, restores) in [(&old, &new, true), (&new, &old, false)] {
         let stand = Stand::of(source.clone(), target.clone(), &[]).await;
-        let fit = examine(&stand.plan(all()), 1024).await.unwrap();
+        let fit = examine(&stand.plan(all()), ALL, &[]).await.unwrap();
         assert_eq!(fit.restores, restores);
     }
 }
