@@ -10,7 +10,8 @@
 //! made to wait for the copy.
 //!
 //! A value that would keep a server busy for too long, or that the target cannot restore, is re-created
-//! with commands, by pieces (`pieces`, `pages`, `groups`).
+//! with commands, by pieces (`pieces`, `pages`, `groups`). One with named elements that has changed since is
+//! gone through again and again, and only what differs is written (`chase`, `staged`).
 //!
 //! *Settling*. When nobody writes to the slots any more (that is the caller's to see to), a key of our
 //! own is written at the source, the *barrier*. The source tells of it too, and behind all changes that
@@ -64,6 +65,7 @@ pub use self::{
 };
 
 mod attempt;
+mod chase;
 mod clean;
 mod company;
 mod dirty;
@@ -81,6 +83,7 @@ mod reply;
 mod report;
 mod scan;
 mod server;
+mod staged;
 mod tracker;
 mod value;
 mod verify;

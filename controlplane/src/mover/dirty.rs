@@ -40,6 +40,11 @@ impl Dirty {
         self.queue.iter().filter(|key| slots.owns(key)).count()
     }
 
+    /// Whether something is true of all of them.
+    pub(super) fn all(&self, test: impl FnMut(&Key) -> bool) -> bool {
+        self.queue.iter().all(test)
+    }
+
     /// Their slots.
     pub(super) fn slots(&self) -> SlotSet {
         self.queue.iter().map(|key| Slot::of_key(key)).collect()

@@ -15,7 +15,7 @@
 //! released.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -33,7 +33,7 @@ use super::{
     Interruption, Throttle,
     dirty::{Dirty, Key},
     pace::Portion,
-    pieces::{Go, Outcome},
+    pieces::{Go, Manner, Outcome, Way},
     relay::{LATER, Relay},
     report::Report,
 };
@@ -155,8 +155,8 @@ pub(super) struct State {
     under_way: Vec<Key>,
     /// Streams of the lane for big keys whose groups alone may have changed.
     touched: HashSet<Key>,
-    /// Big keys whose first copy is over, of the lane for them.
-    tried: HashSet<Key>,
+    /// Big keys whose copy was tried, of the lane for them.
+    tried: HashMap<Key, Tried>,
     /// The slots of those that have changed since.
     hot: SlotSet,
     /// Keys of the lane for big keys.
@@ -175,6 +175,15 @@ pub(super) struct State {
     last_round: Option<Instant>,
     /// Before it changes are gathered.
     next_round: Option<Instant>,
+}
+
+/// How far the first copy of a big key is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tried {
+    /// It has changed meanwhile, and is chased from now on.
+    Once,
+    /// It is over, however it went.
+    Over,
 }
 
 impl State {
@@ -234,7 +243,7 @@ impl State {
             self.kept.insert(key);
             return;
         }
-        if self.tried.contains(&key) {
+        if self.tried.contains_key(&key) {
             self.hot = self.hot.with(&[Slot::of_key(&key)].into_iter().collect());
         }
         if self.dirty.is_empty() {
@@ -248,6 +257,41 @@ impl State {
         self.shut = self.shut.without(slots);
         for key in self.kept.take_of(slots) {
             self.dirty.insert(key);
+        }
+    }
+
+    /// After a big key was copied, from `begun` to `now`. When all that is dirty was copied before, it rests
+    /// as long as that took, at least so long: what changes all the time is not to be read all the time.
+    fn rest(&mut self, begun: Instant, now: Instant, least: Duration) {
+        let over = |key: &Key| self.tried.get(key) == Some(&Tried::Over);
+        if self.dirty.all(over) {
+            self.next_round = Some(now + least.max(now - begun));
+        }
+    }
+
+    /// A big key was copied, or it did not work out. Whether its first copy is over by that.
+    fn was_tried(&mut self, key: &Key) -> bool {
+        let (now, over) = match self.tried.get(key) {
+            None if self.dirty.contains(key) => (Tried::Once, false),
+            None | Some(Tried::Once) => (Tried::Over, true),
+            Some(Tried::Over) => (Tried::Over, false),
+        };
+        self.tried.insert(key.clone(), now);
+        over
+    }
+
+    /// Whether to go on with a big key that is copied in part: for a drain or not, in this way.
+    fn goes_on(&self, key: &Key, drain: Option<&Drain>, way: Way, waits: bool) -> Go {
+        let changed = self.dirty.contains(key);
+        match (drain, self.due()) {
+            // Nobody changes it now, and everybody waits.
+            (Some(drain), _) if drain.done.is_closed() => Go::Stop,
+            (Some(_), _) => Go::On,
+            (None, Some(due)) if due.slots.owns(key) && !changed => Go::On,
+            (None, Some(_)) => Go::Stop,
+            (None, None) if changed && way == Way::Anew => Go::Stop,
+            (None, None) if waits => Go::Wait,
+            (None, None) => Go::On,
         }
     }
 
@@ -279,6 +323,7 @@ impl Lane {
         self.report.dirty(self.number, state.dirty.len());
         if matches!(self.role, Role::Big) {
             self.report.slow(state.dirty.slots().with(&state.hot));
+            self.relay.shelf.forget(&state.released);
         }
         if state.due().is_some()
             && let Some(drain) = state.drain.take()
@@ -299,6 +344,9 @@ impl Lane {
             self.state.under_way.clone_from(&keys);
             self.copy_everywhere(&keys, None).await?;
             self.state.under_way.clear();
+            if matches!(self.role, Role::Big) {
+                self.state.rest(now, Instant::now(), self.role.gathers());
+            }
             return Ok(());
         }
         tokio::select! {
@@ -371,7 +419,7 @@ impl Lane {
         }
         if matches!(self.role, Role::Big) {
             for key in keys {
-                if self.state.tried.insert(key.clone()) {
+                if self.state.was_tried(key) {
                     self.report.tried_big();
                 }
             }
@@ -435,25 +483,18 @@ impl Lane {
                 throttle,
                 ..
             } = self;
-            let goes_on = |not_before| {
+            let manner = Manner {
+                hurry: drain.is_some(),
+                changes: state.tried.contains_key(key),
+            };
+            let goes_on = |way, not_before| {
                 while let Ok(notice) = notices.try_recv() {
                     state.take(notice, role);
                 }
-                match (drain, state.due()) {
-                    // Nobody changes it now, and everybody waits.
-                    (Some(drain), _) if drain.done.is_closed() => Go::Stop,
-                    (Some(_), _) => Go::On,
-                    (None, _) if state.dirty.contains(key) => Go::Stop,
-                    (None, Some(due)) if due.slots.owns(key) => Go::On,
-                    (None, Some(_)) => Go::Stop,
-                    (None, None) if throttle.borrow().paused || Instant::now() < not_before => {
-                        Go::Wait
-                    }
-                    (None, None) => Go::On,
-                }
+                let waits = throttle.borrow().paused || Instant::now() < not_before;
+                state.goes_on(key, drain, way, waits)
             };
-            let hurry = drain.is_some();
-            let copied = relay.copy_in_pieces(database, key, size, hurry, goes_on);
+            let copied = relay.copy_in_pieces(database, key, size, manner, goes_on);
             match copied.await? {
                 Outcome::Done { stream } => {
                     if stream {
@@ -627,6 +668,71 @@ mod tests {
         assert!(state.due().is_some());
         state.take(Notice::Reopen(slot_of("a")), &Role::Big);
         assert!(state.due().is_none());
+    }
+
+    #[test]
+    fn a_value_that_changes_is_copied_on_only_if_it_is_chased() {
+        let mut state = State::default();
+        let key = key("a");
+        let go = |state: &State, way| state.goes_on(&key, None, way, false);
+        assert_eq!(go(&state, Way::Anew), Go::On);
+        assert_eq!(state.goes_on(&key, None, Way::Chased, true), Go::Wait);
+        changed(&mut state, &Role::Big, &["a"]);
+        assert_eq!(go(&state, Way::Anew), Go::Stop);
+        assert_eq!(go(&state, Way::Chased), Go::On);
+        // Whoever waits for slots does not wait for what is not the last pass.
+        let drain = |slots| {
+            let (done, result) = oneshot::channel();
+            let drain = Drain {
+                barrier: 0,
+                slots,
+                streams: false,
+                replica: None,
+                done,
+            };
+            (drain, result)
+        };
+        let (own, result) = drain(slot_of("a"));
+        assert_eq!(state.goes_on(&key, Some(&own), Way::Anew, true), Go::On);
+        drop(result);
+        assert_eq!(state.goes_on(&key, Some(&own), Way::Anew, true), Go::Stop);
+        state.drain = Some(own);
+        assert_eq!(go(&state, Way::Chased), Go::Stop);
+        state.dirty.take(1);
+        assert_eq!(go(&state, Way::Chased), Go::On);
+        state.drain = Some(drain(slot_of("b")).0);
+        assert_eq!(go(&state, Way::Chased), Go::Stop);
+    }
+
+    #[test]
+    fn a_first_copy_is_over_when_it_worked_out_or_was_tried_twice() {
+        let mut state = State::default();
+        assert!(state.was_tried(&key("a")));
+        assert!(!state.was_tried(&key("a")));
+        changed(&mut state, &Role::Big, &["b"]);
+        assert!(!state.was_tried(&key("b")));
+        assert!(state.was_tried(&key("b")));
+        assert!(!state.was_tried(&key("b")));
+    }
+
+    #[test]
+    fn it_rests_when_all_that_is_dirty_was_copied_before() {
+        let mut state = State::default();
+        let now = Instant::now();
+        let seconds = |n| now + Duration::from_secs(n);
+        let least = Duration::from_secs(1);
+        state.was_tried(&key("a"));
+        changed(&mut state, &Role::Big, &["a", "b"]);
+        state.rest(now, seconds(3), least);
+        assert_eq!(state.next_round, None);
+        state.was_tried(&key("b"));
+        state.rest(now, seconds(3), least);
+        assert_eq!(state.next_round, None);
+        state.was_tried(&key("b"));
+        state.rest(now, seconds(3), least);
+        assert_eq!(state.next_round, Some(seconds(6)));
+        state.rest(now, now, least);
+        assert_eq!(state.next_round, Some(seconds(1)));
     }
 
     #[test]

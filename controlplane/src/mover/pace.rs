@@ -21,6 +21,7 @@ use super::{
     Throttle,
     company::{Commands, Company, Executed},
     link::{Link, LinkError},
+    pages::Kind,
 };
 
 /// How often the source is asked.
@@ -68,6 +69,20 @@ impl Portion {
         elements: 256,
         pages: 1,
     };
+}
+
+impl Portion {
+    /// How many elements a page of a value has that has so many of them in about so many bytes; 0: nobody
+    /// knows.
+    pub(super) fn elements_of(self, kind: Kind, length: u64, size: u64) -> u64 {
+        match kind {
+            Kind::String => self.page,
+            _ if size == 0 => self.elements,
+            Kind::List | Kind::Set | Kind::Hash | Kind::SortedSet | Kind::Stream => {
+                (self.page * length / size).clamp(1, self.elements)
+            }
+        }
+    }
 }
 
 impl Company {

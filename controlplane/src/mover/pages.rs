@@ -6,6 +6,9 @@
 
 use super::reply::Reply;
 
+/// Words that are added by one command: members, or members and scores in turns.
+const ADDED: usize = 1024;
+
 /// The types of values that can be read by pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
@@ -74,13 +77,35 @@ impl Kind {
         }
     }
 
-    /// Where the page begins behind that at a position, of this many elements, if it is known before that is
-    /// read.
-    pub(super) fn ahead(position: &Position, count: u64) -> Option<Position> {
-        match position {
-            Position::At(first) => Some(Position::At(first + count)),
-            Position::Cursor(_) | Position::Behind(_) => None,
+    /// Where pages of this many elements begin from a position on: one, or several as far as that is known
+    /// before they are read.
+    pub(super) fn positions(self, first: Position, count: u64, most: usize) -> Vec<Position> {
+        match (self, first) {
+            (Self::String | Self::List | Self::SortedSet, Position::At(first)) => (0..most as u64)
+                .map(|n| Position::At(first + n * count))
+                .collect(),
+            (_, first) => vec![first],
         }
+    }
+
+    /// Whether its elements have names, each once: members, or fields.
+    pub(super) fn has_names(self) -> bool {
+        match self {
+            Self::Set | Self::Hash | Self::SortedSet => true,
+            Self::String | Self::List | Self::Stream => false,
+        }
+    }
+
+    /// The command that deletes elements of these names.
+    pub(super) fn delete(self, key: &[u8], names: &[Box<[u8]>], push: impl FnOnce(&[&[u8]])) {
+        let name: &[u8] = match self {
+            Self::Set => b"SREM",
+            Self::SortedSet => b"ZREM",
+            Self::Hash | Self::String | Self::List | Self::Stream => b"HDEL",
+        };
+        let mut words: Vec<&[u8]> = vec![name, key];
+        words.extend(names.iter().map(AsRef::as_ref));
+        push(&words);
     }
 
     /// The command that reads the page at a position: of this many elements, about.
@@ -186,18 +211,17 @@ impl Page {
                     Kind::SortedSet => b"ZADD",
                     Kind::List | Kind::String | Kind::Stream => b"RPUSH",
                 };
-                if items.is_empty() {
-                    return;
+                for items in items.chunks(ADDED) {
+                    let mut words: Vec<&[u8]> = vec![name, key];
+                    if *kind == Kind::SortedSet {
+                        // Told as member and score, taken as score and member.
+                        let pairs = items.chunks(2);
+                        words.extend(pairs.flat_map(|pair| pair.iter().rev()).map(Vec::as_slice));
+                    } else {
+                        words.extend(items.iter().map(Vec::as_slice));
+                    }
+                    push(&words);
                 }
-                let mut words: Vec<&[u8]> = vec![name, key];
-                if *kind == Kind::SortedSet {
-                    // Told as member and score, taken as score and member.
-                    let pairs = items.chunks(2);
-                    words.extend(pairs.flat_map(|pair| pair.iter().rev()).map(Vec::as_slice));
-                } else {
-                    words.extend(items.iter().map(Vec::as_slice));
-                }
-                push(&words);
             }
             Self::Entries(entries) => {
                 for (id, fields) in entries {
@@ -207,6 +231,19 @@ impl Page {
                 }
             }
         }
+    }
+
+    /// Bytes of it, about.
+    pub(super) fn bytes(&self) -> u64 {
+        let bytes = match self {
+            Self::Bytes(_, bytes) => bytes.len(),
+            Self::Elements(_, items) => items.iter().map(Vec::len).sum(),
+            Self::Entries(entries) => {
+                let all = entries.iter().flat_map(|(_, fields)| fields);
+                all.map(Vec::len).sum()
+            }
+        };
+        bytes as u64
     }
 
     /// The fields of a page of a hash.
@@ -348,6 +385,31 @@ mod tests {
             &[],
             None,
         );
+    }
+
+    #[test]
+    fn pages_ahead_are_asked_for_where_it_is_known_where_they_begin() {
+        let at = |first| Position::At(first);
+        let positions = Kind::List.positions(at(7), 10, 3);
+        assert_eq!(positions, [at(7), at(17), at(27)]);
+        let cursor = Kind::Set.beginning();
+        assert_eq!(Kind::Set.positions(cursor.clone(), 10, 3), [cursor]);
+    }
+
+    #[test]
+    fn many_elements_are_added_by_several_commands_and_deleted_by_name() {
+        let items = vec![b"1".to_vec(); 2 * ADDED + 2];
+        let mut counts = Vec::new();
+        Page::Elements(Kind::SortedSet, items).write(b"t", |words| counts.push(words.len() - 2));
+        assert_eq!(counts, [ADDED, ADDED, 2]);
+        for (kind, command) in [
+            (Kind::Set, "SREM t a b"),
+            (Kind::Hash, "HDEL t a b"),
+            (Kind::SortedSet, "ZREM t a b"),
+        ] {
+            let names: Vec<Box<[u8]>> = vec![Box::from(*b"a"), Box::from(*b"b")];
+            kind.delete(b"t", &names, |words| assert_eq!(line(words), command));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! whose memory a server takes, and clears, at once.
 //!
 //! A value that changes meanwhile becomes some mixture. Whoever asks for the copy is told of each change,
-//! and asks again.
+//! and asks again; from then on it is chased, if it can be ([`super::chase`]).
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     Interruption,
-    pace::Portion,
+    dirty::Key,
     pages::{Kind, Page, Position},
     relay::Relay,
     reply::Reply,
@@ -36,6 +36,24 @@ pub(super) enum Go {
     Stop,
 }
 
+/// How a value is copied that is copied in part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    /// As a whole: when it changes meanwhile, what was copied is worth nothing.
+    Anew,
+    /// Only what differs: each part that is copied need not be copied again.
+    Chased,
+}
+
+/// How a value is to be copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Manner {
+    /// In large portions, whoever else is there.
+    pub(super) hurry: bool,
+    /// It has changed before, and may again.
+    pub(super) changes: bool,
+}
+
 /// What came of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
@@ -52,6 +70,21 @@ pub(super) enum Outcome {
     Later(String),
     /// No command but `DUMP` can read it.
     Unreadable,
+}
+
+/// Waits until it is time to go on; whether to.
+pub(super) async fn wait(
+    way: Way,
+    goes_on: &mut impl FnMut(Way, Instant) -> Go,
+    not_before: Instant,
+) -> bool {
+    loop {
+        match goes_on(way, not_before) {
+            Go::On => return true,
+            Go::Wait => time::sleep_until(next_look(Instant::now(), not_before)).await,
+            Go::Stop => return false,
+        }
+    }
 }
 
 /// When it is asked again whether to go on, if it cannot be before a time.
@@ -72,18 +105,36 @@ enum Step {
 }
 
 impl Relay {
-    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each step whether to go on; it
-    /// says when the pace allows it. In a hurry it takes large portions, whoever else is there.
+    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each step whether to go on,
+    /// and tells how it copies and when the pace allows it.
     pub(super) async fn copy_in_pieces(
         &mut self,
         database: u32,
-        key: &[u8],
+        key: &Key,
         size: u64,
-        hurry: bool,
-        goes_on: impl FnMut(Instant) -> Go,
+        manner: Manner,
+        goes_on: impl FnMut(Way, Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
-        let outcome = self.grow(key, size, hurry, goes_on).await?;
+        let staged = self.shelf.take(database, key);
+        let name = match self.read(&[b"TYPE", key]).await? {
+            Reply::Text(name) => name,
+            other => return Err(Interruption::Source(self.source.unexpected("TYPE", &other))),
+        };
+        if name == b"none" {
+            self.target.push(&[b"UNLINK", key]);
+            return self.finish(0, false).await;
+        }
+        let Some(kind) = Kind::read(&name) else {
+            return Ok(Outcome::Unreadable);
+        };
+        if manner.changes
+            && let Some(staged) = self.chased(database, key, kind, staged, manner.hurry)
+        {
+            let value = (database, key);
+            return self.chase(value, staged, size, manner, goes_on).await;
+        }
+        let outcome = self.grow(kind, key, size, manner.hurry, goes_on).await?;
         match outcome {
             Outcome::Done { .. } | Outcome::Unreadable => {}
             Outcome::Stopped | Outcome::Changed | Outcome::Later(_) => {
@@ -101,22 +152,12 @@ impl Relay {
 
     async fn grow(
         &mut self,
+        kind: Kind,
         key: &[u8],
         size: u64,
         hurry: bool,
-        mut goes_on: impl FnMut(Instant) -> Go,
+        mut goes_on: impl FnMut(Way, Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
-        let name = match self.read(&[b"TYPE", key]).await? {
-            Reply::Text(name) => name,
-            other => return Err(Interruption::Source(self.source.unexpected("TYPE", &other))),
-        };
-        if name == b"none" {
-            self.target.push(&[b"UNLINK", key]);
-            return self.finish(0, false).await;
-        }
-        let Some(kind) = Kind::read(&name) else {
-            return Ok(Outcome::Unreadable);
-        };
         let length = self.length(kind, key, true).await?;
         let place = self.place.clone();
         let place = place.as_bytes();
@@ -141,31 +182,13 @@ impl Relay {
         }
         let mut position = kind.beginning();
         loop {
-            loop {
-                match goes_on(self.not_before) {
-                    Go::On => break,
-                    Go::Wait => time::sleep_until(next_look(Instant::now(), self.not_before)).await,
-                    Go::Stop => return Ok(Outcome::Stopped),
-                }
+            if !wait(Way::Anew, &mut goes_on, self.not_before).await {
+                return Ok(Outcome::Stopped);
             }
-            let portion = if hurry {
-                Portion::LARGE
-            } else {
-                self.portion()
-            };
-            let Portion { page, elements, .. } = portion;
-            let count = match kind {
-                Kind::String => page,
-                _ if size == 0 => elements,
-                _ => (page * length / size).clamp(1, elements),
-            };
-            let mut positions = vec![position];
-            while positions.len() < portion.pages
-                && let Some(next) = positions.last().and_then(|last| Kind::ahead(last, count))
-            {
-                positions.push(next);
-            }
-            let bytes = if size == 0 { 0 } else { page.min(size) };
+            let portion = self.portion_for(hurry);
+            let count = portion.elements_of(kind, length, size);
+            let positions = kind.positions(position, count, portion.pages);
+            let bytes = if size == 0 { 0 } else { portion.page.min(size) };
             let bytes = bytes * positions.len() as u64;
             let begun = Instant::now();
             let step = self.step(kind, key, positions, count).await?;
@@ -224,36 +247,53 @@ impl Relay {
 
     /// Fields of hashes expire by themselves at newer servers.
     async fn expire_fields(&mut self, key: &[u8], page: &Page) -> Result<(), Interruption> {
+        for (field, time) in self.expiring_fields(key, page).await? {
+            if !self.target_expires_fields {
+                let why = "a hash has fields that expire, and the target knows no such thing";
+                return Err(Interruption::Unfit(why.to_owned()));
+            }
+            let time = time.to_string();
+            let place = self.place.as_bytes();
+            let words: [&[u8]; 6] = [
+                b"HPEXPIREAT",
+                place,
+                time.as_bytes(),
+                b"FIELDS",
+                b"1",
+                field,
+            ];
+            self.target.push(&words);
+        }
+        Ok(())
+    }
+
+    /// The fields of a page that expire by themselves, and when.
+    pub(super) async fn expiring_fields<'a>(
+        &mut self,
+        key: &[u8],
+        page: &'a Page,
+    ) -> Result<Vec<(&'a [u8], i64)>, Interruption> {
         let fields = page.fields();
         if !self.source_expires_fields || fields.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let count = fields.len().to_string();
         let mut words: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
         words.extend(&fields);
         let Reply::List(times) = self.read(&words).await? else {
-            return Ok(()); // it is no hash any more: it has changed
+            return Ok(Vec::new()); // it is no hash any more: it has changed
         };
-        for (field, time) in fields.iter().zip(times) {
-            if let Reply::Integer(time @ 0..) = time {
-                if !self.target_expires_fields {
-                    let why = "a hash has fields that expire, and the target knows no such thing";
-                    return Err(Interruption::Unfit(why.to_owned()));
-                }
-                let time = time.to_string();
-                let place = self.place.as_bytes();
-                let words: [&[u8]; 6] = [
-                    b"HPEXPIREAT",
-                    place,
-                    time.as_bytes(),
-                    b"FIELDS",
-                    b"1",
-                    field,
-                ];
-                self.target.push(&words);
-            }
-        }
-        Ok(())
+        let expiring = fields.into_iter().zip(times);
+        let expiring = expiring.filter_map(|(field, time)| match time {
+            Reply::Integer(time @ 0..) => Some((field, time)),
+            Reply::Integer(_)
+            | Reply::Nil
+            | Reply::Text(_)
+            | Reply::Error(_)
+            | Reply::List(_)
+            | Reply::Push(_) => None,
+        });
+        Ok(expiring.collect())
     }
 
     /// If all of it is there, it takes the place of what the target had.
@@ -263,14 +303,8 @@ impl Relay {
         if length != self.length(kind, place.as_bytes(), false).await? {
             return Ok(Outcome::Changed);
         }
-        let expiry = loop {
-            value::ask_expiry(key, self.clock, |words| self.source.push(words));
-            let replies = self.source.exchange().await.map_err(Interruption::Source)?;
-            match value::read_expiry(&mut replies.into_iter(), self.clock) {
-                Lasting::Known(expiry) => break expiry,
-                Lasting::Unclear => {}
-                Lasting::Gone | Lasting::Strange => return Ok(Outcome::Changed),
-            }
+        let Some(expiry) = self.expiry(key).await? else {
+            return Ok(Outcome::Changed);
         };
         // Unlinked first: a `RENAME` over a big value frees it at once, before it answers.
         self.target.push(&[b"UNLINK", key]);
@@ -283,8 +317,21 @@ impl Relay {
         self.finish(length, kind == Kind::Stream).await
     }
 
+    /// When a key expires; none: it is not there any more.
+    pub(super) async fn expiry(&mut self, key: &[u8]) -> Result<Option<Expiry>, Interruption> {
+        loop {
+            value::ask_expiry(key, self.clock, |words| self.source.push(words));
+            let replies = self.source.exchange().await.map_err(Interruption::Source)?;
+            match value::read_expiry(&mut replies.into_iter(), self.clock) {
+                Lasting::Known(expiry) => return Ok(Some(expiry)),
+                Lasting::Unclear => {}
+                Lasting::Gone | Lasting::Strange => return Ok(None),
+            }
+        }
+    }
+
     /// How many elements a value has, at the source or at the target; 0: it is not there.
-    async fn length(
+    pub(super) async fn length(
         &mut self,
         kind: Kind,
         key: &[u8],
@@ -308,7 +355,11 @@ impl Relay {
     }
 
     /// Sends what is queued for the target; what came of a value with so many elements.
-    async fn finish(&mut self, elements: u64, stream: bool) -> Result<Outcome, Interruption> {
+    pub(super) async fn finish(
+        &mut self,
+        elements: u64,
+        stream: bool,
+    ) -> Result<Outcome, Interruption> {
         let written = self.target.exchange().await.map_err(Interruption::Target)?;
         let outcome = self.judge(written)?;
         if outcome.is_none() {

@@ -17,6 +17,7 @@ use super::{
     reply::Reply,
     report::Report,
     server::{Server, keyspace},
+    staged::Shelf,
     value::{self, Asked, Clock, Usage, Verdict},
 };
 
@@ -40,6 +41,8 @@ pub(super) struct Relay {
     pub(super) streams_count: bool,
     /// The key under which a value grows at the target.
     pub(super) place: String,
+    /// What the target has of values that are chased.
+    pub(super) shelf: Shelf,
     /// The key of the mark, and what it says.
     mark: (String, String),
     /// The databases of the target in which the mark stands.
@@ -110,6 +113,7 @@ impl Relay {
             restores: true,
             streams_count: is.streams_count() && target_is.streams_count(),
             place: place(own),
+            shelf: Shelf::default(),
             mark: (mark(own), attempt.to_owned()),
             marked: BTreeSet::new(),
             report,
@@ -139,6 +143,7 @@ impl Relay {
             if size > PIECE {
                 copied.big.push((key.clone(), size));
             } else {
+                self.shelf.take(database, key);
                 small.push(key.clone());
                 small_sizes.push(size);
             }
@@ -166,6 +171,15 @@ impl Relay {
         self.pace.portion()
     }
 
+    /// The same where that may depend on whether somebody waits for it.
+    pub(super) fn portion_for(&self, hurry: bool) -> Portion {
+        if hurry {
+            Portion::LARGE
+        } else {
+            self.portion()
+        }
+    }
+
     /// After so many keys of so many bytes, which were begun then: says when the next may be.
     pub(super) fn book(&mut self, keys: usize, bytes: u64, begun: Instant) {
         self.not_before = self.pace.next(keys, bytes, begun.elapsed());
@@ -180,6 +194,7 @@ impl Relay {
         self.enter(database).await?;
         let mut copied = Copied::default();
         let mut left = vec![key.clone()];
+        self.shelf.take(database, key);
         while !left.is_empty() {
             left = self.move_over(left, &mut copied).await?;
             if !copied.later.is_empty() {

@@ -137,10 +137,23 @@ fn close(open: &mut Vec<Open>) -> Option<Reply> {
 
 async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S, line: &mut Vec<u8>) -> io::Result<()> {
     line.clear();
+    // Nearly always it has come as a whole: big values have a million of them.
+    let ready = stream.fill_buf().await?;
+    let first = &ready[..ready.len().min(LONGEST_LINE)];
+    if let Some(end) = first.iter().position(|byte| *byte == b'\n') {
+        line.extend_from_slice(&first[..=end]);
+        stream.consume(end + 1);
+        return end_line(line);
+    }
     let mut part = stream.take(LONGEST_LINE as u64);
     if part.read_until(b'\n', line).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    end_line(line)
+}
+
+/// Takes its end off a line.
+fn end_line(line: &mut Vec<u8>) -> io::Result<()> {
     if !line.ends_with(b"\r\n") {
         return Err(broken("a line without an end"));
     }
@@ -150,6 +163,15 @@ async fn read_line<S: AsyncBufRead + Unpin>(stream: &mut S, line: &mut Vec<u8>) 
 
 async fn read_body<S: AsyncBufRead + Unpin>(stream: &mut S, length: usize) -> io::Result<Vec<u8>> {
     const AT_ONCE: usize = 1 << 20;
+    let ready = stream.fill_buf().await?;
+    if let Some((body, end)) = ready.get(..length + 2).map(|all| all.split_at(length)) {
+        if end != b"\r\n" {
+            return Err(broken("a text longer than it says"));
+        }
+        let body = body.to_vec();
+        stream.consume(length + 2);
+        return Ok(body);
+    }
     let mut body = Vec::with_capacity((length + 2).min(AT_ONCE));
     let mut part = stream.take(length as u64 + 2);
     part.read_to_end(&mut body).await?;
@@ -195,10 +217,42 @@ fn broken(what: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use tokio::io::ReadBuf;
+
     use super::*;
 
+    /// Gives one byte at a time.
+    struct Slow<'a>(&'a [u8]);
+
+    impl AsyncRead for Slow<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if let Some((first, rest)) = self.0.split_first() {
+                buffer.put_slice(&[*first]);
+                self.0 = rest;
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// As it is read when all of it has come, which must be as when it comes byte by byte.
     async fn read(bytes: &[u8]) -> io::Result<Reply> {
-        Replies::new(bytes).next().await
+        let whole = Replies::new(bytes).next().await;
+        let slow = Replies::new(Slow(bytes)).next().await;
+        match (&whole, &slow) {
+            (Ok(whole), Ok(slow)) => assert_eq!(whole, slow),
+            (Err(whole), Err(slow)) => assert_eq!(whole.kind(), slow.kind()),
+            _ => panic!("{whole:?}, but byte by byte {slow:?}"),
+        }
+        whole
     }
 
     fn text(text: &str) -> Reply {

@@ -193,3 +193,167 @@ async fn nobody_is_kept_waiting_for_a_string_of_64_mib() {
     // Its memory has to be taken, as for any client that sets such a string.
     assert!(target < Duration::from_millis(500), "{target:?}");
 }
+
+/// How often a server has executed a command.
+async fn calls(link: &mut MultiplexedConnection, command: &str) -> u64 {
+    let mut ask = cmd("INFO");
+    let stats: String = ask.arg("commandstats").query_async(link).await.unwrap();
+    let name = format!("cmdstat_{command}:calls=");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&name));
+    let calls = line.and_then(|line| line.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
+/// Changes the values that [`fill`] has made at random, again and again; deletes one now and then, and
+/// makes it anew.
+async fn change(link: &mut MultiplexedConnection, seed: u64, run: impl Fn() -> bool) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    while run() {
+        let mut pipe = pipe();
+        for _ in 0..20 {
+            let n = random.usize(..20_000);
+            let value = format!("value-{n}-{}", "v".repeat(n % 50));
+            let score = random.u32(..1000);
+            match random.u8(..13) {
+                0 => pipe.cmd("ZADD").arg("zset").arg(score).arg(value),
+                1 => pipe
+                    .cmd("ZADD")
+                    .arg("zset")
+                    .arg(score)
+                    .arg(format!("new-{n}")),
+                2 => pipe.cmd("ZREM").arg("zset").arg(value),
+                3 => pipe.cmd("HSET").arg("hash").arg(n).arg(score),
+                4 => pipe.cmd("HDEL").arg("hash").arg(n),
+                5 => pipe.cmd("SADD").arg("set").arg(format!("new-{n}")),
+                6 => pipe.cmd("SREM").arg("set").arg(value),
+                7 => pipe.cmd("RPUSH").arg("list").arg(value),
+                8 => pipe.cmd("LPOP").arg("list"),
+                9 => pipe.cmd("SETRANGE").arg("string").arg(n).arg("changed"),
+                10 => pipe
+                    .cmd("PEXPIREAT")
+                    .arg("zset")
+                    .arg(33_333_333_333_333_u64 + n as u64),
+                11 => pipe.cmd("PERSIST").arg("zset"),
+                _ => pipe.cmd("PERSIST").arg("hash"),
+            };
+            pipe.ignore();
+        }
+        if random.u16(..200) == 0 {
+            pipe.cmd("DEL").arg("set").ignore();
+            pipe.cmd("SUNIONSTORE")
+                .arg("set")
+                .arg("{set}:spare")
+                .ignore();
+        }
+        let _: () = pipe.query_async(link).await.unwrap();
+        time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_all_the_time_is_equal_at_every_hold() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    fill(&mut source, 20).await;
+    run(&mut source, "SUNIONSTORE {set}:spare set").await;
+    let mut copy = stand.copied(all()).await;
+    for round in 0..4 {
+        let end = time::Instant::now() + Duration::from_secs(2);
+        change(&mut source, round, || time::Instant::now() < end).await;
+        settle(&mut copy, all()).await.unwrap();
+        assert_eq!(stand.must_be_equal(&all()).await, 7);
+        copy.reopen(all()).await;
+    }
+    // The target has lost what it was told; one is of another type now, one is small, one is gone.
+    let mut target = stand.target.connect().await;
+    for words in ["DEL hash", "ZREMRANGEBYRANK zset 0 99"] {
+        run(&mut target, words).await;
+    }
+    for words in [
+        "HSET hash a b",
+        "ZADD zset 1 a",
+        "DEL set",
+        "RPUSH set a",
+        "DEL list",
+    ] {
+        run(&mut source, words).await;
+    }
+    settle(&mut copy, all()).await.unwrap();
+    assert_eq!(stand.must_be_equal(&all()).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_differs_is_copied_under_the_hold() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    let mut target = stand.target.connect().await;
+    fill(&mut source, 20).await;
+    let mut copy = stand.copied(all()).await;
+    big_ones_are_copied(&mut copy).await;
+    // Whatever has changed once is known from then on.
+    for words in ["ZADD zset 1 a", "HSET hash a 1", "SADD set a"] {
+        run(&mut source, words).await;
+    }
+    time::sleep(Duration::from_millis(50)).await; // until it is told
+    big_ones_are_copied(&mut copy).await;
+    let writes = async |target: &mut MultiplexedConnection| {
+        let mut all = 0;
+        for command in ["zadd", "hset", "sadd", "zrem", "hdel", "srem"] {
+            all += calls(target, command).await;
+        }
+        all
+    };
+    let written = writes(&mut target).await;
+    for words in [
+        "ZADD zset 2 a 3 b 4 c",
+        "ZREM zset value-0- value-1-v",
+        "HSET hash a 2 b 3",
+        "HDEL hash 5 6",
+        "SADD set b",
+        "SREM set value-0-",
+        "PEXPIREAT zset 44444444444444",
+        "PERSIST hash",
+    ] {
+        run(&mut source, words).await;
+    }
+    let evidence = settle(&mut copy, all()).await.unwrap();
+    assert_eq!(evidence.keys, 3);
+    assert_eq!(stand.must_be_equal(&all()).await, 6);
+    let written = writes(&mut target).await - written;
+    assert_eq!(written, 6, "commands for three values");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_expire_are_copied_however_often_the_hash_changes() {
+    for name in ["redis-8.2", "valkey-9.1"] {
+        let Some(program) = super::stand::program(name) else {
+            return;
+        };
+        let stand = Stand::of(program.clone(), program, &[]).await;
+        let mut source = stand.source.connect().await;
+        let mut target = stand.target.connect().await;
+        fill(&mut source, 20).await;
+        let mut copy = stand.copied(all()).await;
+        for words in [
+            "HSET hash a 1",
+            "HPEXPIREAT hash 33333333333333 FIELDS 1 7",
+            "HPERSIST hash FIELDS 1 7",
+            "HPEXPIREAT hash 44444444444444 FIELDS 2 7 8",
+        ] {
+            run(&mut source, words).await;
+            time::sleep(Duration::from_millis(50)).await; // until it is told
+            big_ones_are_copied(&mut copy).await;
+        }
+        run(&mut source, "HSET hash b 1").await;
+        settle(&mut copy, all()).await.unwrap();
+        stand.must_be_equal(&all()).await;
+        let mut times = cmd("HPEXPIRETIME");
+        times.arg(&["hash", "FIELDS", "3", "6", "7", "8"]);
+        let times: Vec<i64> = times.query_async(&mut target).await.unwrap();
+        assert_eq!(
+            times,
+            [-1, 44_444_444_444_444, 44_444_444_444_444],
+            "{name}"
+        );
+    }
+}
