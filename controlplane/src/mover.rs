@@ -10,7 +10,7 @@
 //! made to wait for the copy.
 //!
 //! A value that would keep a server busy for too long, or that the target cannot restore, is re-created
-//! with commands, by pieces (`pieces`, `pages`, `groups`). One with named elements that has changed since is
+//! with commands, by pieces (`pieces`, `pages`, `groups`; a string by one command where that can be, `flow`). One with named elements that has changed since is
 //! gone through again and again, and only what differs is written (`chase`, `staged`).
 //!
 //! *Settling*. When nobody writes to the slots any more (that is the caller's to see to), a key of our
@@ -70,6 +70,7 @@ mod clean;
 mod company;
 mod dirty;
 mod examine;
+mod flow;
 mod groups;
 mod lane;
 mod link;

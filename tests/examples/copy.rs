@@ -1,6 +1,7 @@
 //! How fast the keys of slots are copied between two servers on this machine: `cargo run --example copy`.
 //!
-//! 200,000 keys of 100 bytes, of which those of all slots are copied, without load; then big values.
+//! 200,000 keys of 100 bytes, of which those of all slots are copied, without load; then big values, at last one
+//! that is written all the time, and not while it is settled.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a benchmark fails by panicking, and prints
 
@@ -82,27 +83,28 @@ async fn main() {
         let (copied, settled) = copy(&source, &target, 2).await;
         println!("{name}: {copied:?}, settled in {settled:?}");
     }
+    let mut copy = begin(&source, &target, 2);
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..5 {
+        let mut written = 0;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            let mut write = cmd("ZADD");
+            let member = format!("member:{}", random.u32(1..510_000));
+            write.arg("big").arg(random.u32(..500_000)).arg(member);
+            write.exec_async(&mut link).await.unwrap();
+            written += 1;
+            sleep(Duration::from_millis(1)).await;
+        }
+        let took = settle(&mut copy).await;
+        println!("written {written} times in 5 s, settled in {took:?}");
+        copy.reopen(Slot::all().collect()).await;
+    }
 }
 
 /// Copies all slots; how long that took, big values included, and how long it took to settle them.
 async fn copy(source: &Server, target: &Server, lanes: usize) -> (Duration, Duration) {
-    let endpoint = |server: &Server| Endpoint {
-        address: ServerAddr::new(server.addr.clone()).unwrap(),
-        login: None,
-    };
-    let mut copy = Copy::begin(Plan {
-        name: MigrationId::new("bench").unwrap(),
-        mandate: Arc::new(Mandate {
-            cluster: ClusterId::new("bench").unwrap(),
-            term: 1,
-            incarnation: "0f".repeat(16),
-        }),
-        source: endpoint(source),
-        target: endpoint(target),
-        slots: Slot::all().collect(),
-        lanes: NonZeroUsize::new(lanes).unwrap(),
-        patience: Duration::from_secs(10),
-    });
+    let mut copy = begin(source, target, lanes);
     let mut progress = copy.progress();
     progress
         .wait_for(|p| p.stage == Stage::Copying)
@@ -117,11 +119,35 @@ async fn copy(source: &Server, target: &Server, lanes: usize) -> (Duration, Dura
         sleep(Duration::from_millis(2)).await;
     }
     let copied = begun.elapsed();
+    (copied, settle(&mut copy).await)
+}
+
+/// Settles all slots; how long that took.
+async fn settle(copy: &mut Copy) -> Duration {
     let settle = Settle {
         slots: Slot::all().collect(),
         streams: Streams::These(Default::default()),
         budget: Duration::from_secs(10),
     };
-    let evidence = copy.settle(settle).await.unwrap();
-    (copied, evidence.took)
+    copy.settle(settle).await.unwrap().took
+}
+
+fn begin(source: &Server, target: &Server, lanes: usize) -> Copy {
+    let endpoint = |server: &Server| Endpoint {
+        address: ServerAddr::new(server.addr.clone()).unwrap(),
+        login: None,
+    };
+    Copy::begin(Plan {
+        name: MigrationId::new("bench").unwrap(),
+        mandate: Arc::new(Mandate {
+            cluster: ClusterId::new("bench").unwrap(),
+            term: 1,
+            incarnation: "0f".repeat(16),
+        }),
+        source: endpoint(source),
+        target: endpoint(target),
+        slots: Slot::all().collect(),
+        lanes: NonZeroUsize::new(lanes).unwrap(),
+        patience: Duration::from_secs(10),
+    })
 }

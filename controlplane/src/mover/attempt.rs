@@ -27,6 +27,7 @@ use super::{
     company::Commands,
     dirty::Key,
     examine,
+    flow::Door,
     lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
     pace::{self, Pace, Usual},
@@ -185,8 +186,15 @@ impl<'a> Attempt<'a> {
             let target = target.map_err(Interruption::Target)?;
             let own = own_keys(&plan.name, number_of_lane);
             let attempt = format!("{}:{number}", plan.mandate.incarnation);
-            let relay =
+            let mut relay =
                 Relay::new(source, target, &own, &attempt, report.clone(), pace.clone()).await?;
+            if big.is_none() {
+                relay.door = Some(Door {
+                    opener: opener.clone(),
+                    target: plan.target.clone(),
+                    number: next(),
+                });
+            }
             let mut lane = Lane {
                 number: number_of_lane,
                 role: Role::Big,

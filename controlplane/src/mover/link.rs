@@ -117,6 +117,9 @@ pub(super) struct Link {
     commands: Commands,
 }
 
+/// A command whose last word is sent by parts. Dropped before its end, it is never executed.
+pub(super) struct Sending(Link);
+
 impl Opener {
     /// Connects, and does all that comes before the first command. Gives what the server is, too.
     pub(super) async fn open(
@@ -167,6 +170,24 @@ impl Link {
         self.queued += 1;
     }
 
+    /// Begins a command with these words and one more, of so many bytes, which follow by parts. It is the
+    /// last on this link.
+    pub(super) async fn send_slowly(
+        self,
+        words: &[&[u8]],
+        last: u64,
+    ) -> Result<Sending, LinkError> {
+        let mut begun = Vec::new();
+        write_header(&mut begun, b'*', words.len() as u64 + 1);
+        for word in words {
+            write_word(&mut begun, word);
+        }
+        write_header(&mut begun, b'$', last);
+        let mut sending = Sending(self);
+        sending.send(&begun).await?;
+        Ok(sending)
+    }
+
     /// Takes back what is queued and was not sent.
     pub(super) fn discard(&mut self) {
         if !self.broken {
@@ -199,10 +220,7 @@ impl Link {
         match time::timeout(self.patience, all).await {
             Ok(Ok(())) => {}
             Ok(Err(source)) => return Err(self.lost(source)),
-            Err(_) => {
-                let (address, patience) = (self.address.clone(), self.patience);
-                return Err(LinkError::Late { address, patience });
-            }
+            Err(_) => return Err(self.late()),
         }
         self.output.clear();
         self.output.shrink_to(1 << 20);
@@ -302,6 +320,11 @@ impl Link {
             .map_err(|source| self.lost(source))
     }
 
+    fn late(&self) -> LinkError {
+        let (address, patience) = (self.address.clone(), self.patience);
+        LinkError::Late { address, patience }
+    }
+
     fn lost(&self, source: io::Error) -> LinkError {
         let address = self.address.clone();
         LinkError::Lost { address, source }
@@ -363,6 +386,30 @@ impl Link {
     }
 }
 
+impl Sending {
+    /// Sends a part.
+    pub(super) async fn send(&mut self, part: &[u8]) -> Result<(), LinkError> {
+        let Self(link) = self;
+        let sent = link.replies.stream().write_all(part);
+        match time::timeout(link.patience, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(link.lost(source)),
+            Err(_) => Err(link.late()),
+        }
+    }
+
+    /// All was sent. What the server answers.
+    pub(super) async fn end(mut self) -> Result<Reply, LinkError> {
+        self.send(b"\r\n").await?;
+        let Self(mut link) = self;
+        let patience = link.patience;
+        match time::timeout(patience, link.listen()).await {
+            Ok(reply) => reply,
+            Err(_) => Err(link.late()),
+        }
+    }
+}
+
 /// A line of `CLIENT LIST`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Client {
@@ -403,15 +450,19 @@ async fn connect(address: &ServerAddr) -> io::Result<TcpStream> {
 
 /// Writes a command as RESP has it.
 fn write_command(output: &mut Vec<u8>, words: &[&[u8]]) {
-    write_header(output, b'*', words.len());
+    write_header(output, b'*', words.len() as u64);
     for word in words {
-        write_header(output, b'$', word.len());
-        output.extend_from_slice(word);
-        output.extend_from_slice(b"\r\n");
+        write_word(output, word);
     }
 }
 
-fn write_header(output: &mut Vec<u8>, kind: u8, number: usize) {
+fn write_word(output: &mut Vec<u8>, word: &[u8]) {
+    write_header(output, b'$', word.len() as u64);
+    output.extend_from_slice(word);
+    output.extend_from_slice(b"\r\n");
+}
+
+fn write_header(output: &mut Vec<u8>, kind: u8, number: u64) {
     use std::io::Write as _;
     output.push(kind);
     write!(output, "{number}\r\n").expect("a Vec takes all");

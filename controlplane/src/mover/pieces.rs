@@ -3,8 +3,8 @@
 //! It grows at the target under a name of Sluice's own, with each page being written while the next one is
 //! read, and takes the place of what the target had only when it is as long as the value at the source:
 //! a target that is short of memory may have thrown the name out half-way, and the next page would have
-//! begun it anew. Neither server is kept busy for long by any one command; but for strings of many MiB,
-//! whose memory a server takes, and clears, at once.
+//! begun it anew. Neither server is kept busy for long by any one command; but for strings of many MiB
+//! that must grow ([`super::flow`] says when), whose memory a server takes, and clears, at once.
 //!
 //! A value that changes meanwhile becomes some mixture. Whoever asks for the copy is told of each change,
 //! and asks again; from then on it is chased, if it can be ([`super::chase`]).
@@ -113,7 +113,7 @@ impl Relay {
         key: &Key,
         size: u64,
         manner: Manner,
-        goes_on: impl FnMut(Way, Instant) -> Go,
+        mut goes_on: impl FnMut(Way, Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
         let staged = self.shelf.take(database, key);
@@ -134,7 +134,14 @@ impl Relay {
             let value = (database, key);
             return self.chase(value, staged, size, manner, goes_on).await;
         }
-        let outcome = self.grow(kind, key, size, manner.hurry, goes_on).await?;
+        let flown = match kind {
+            Kind::String => self.flow((database, key), manner, &mut goes_on).await?,
+            Kind::List | Kind::Set | Kind::Hash | Kind::SortedSet | Kind::Stream => None,
+        };
+        let outcome = match flown {
+            Some(outcome) => outcome,
+            None => self.grow(kind, key, size, manner.hurry, goes_on).await?,
+        };
         match outcome {
             Outcome::Done { .. } | Outcome::Unreadable => {}
             Outcome::Stopped | Outcome::Changed | Outcome::Later(_) => {
@@ -297,7 +304,11 @@ impl Relay {
     }
 
     /// If all of it is there, it takes the place of what the target had.
-    async fn take_place(&mut self, kind: Kind, key: &[u8]) -> Result<Outcome, Interruption> {
+    pub(super) async fn take_place(
+        &mut self,
+        kind: Kind,
+        key: &[u8],
+    ) -> Result<Outcome, Interruption> {
         let length = self.length(kind, key, true).await?;
         let place = self.place.clone();
         if length != self.length(kind, place.as_bytes(), false).await? {

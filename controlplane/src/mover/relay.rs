@@ -12,6 +12,7 @@ use tokio::time::{self, Instant};
 use super::{
     Interruption,
     dirty::Key,
+    flow::Door,
     link::Link,
     pace::{Pace, Portion},
     reply::Reply,
@@ -41,6 +42,8 @@ pub(super) struct Relay {
     pub(super) streams_count: bool,
     /// The key under which a value grows at the target.
     pub(super) place: String,
+    /// Where big strings go in; none: they grow.
+    pub(super) door: Option<Door>,
     /// What the target has of values that are chased.
     pub(super) shelf: Shelf,
     /// The key of the mark, and what it says.
@@ -113,6 +116,7 @@ impl Relay {
             restores: true,
             streams_count: is.streams_count() && target_is.streams_count(),
             place: place(own),
+            door: None,
             shelf: Shelf::default(),
             mark: (mark(own), attempt.to_owned()),
             marked: BTreeSet::new(),

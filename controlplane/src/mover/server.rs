@@ -20,6 +20,8 @@ pub(super) struct Server {
     pub(super) primary: bool,
     /// Replicas that follow it.
     pub(super) replicas: u64,
+    /// Whether it writes down all commands in an append-only file.
+    pub(super) appends: bool,
     /// Keys thrown out for want of memory, since it started.
     pub(super) evicted: u64,
     /// How it chooses what to throw out when its memory is full: `noeviction`, `allkeys-lru` and so on.
@@ -46,6 +48,7 @@ impl Server {
             valkey: field(info, "valkey_version").and_then(two),
             primary: need("role")? == "master",
             replicas: number("connected_slaves").unwrap_or(0),
+            appends: field(info, "aof_enabled") == Some("1"),
             evicted: number("evicted_keys").unwrap_or(0),
             policy: field(info, "maxmemory_policy")
                 .unwrap_or_default()
@@ -137,7 +140,7 @@ mod tests {
 
     const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n\
         used_memory:1000\r\nmaxmemory:5000\r\nmaxmemory_policy:allkeys-lfu\r\n\
-        evicted_keys:3\r\nrole:master\r\nconnected_slaves:1\r\n# Keyspace\r\n\
+        evicted_keys:3\r\nrole:master\r\nconnected_slaves:1\r\naof_enabled:1\r\n# Keyspace\r\n\
         db0:keys=5,expires=0,avg_ttl=0\r\ndb11:keys=2,expires=0,avg_ttl=0\r\n";
 
     #[test]
@@ -149,6 +152,7 @@ mod tests {
             valkey: None,
             primary: true,
             replicas: 1,
+            appends: true,
             evicted: 3,
             policy: "allkeys-lfu".to_owned(),
             memory: 1000,

@@ -1,0 +1,168 @@
+//! Copies a big string by one command, the bytes of which are sent as they are read.
+//!
+//! A server takes the memory for a big argument at once, touches it only as the bytes come, and makes it the
+//! value without a copy: nobody waits. A string that grows has all of its memory cleared first (64 MiB: 50 ms
+//! and more). The command has a connection of its own: nothing else can be sent on one before it ends, and
+//! giving it up closes it, whereupon the server forgets what came.
+//!
+//! Where a server has replicas or an append-only file, it copies the whole command for them at once, which
+//! takes longer; and it counts the argument twice for a moment. Where that matters, and where it takes no
+//! command so long, strings grow (`pieces`).
+
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+
+use super::{
+    Interruption,
+    link::{Endpoint, LinkError, Opener, Sending},
+    pages::{Kind, Position},
+    pieces::{Go, Manner, Outcome, Way, wait},
+    relay::Relay,
+    reply::Reply,
+    server::Server,
+    value::{self, Verdict},
+};
+
+/// The shortest string that is worth a connection: growing it takes 3 ms.
+const LEAST: u64 = 4 << 20;
+/// Bytes a second, at most: what a server finds waiting it reads in one go.
+const FASTEST: f64 = 256e6;
+
+/// How another connection to the target is opened.
+pub(super) struct Door {
+    pub(super) opener: Opener,
+    pub(super) target: Endpoint,
+    /// Of the connection, among those of the attempt.
+    pub(super) number: usize,
+}
+
+/// Whether a server can take a string of so many bytes without anybody's notice.
+fn is_fit(server: &Server, bytes: u64) -> bool {
+    // It, its buffer once more, and what may be written meanwhile.
+    let room = |most: u64| most.saturating_sub(server.memory) > 3 * bytes;
+    server.replicas == 0 && !server.appends && server.most_memory.is_none_or(room)
+}
+
+impl Relay {
+    /// Copies a string, if it can be in this way; none: it cannot.
+    pub(super) async fn flow(
+        &mut self,
+        (database, key): (u32, &[u8]),
+        manner: Manner,
+        goes_on: &mut impl FnMut(Way, Instant) -> Go,
+    ) -> Result<Option<Outcome>, Interruption> {
+        let length = self.length(Kind::String, key, true).await?;
+        let Some(mut sending) = self.begin_flow(database, length).await else {
+            return Ok(None);
+        };
+        let mut at = 0;
+        let mut read: Vec<Vec<u8>> = Vec::new();
+        while at < length || !read.is_empty() {
+            if at < length {
+                if !wait(Way::Anew, goes_on, self.not_before).await {
+                    return Ok(Some(Outcome::Stopped));
+                }
+                let portion = self.portion_for(manner.hurry);
+                for position in
+                    Kind::String.positions(Position::At(at), portion.page, portion.pages)
+                {
+                    Kind::String.ask(key, &position, portion.page, |words| {
+                        self.source.push(words);
+                    });
+                }
+            }
+            let is_last = at >= length;
+            let begun = Instant::now();
+            // What was read before is sent meanwhile.
+            let sent = async {
+                let bytes: usize = read.iter().map(Vec::len).sum();
+                for part in read.drain(..) {
+                    sending.send(&part).await?;
+                }
+                time::sleep(Duration::from_secs_f64(bytes as f64 / FASTEST)).await;
+                Ok::<(), LinkError>(())
+            };
+            let (replies, sent) = tokio::join!(self.source.exchange(), sent);
+            let replies = replies.map_err(Interruption::Source)?;
+            if let Err(why) = sent {
+                return Ok(self.end_flowing(&why));
+            }
+            for reply in replies {
+                match reply {
+                    Reply::Text(bytes) => {
+                        at += bytes.len() as u64;
+                        read.push(bytes);
+                    }
+                    // Of another type now: it has changed.
+                    Reply::Nil
+                    | Reply::Integer(_)
+                    | Reply::Error(_)
+                    | Reply::List(_)
+                    | Reply::Push(_) => return Ok(Some(Outcome::Changed)),
+                }
+            }
+            let bytes = read.iter().map(Vec::len).sum::<usize>() as u64;
+            if at > length || bytes == 0 && !is_last {
+                return Ok(Some(Outcome::Changed));
+            }
+            self.book(0, bytes, begun);
+        }
+        let reply = match sending.end().await {
+            Ok(reply) => reply,
+            Err(why) => return Ok(self.end_flowing(&why)),
+        };
+        match value::verdict(reply) {
+            Verdict::Done => self.take_place(Kind::String, key).await.map(Some),
+            Verdict::Later(why) => Ok(Some(Outcome::Later(why))),
+            Verdict::OtherVersion | Verdict::Unknown => Err(Interruption::Incompatible),
+            Verdict::Never(why) => Ok(self.end_flowing(&why)),
+        }
+    }
+
+    /// Opens a connection for a string of so many bytes, and begins. None: that is not for this string, or
+    /// this target.
+    async fn begin_flow(&mut self, database: u32, length: u64) -> Option<Sending> {
+        let door = self.door.as_ref().filter(|_| length >= LEAST)?;
+        let begun = async {
+            let (mut link, is) = door.opener.open(&door.target, door.number).await?;
+            if !is_fit(&is, length) {
+                return Ok(None);
+            }
+            link.select(database).await?;
+            let words: [&[u8]; 2] = [b"SET", self.place.as_bytes()];
+            link.send_slowly(&words, length).await.map(Some)
+        };
+        match begun.await {
+            Ok(sending) => sending,
+            Err(why) => self.end_flowing(&why),
+        }
+    }
+
+    /// The target does not take it: strings grow from now on.
+    fn end_flowing<T>(&mut self, why: &impl std::fmt::Display) -> Option<T> {
+        tracing::info!(%why, "big strings are not sent in one command");
+        self.door = None;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_can_take_a_big_string_in_one_command() {
+        let check = |more: &str, fit: bool| {
+            let info = format!("redis_version:7.0.15\nrun_id:a\nrole:master\n{more}");
+            assert_eq!(is_fit(&Server::read(&info).unwrap(), 100), fit, "{more}");
+        };
+        check("", true);
+        check("aof_enabled:0\nconnected_slaves:0", true);
+        check("aof_enabled:1", false);
+        check("connected_slaves:1", false);
+        check("used_memory:700\nmaxmemory:0", true);
+        check("used_memory:699\nmaxmemory:1000", true);
+        check("used_memory:700\nmaxmemory:1000", false);
+    }
+}
