@@ -30,6 +30,7 @@ pub mod relay;
 pub mod scene;
 pub mod scripted;
 pub mod spoil;
+pub mod standstill;
 pub mod workload;
 pub mod zookeeper;
 

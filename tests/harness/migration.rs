@@ -68,15 +68,19 @@ pub async fn misplaced_keys(cluster: &Cluster) -> Vec<String> {
     misplaced
 }
 
-/// No client has seen an error; unless a proxy was fenced out, being so late as a busy machine makes it.
+/// A machine on which somebody waits for so long is busy, and may make a proxy too late for a hold.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// No client has seen an error, and no proxy was fenced out; unless the machine is busy: then one may have been
+/// too late.
 pub fn assert_nobody_noticed(cluster: &Cluster, report: &Report) {
     assert_eq!(report.violations, Vec::<String>::new());
     let log = cluster.controller.process.log();
-    let fenced = log.lines().filter(|line| line.contains("fenced"));
-    if fenced.into_iter().all(|line| line.contains("killed=0")) {
-        assert_eq!(report.errors, BTreeMap::new());
-    } else {
-        assert_only_what_was_not_executed(report);
+    let mut fenced = log.lines().filter(|line| line.contains("fenced"));
+    match fenced.find(|line| !line.contains("killed=0")) {
+        None => assert_eq!(report.errors, BTreeMap::new()),
+        Some(_) if report.standstill > BUSY => assert_only_what_was_not_executed(report),
+        Some(line) => panic!("{line}, with nothing to make it late: {report:?}"),
     }
 }
 

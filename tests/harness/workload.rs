@@ -26,7 +26,7 @@ use std::{
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, aio::MultiplexedConnection};
 use tokio::time::{Instant, sleep};
 
-use crate::SOON;
+use crate::{SOON, standstill::Standstill};
 
 mod big;
 mod counter;
@@ -47,6 +47,7 @@ type Verdict = Pin<Box<dyn Future<Output = Vec<String>> + Send>>;
 /// See the module.
 pub struct Workload {
     world: World,
+    standstill: Standstill,
     verdicts: Vec<Verdict>,
 }
 
@@ -76,6 +77,8 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// The longest that a request took that was answered, but for those that block.
     pub slowest: Duration,
+    /// The longest that this machine let somebody wait meanwhile who had something to do.
+    pub standstill: Duration,
     /// What must never be, in words.
     pub violations: Vec<String>,
 }
@@ -101,7 +104,11 @@ impl Workload {
             big::start(&world),
             pairs::start(&world),
         ];
-        Self { world, verdicts }
+        Self {
+            world,
+            standstill: Standstill::watch(),
+            verdicts,
+        }
     }
 
     /// Requests answered so far.
@@ -142,6 +149,7 @@ impl Workload {
             answered,
             errors,
             slowest,
+            standstill: self.standstill.longest(),
             violations,
         }
     }
