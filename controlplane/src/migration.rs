@@ -680,7 +680,11 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet, patience: Duration) ->
         .filter(|proxy| !answers(w, proxy, hold, patience))
         .count();
     if silent > may_be_fenced(census.len()) {
-        return give_up(GiveUp::Silent { proxies: silent });
+        let proxies = silent;
+        return give_up(match w.in_phase < patience {
+            true => GiveUp::Silent { proxies },
+            false => GiveUp::Unsettled { proxies },
+        });
     }
     if !is_fenced(w, hold, patience) {
         return fence(w, hold, patience);

@@ -432,14 +432,14 @@ fn who_does_not_settle_hold_after_hold_is_fenced_out() {
         },
         settle(nothing()),
     );
-    // All of them: it is the source that is slow.
+    // All of them: it is the source that is slow, and the next try comes later yet.
     check(
         &m,
         |w| {
             unsettled(SETTLE_DEADLINE)(w);
             proxy(w, "p1").settled = None;
         },
-        Step::Record(Advance::GiveUp(GiveUp::Silent { proxies: 2 })),
+        Step::Record(Advance::GiveUp(GiveUp::Unsettled { proxies: 2 })),
     );
     // It is no fault of the slots.
     let after = held(UNSETTLED_MAX - 1).after(&Advance::GiveUp(GiveUp::Unsettled { proxies: 2 }));
