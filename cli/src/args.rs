@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use proto::{ServerAddr, settings};
+use proto::{ServerAddr, identity::TlsFlags, settings};
 
 use crate::{
     commands::{
@@ -82,6 +82,8 @@ pub(crate) struct GlobalFlags {
         global = true
     )]
     pub timeout: Duration,
+    #[command(flatten)]
+    pub tls: TlsFlags,
 }
 
 /// What there is to do.

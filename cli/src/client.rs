@@ -6,21 +6,20 @@
 //! another cluster's from here.
 //!
 //! Invariant: a change that may have been taken is not sent again. Only a controller that says that it does
-//! not lead, or cannot be connected to, has certainly done nothing.
+//! not lead, or cannot be connected to, or does not accept the connection, has certainly done nothing.
 
 use std::{fmt, mem, time::Duration};
 
 use proto::{
     ServerAddr,
+    identity::{Files, Material},
     reason::{self, Reason},
+    tls::{self, root_cause},
     v1,
     v1::admin_service_client::AdminServiceClient,
 };
 use tokio::time::{sleep, timeout};
-use tonic::{
-    Code, Response, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 /// The generated client; its methods are what [`Client::read`] and [`Client::change`] are given.
 pub(crate) type Admin = AdminServiceClient<Channel>;
@@ -51,6 +50,15 @@ impl Error {
             Self::Refused(status) => is_lost(status) && !is_foreign(status),
         }
     }
+
+    /// Whether it is about TLS; then it says itself what to do.
+    pub(crate) fn is_about_tls(&self) -> bool {
+        match self {
+            Self::Unreachable(attempts) => attempts.iter().any(|(_, why)| why.contains(tls::ABOUT)),
+            Self::Refused(status) => is_not_let_in(status),
+            Self::Deadline(_) | Self::Unanswered(..) => false,
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -64,6 +72,7 @@ impl fmt::Display for Error {
                 write!(f, "no controller answers at {}", attempts.join(", "))
             }
             Self::Deadline(limit) => write!(f, "the controller did not answer within {limit:?}"),
+            Self::Refused(status) if is_not_let_in(status) => f.write_str(&root_cause(status)),
             Self::Refused(status) if status.message().is_empty() => write!(f, "{}", status.code()),
             Self::Refused(status) => f.write_str(status.message()),
             Self::Unanswered(endpoint, why) => write!(
@@ -92,17 +101,20 @@ pub(crate) struct Client {
     endpoints: Vec<ServerAddr>,
     /// For one call, whoever is asked.
     timeout: Duration,
+    /// What is shown over TLS, read for each connection. `None`: calls are in plain text.
+    files: Option<Files>,
     /// `None`: not connected.
     admin: Option<Admin>,
 }
 
 impl Client {
     /// Connects to nothing yet.
-    pub(crate) fn new(endpoints: Vec<ServerAddr>, timeout: Duration) -> Self {
+    pub(crate) fn new(endpoints: Vec<ServerAddr>, timeout: Duration, files: Option<Files>) -> Self {
         assert!(!endpoints.is_empty(), "the flag has a default");
         Self {
             endpoints,
             timeout,
+            files,
             admin: None,
         }
     }
@@ -194,8 +206,12 @@ impl Client {
         let admin = match self.admin.take() {
             Some(admin) => admin,
             None => {
-                let channel = open(self.endpoint(), limit).await;
-                Admin::new(channel.map_err(|e| root_cause(&e))?)
+                let materials = self.files.as_ref().map(Material::once).transpose();
+                let materials = materials.map_err(|e| format!("{}{e}", tls::ABOUT))?;
+                let channel = tls::connect(self.endpoint(), materials, limit, |endpoint| {
+                    endpoint.http2_keep_alive_interval(KEEPALIVE_EVERY)
+                });
+                Admin::new(channel.await?)
             }
         };
         Ok(self.admin.insert(admin))
@@ -261,7 +277,7 @@ impl Manner {
     /// Whether another controller may be asked after this answer.
     fn goes_on(self, status: &Status) -> bool {
         let does_not_lead = Reason::of(status) == Some(Reason::NotLeading);
-        does_not_lead || (self == Self::Read && is_lost(status))
+        does_not_lead || is_not_let_in(status) || (self == Self::Read && is_lost(status))
     }
 
     /// Of an answer that is the last.
@@ -295,14 +311,6 @@ async fn within<T>(most: Option<Duration>, answer: impl Future<Output = T>) -> O
     }
 }
 
-async fn open(address: &ServerAddr, limit: Duration) -> Result<Channel, tonic::transport::Error> {
-    Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(limit)
-        .http2_keep_alive_interval(KEEPALIVE_EVERY)
-        .connect()
-        .await
-}
-
 /// Whether the controller went away, or is about to, rather than answered the question.
 pub(crate) fn is_lost(status: &Status) -> bool {
     // A controller's own errors come without a source and never as UNKNOWN: those are tonic's words
@@ -318,13 +326,9 @@ pub(crate) fn is_foreign(status: &Status) -> bool {
         || root_cause(status).ends_with("detected: frame with invalid size")
 }
 
-/// The innermost error; those around it say `transport error`.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
+/// Whether the connection was refused for what was shown, or not, over TLS: nothing was asked then.
+fn is_not_let_in(status: &Status) -> bool {
+    root_cause(status).contains(tls::ABOUT)
 }
 
 #[cfg(test)]
@@ -367,7 +371,7 @@ mod tests {
     async fn every_endpoint_is_tried() {
         // Nothing listens on ports 1 and 2.
         let endpoints = ["127.0.0.1:1", "127.0.0.1:2"].map(|a| ServerAddr::new(a).unwrap());
-        let mut client = Client::new(endpoints.to_vec(), Duration::from_secs(5));
+        let mut client = Client::new(endpoints.to_vec(), Duration::from_secs(5), None);
         let error = client
             .read(Admin::get_cluster, v1::GetClusterRequest {})
             .await
@@ -391,7 +395,7 @@ mod tests {
         let listeners: Vec<_> = (0..controllers).map(listen).collect();
         let at = |l: &std::net::TcpListener| l.local_addr().unwrap().to_string();
         let endpoints = listeners.iter().map(|l| ServerAddr::new(at(l)).unwrap());
-        let mut client = Client::new(endpoints.collect(), Duration::from_secs(5));
+        let mut client = Client::new(endpoints.collect(), Duration::from_secs(5), None);
         errors.reverse();
         let (errors, calls) = (RefCell::new(errors), Cell::new(0));
         let method = async |_: &mut Admin, ()| {
@@ -463,7 +467,7 @@ mod tests {
                 tokio::spawn(async move { stream.read_to_end(&mut Vec::new()).await });
             }
         };
-        let mut client = Client::new(vec![endpoint], Duration::from_secs(5));
+        let mut client = Client::new(vec![endpoint], Duration::from_secs(5), None);
         let error = tokio::select! {
             () = server => unreachable!("it goes on"),
             answer = client.read(Admin::get_cluster, v1::GetClusterRequest {}) => answer.unwrap_err(),
@@ -480,7 +484,7 @@ mod tests {
         // The backlog accepts, nobody ever answers.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = ServerAddr::new(listener.local_addr().unwrap().to_string()).unwrap();
-        let mut client = Client::new(vec![endpoint], Duration::from_millis(100));
+        let mut client = Client::new(vec![endpoint], Duration::from_millis(100), None);
         let error = client
             .read(Admin::get_cluster, v1::GetClusterRequest {})
             .await

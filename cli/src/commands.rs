@@ -33,8 +33,13 @@ pub(crate) struct Context {
 
 /// Does what the command line says.
 pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
+    let files = cli.global.tls.files().map_err(|error| Error::Usage {
+        message: error.to_string(),
+        hint: "SLUICE_TLS_CERT_FILE, SLUICE_TLS_KEY_FILE and SLUICE_TLS_CA_FILE name them, too"
+            .to_owned(),
+    })?;
     let context = &mut Context {
-        client: Client::new(cli.global.endpoint, cli.global.timeout),
+        client: Client::new(cli.global.endpoint, cli.global.timeout, files),
         output: Output::new(cli.global.output),
     };
     match cli.command {

@@ -76,6 +76,7 @@ impl From<anyhow::Error> for Error {
 impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
         let hint = match &error {
+            about_tls if about_tls.is_about_tls() => None,
             client::Error::Unreachable { .. } => Some(
                 "is the controller running there? `--endpoint HOST:PORT` or SLUICE_ENDPOINT names \
                  another; `sluice dev` starts a whole cluster on this machine",

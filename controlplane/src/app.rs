@@ -10,7 +10,8 @@ use std::{fs, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 use anyhow::{Context, anyhow};
 use proto::{
     credentials::Credentials,
-    settled,
+    identity::Identity,
+    settled, tls,
     v1::{
         DESCRIPTORS, admin_service_server::AdminServiceServer,
         topology_service_server::TopologyServiceServer,
@@ -67,9 +68,13 @@ const PROXY_MESSAGE_MAX: usize = 2 * (settled::STREAM_BYTES_MAX + 256 * settled:
 pub struct App {
     settings: Settings,
     credentials: Credentials,
+    identities: Identities,
+    place: Option<Place>,
     metrics: Metrics,
     store: Store,
     writer: Writer,
+    /// What runs already: it follows the files of certificates.
+    background: JoinSet<()>,
     grpc: TcpListener,
     http: TcpListener,
 }
@@ -78,16 +83,29 @@ impl App {
     /// Binds, opens the store, and tells where it listens.
     pub async fn build(settings: Settings) -> anyhow::Result<Self> {
         let credentials = Credentials::load(settings.server_auth_file.as_deref())?;
+        let identities = Identities::load(&settings)?;
+        let place = place(&settings, &identities)?;
         let grpc = bind("--listen", &settings.listen).await?;
         let http = bind("--http", &settings.http).await?;
-        let metrics = Metrics::new();
-        let (store, writer) = open_store(&settings, &grpc, metrics.clone()).await?;
+        let metrics = Metrics::with_certificates(identities.all());
+        // What ZooKeeper is shown changes also while the store waits for it.
+        let mut background = JoinSet::new();
+        for identity in identities.all() {
+            background.spawn(identity.keep());
+        }
+        if let Some((identity, tls)) = identities.zookeeper.clone() {
+            background.spawn(tls.follow(identity));
+        }
+        let (store, writer) = open_store(&settings, place.clone(), &grpc, metrics.clone()).await?;
         let app = Self {
             settings,
             credentials,
+            identities,
+            place,
             metrics,
             store,
             writer,
+            background,
             grpc,
             http,
         };
@@ -195,20 +213,13 @@ impl App {
             tools: tools.clone(),
             stopping: stopping.clone(),
         };
-        let jodis = match self
-            .settings
-            .zookeeper
-            .as_ref()
-            .zip(self.settings.jodis.as_ref())
-        {
-            Some((servers, path)) => Some(Jodis {
-                place: place(&self.settings, servers)?,
-                path: path.clone(),
-                store: self.store.clone(),
-                registry: registry.clone(),
-            }),
-            None => None,
-        };
+        let jodis = self.place.zip(self.settings.jodis);
+        let jodis = jodis.map(|(place, path)| Jodis {
+            place,
+            path,
+            store: self.store.clone(),
+            registry: registry.clone(),
+        });
         let pages = Pages {
             metrics: self.metrics.clone(),
             store: self.store.clone(),
@@ -224,7 +235,7 @@ impl App {
             observations,
             metrics: self.metrics.clone(),
         };
-        let mut background = JoinSet::new();
+        let mut background = self.background;
         if !self.settings.proxy_expiry.is_zero() {
             background.spawn(retirement.run(self.settings.proxy_expiry));
         }
@@ -236,7 +247,8 @@ impl App {
         background.spawn(Orchestrator::new(tools).run());
         background.spawn(prober.run());
         let routes = grpc_routes(admin, publisher, health)?;
-        let grpc = serve_grpc(self.grpc, routes, self.metrics, stopping.clone());
+        let identity = self.identities.grpc;
+        let grpc = serve_grpc(self.grpc, identity, routes, self.metrics, stopping.clone());
         let http = axum::serve(self.http, http::routes(pages))
             .with_graceful_shutdown(stopping.clone().cancelled_owned());
         let servers = async {
@@ -257,6 +269,10 @@ impl App {
         let now = self.store.snapshot();
         info!(%grpc, %http, cluster = now.cluster.name, id = %now.cluster.id,
             revision = now.head.revision, term = now.head.leader_term, "listening");
+        if self.identities.grpc.is_none() && !grpc.ip().is_loopback() {
+            warn!(%grpc, "gRPC is in plain text: whoever reaches this address can change the cluster; \
+                --tls-cert-file, --tls-key-file and --tls-ca-file let in only who has a certificate");
+        }
         match &self.settings.ports_file {
             Some(path) => write_ports(path, grpc, http)
                 .with_context(|| format!("write the ports file {}", path.display())),
@@ -272,7 +288,7 @@ struct Running<S> {
     stopping: CancellationToken,
     /// The proxies' streams.
     streams: TaskTracker,
-    /// They end with the store.
+    /// They end with the store, or not at all.
     background: JoinSet<()>,
     /// gRPC and HTTP.
     servers: S,
@@ -300,22 +316,27 @@ fn grpc_routes(
 
 async fn serve_grpc(
     listener: TcpListener,
+    identity: Option<Arc<Identity>>,
     routes: Routes,
     metrics: Metrics,
     stopping: CancellationToken,
 ) -> anyhow::Result<()> {
-    Server::builder()
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(STREAMS_MAX)
-        .layer(CallsLayer::new(metrics))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stopping.cancelled_owned(),
-        )
-        .await
-        .context("serve gRPC")
+        .layer(CallsLayer::new(metrics.clone()))
+        .add_routes(routes);
+    let stopped = stopping.cancelled_owned();
+    let served = match identity {
+        None => server.serve_with_incoming_shutdown(incoming, stopped).await,
+        Some(identity) => {
+            let incoming = tls::accept(incoming, identity, move || metrics.connection_refused());
+            Box::pin(server.serve_with_incoming_shutdown(incoming, stopped)).await
+        }
+    };
+    served.context("serve gRPC")
 }
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
@@ -331,14 +352,14 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 /// Where the truth is: in ZooKeeper, or in a folder.
 async fn open_store(
     settings: &Settings,
+    place: Option<Place>,
     grpc: &TcpListener,
     metrics: Metrics,
 ) -> anyhow::Result<(Store, Writer)> {
     let (dir, cluster) = (settings.data_dir.clone(), settings.cluster.clone());
-    let Some(servers) = &settings.zookeeper else {
+    let Some(place) = place else {
         return Ok(embedded::open(dir, cluster, metrics).await?);
     };
-    let place = place(settings, servers)?;
     let address = match &settings.advertise {
         Some(address) => address.clone(),
         None => grpc.local_addr()?.to_string(),
@@ -346,26 +367,53 @@ async fn open_store(
     Ok(ensemble::open(place, address, dir, cluster, metrics).await?)
 }
 
-/// Reads what the settings name of ZooKeeper's.
-pub fn place(settings: &Settings, servers: &str) -> anyhow::Result<Place> {
+/// What is shown to whom over TLS.
+struct Identities {
+    /// To proxies and operators.
+    grpc: Option<Arc<Identity>>,
+    /// To ZooKeeper, and in the form that its client takes.
+    zookeeper: Option<(Arc<Identity>, Tls)>,
+}
+
+impl Identities {
+    fn load(settings: &Settings) -> anyhow::Result<Self> {
+        let load = |files| anyhow::Ok(Arc::new(Identity::load(files)?));
+        let zookeeper = settings.zookeeper_files().map(|files| {
+            let identity = load(files)?;
+            let tls = Tls::new(&identity).map_err(anyhow::Error::msg)?;
+            anyhow::Ok((identity, tls))
+        });
+        Ok(Self {
+            grpc: settings.tls.files()?.map(load).transpose()?,
+            zookeeper: zookeeper.transpose()?,
+        })
+    }
+
+    fn all(&self) -> Vec<Arc<Identity>> {
+        let zookeeper = self.zookeeper.as_ref().map(|(identity, _)| identity);
+        self.grpc.iter().chain(zookeeper).cloned().collect()
+    }
+}
+
+/// Reads all files that the settings name, and nothing else: whether they can be used.
+pub fn check(settings: &Settings) -> anyhow::Result<()> {
+    Credentials::load(settings.server_auth_file.as_deref())?;
+    place(settings, &Identities::load(settings)?).map(drop)
+}
+
+/// Where the settings say that ZooKeeper is.
+fn place(settings: &Settings, identities: &Identities) -> anyhow::Result<Option<Place>> {
+    let Some(servers) = &settings.zookeeper else {
+        return Ok(None);
+    };
     let auth = settings.zookeeper_auth_file.as_deref().map(read);
-    let tls = settings.zookeeper_ca_file.as_deref().map(|ca| {
-        let files = settings.zookeeper_cert_file.as_deref();
-        let files = files.zip(settings.zookeeper_key_file.as_deref());
-        let identity = files.map(|(certificate, key)| anyhow::Ok((read(certificate)?, read(key)?)));
-        let identity = identity.transpose()?;
-        let identity = identity.as_ref().map(|(c, k)| (c.as_str(), k.as_str()));
-        Tls::new(&read(ca)?, identity)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| format!("certificates of {} and others", ca.display()))
-    });
-    Ok(Place {
-        servers: servers.to_owned(),
+    Ok(Some(Place {
+        servers: servers.clone(),
         root: format!("{}/{}", settings.zookeeper_chroot, settings.cluster),
-        tls: tls.transpose()?,
+        tls: identities.zookeeper.as_ref().map(|(_, tls)| tls.clone()),
         auth: auth.transpose()?.map(|text| text.trim_end().to_owned()),
         session_timeout: settings.zookeeper_session_timeout,
-    })
+    }))
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -5,6 +5,7 @@ use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 use clap::{Parser, ValueEnum};
 use proto::{
     ClusterId,
+    identity::{Files, TlsFlags},
     settings::{ConfigFlags, duration},
 };
 use tracing_subscriber::EnvFilter;
@@ -50,7 +51,8 @@ pub struct Settings {
     #[arg(long, value_name = "FILE")]
     pub zookeeper_auth_file: Option<PathBuf>,
     /// File with the certificates (PEM) of who may have signed those of the ZooKeeper servers; with it, all
-    /// of --zookeeper are spoken to over TLS, at their secure ports
+    /// of --zookeeper are spoken to over TLS, at their secure ports. This and the two others are read
+    /// again when they change
     #[arg(long, value_name = "FILE", requires = "zookeeper")]
     pub zookeeper_ca_file: Option<PathBuf>,
     /// File with the certificate (PEM) that this controller shows to ZooKeeper
@@ -75,6 +77,9 @@ pub struct Settings {
     /// --listen
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub advertise: Option<String>,
+    /// How gRPC is spoken
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// TOML file with the logins for the Redis servers; see also SLUICE_SERVER_PASSWORD
     #[arg(long, value_name = "FILE")]
     pub server_auth_file: Option<PathBuf>,
@@ -104,6 +109,18 @@ pub struct Settings {
     /// About the settings themselves
     #[command(flatten)]
     pub config: ConfigFlags,
+}
+
+impl Settings {
+    /// The files for TLS with ZooKeeper. `None`: it is spoken to in plain text.
+    pub(crate) fn zookeeper_files(&self) -> Option<Files> {
+        let own = self.zookeeper_cert_file.clone();
+        Some(Files {
+            set: "zookeeper",
+            ca: self.zookeeper_ca_file.clone()?,
+            own: own.zip(self.zookeeper_key_file.clone()),
+        })
+    }
 }
 
 /// What can be bound; the name is resolved when it is.

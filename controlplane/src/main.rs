@@ -10,10 +10,7 @@ use controlplane::{
     app::{self, App},
     config::{ENV_PREFIX, LogFormat, Settings},
 };
-use proto::{
-    credentials::Credentials,
-    settings::{self, Parsed},
-};
+use proto::settings::{self, Parsed};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
@@ -46,10 +43,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// Flags, environment and file were read; what they name is left.
 fn check(settings: &Settings) -> anyhow::Result<()> {
-    Credentials::load(settings.server_auth_file.as_deref())?;
-    if let Some(servers) = &settings.zookeeper {
-        app::place(settings, servers)?;
-    }
+    app::check(settings)?;
     Ok(writeln!(io::stdout(), "OK")?)
 }
 
@@ -65,7 +59,10 @@ fn outlive_hangups() -> io::Result<()> {
     // Owned by the runtime: it listens until the process ends.
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            warn!("SIGHUP: nothing is reloaded, restart the controller to change its settings");
+            warn!(
+                "SIGHUP: nothing is reloaded, restart the controller to change its settings; new \
+                 certificates are found without"
+            );
         }
     });
     Ok(())

@@ -18,6 +18,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use proto::identity::{CertificateMetrics, Identity};
 use tonic::Code;
 
 use crate::{calls::Class, events::Kind};
@@ -115,6 +116,7 @@ struct Inner {
     calls_shed: Family<ClassLabel, Counter>,
     mirrors_rebuilt: Counter,
     stores_refused: Counter,
+    connections_refused: Counter,
     levels: [Level; 8],
 }
 
@@ -122,7 +124,13 @@ impl Metrics {
     /// All at zero.
     #[allow(clippy::new_without_default)] // two sets of metrics are no sensible default
     pub fn new() -> Self {
+        Self::with_certificates(Vec::new())
+    }
+
+    /// The same, and they show of the certificates of these when they end.
+    pub fn with_certificates(identities: Vec<Arc<Identity>>) -> Self {
         let mut registry = Registry::with_prefix("sluice_controller");
+        registry.register_collector(Box::new(CertificateMetrics(identities)));
         let commits = Family::default();
         let commit_duration = durations();
         let events = Family::default();
@@ -167,6 +175,12 @@ impl Metrics {
             "Times that what ZooKeeper has was refused: older than what was known, foreign or damaged",
             stores_refused.clone(),
         );
+        let connections_refused = Counter::default();
+        registry.register(
+            "grpc_connections_refused",
+            "Connections to gRPC that were refused in their TLS handshake",
+            connections_refused.clone(),
+        );
         let mut level = |name: &str, help: &str| {
             let gauge = Level::default();
             registry.register(name, help, gauge.clone());
@@ -199,6 +213,7 @@ impl Metrics {
             calls_shed,
             mirrors_rebuilt,
             stores_refused,
+            connections_refused,
             levels,
         }))
     }
@@ -216,6 +231,11 @@ impl Metrics {
     /// Counts a ZooKeeper that was refused.
     pub fn store_refused(&self) {
         self.0.stores_refused.inc();
+    }
+
+    /// Counts a connection that was refused in its handshake.
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
     }
 
     /// Observes how long a commit took.

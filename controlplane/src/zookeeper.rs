@@ -6,16 +6,19 @@
 
 pub(crate) mod roster;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
+use proto::identity::{Identity, Pems};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout},
 };
+use tracing::error;
 use zookeeper_client::{
     Acls, AddWatchMode, Client, Connector, CreateMode, CreateOptions, Error, EventType,
-    MultiReadResult, MultiWriteError, PersistentWatcher, SessionState, TlsOptions,
+    MultiReadResult, MultiWriteError, PersistentWatcher, SessionState, TlsCa, TlsCerts,
+    TlsDynamicCerts, TlsIdentity, TlsOptions,
 };
 
 use crate::{
@@ -50,20 +53,48 @@ impl Place {
     }
 }
 
-/// What a connection with TLS needs.
+/// What connections with TLS need: each that is opened, also within a session, takes what there is then.
 #[derive(Clone, Debug)]
-pub struct Tls(TlsOptions);
+pub struct Tls(TlsDynamicCerts);
 
 impl Tls {
-    /// Of certificates and a key in PEM: whoever signed the servers'; what this controller shows.
-    pub fn new(ca: &str, identity: Option<(&str, &str)>) -> Result<Self, String> {
-        let options = TlsOptions::new().with_pem_ca(ca);
-        let options = options.and_then(|options| match identity {
-            Some((certificate, key)) => options.with_pem_identity(certificate, key),
-            None => Ok(options),
-        });
-        options.map(Self).map_err(|e| e.to_string())
+    /// As the identity is now.
+    pub fn new(identity: &Identity) -> Result<Self, String> {
+        Ok(Self(TlsDynamicCerts::new(certs(
+            identity.current().pems(),
+        )?)))
     }
+
+    /// Follows an identity, until the task is dropped.
+    pub async fn follow(self, identity: Arc<Identity>) {
+        let mut materials = identity.subscribe();
+        // It ends with the identity, which this task holds.
+        while materials.changed().await.is_ok() {
+            let material = Arc::clone(&materials.borrow_and_update());
+            match certs(material.pems()) {
+                Ok(certs) => self.0.update(certs),
+                Err(fault) => {
+                    error!(
+                        fault,
+                        "ZooKeeper's client cannot use the new certificates; those before are"
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn certs(pems: &Pems) -> Result<TlsCerts, String> {
+    let builder = TlsCerts::builder();
+    let builder = TlsCa::from_pem(&pems.ca).map(|ca| builder.with_ca(ca));
+    let certs = builder.and_then(|builder| match &pems.own {
+        Some((certificate, key)) => {
+            let own = TlsIdentity::from_pem(certificate, key)?;
+            builder.with_identity(own).build()
+        }
+        None => builder.build(),
+    });
+    certs.map_err(|e| e.to_string())
 }
 
 /// Why there is no answer, or none that helps.
@@ -369,10 +400,10 @@ async fn connect(
     // The library gives up by itself after the session's time-out.
     let most = place.session_timeout * 2;
     // With TLS compiled in, the library's futures are large.
-    let Some(Tls(options)) = &place.tls else {
+    let Some(Tls(certs)) = &place.tls else {
         return answered(most, Box::pin(connector.connect(&place.servers))).await;
     };
-    let connector = connector.with_tls(options.clone());
+    let connector = connector.with_tls(TlsOptions::new().with_certs(certs.clone()));
     let connecting = Box::pin(connector.secure_connect(&place.servers));
     match answered(most, connecting).await {
         Err(failure) => Err(without_tls(&place.servers, failure).await),
@@ -416,16 +447,5 @@ fn failure(error: Error) -> Failure {
             Failure::Conflict(error.to_string())
         }
         _ => Failure::Lost(error.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_pem_is_refused() {
-        let error = Tls::new("no certificate", None).unwrap_err();
-        assert!(error.contains("trust anchor"), "{error}");
     }
 }

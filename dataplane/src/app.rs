@@ -118,11 +118,11 @@ impl App {
             });
         }
 
+        let identity = match &config.source {
+            Source::Controllers(controllers) => controllers.identity.clone(),
+            Source::Static(_) => None,
+        };
         let control = Control {
-            endpoints: match &config.source {
-                Source::Controllers(endpoints) => endpoints.clone(),
-                Source::Static(_) => Vec::new(),
-            },
             proxy: Arc::clone(&proxy),
             hello: v1::Hello {
                 proxy_id: proxy.id.to_string(),
@@ -148,13 +148,18 @@ impl App {
                 .collect(),
         };
         let admin = Admin {
-            registry: Arc::new(registry(Arc::clone(&proxy), switched.clone())),
+            registry: Arc::new(registry(
+                Arc::clone(&proxy),
+                switched.clone(),
+                identity.clone(),
+            )),
             topology,
             switched,
             drain,
         };
         let admin = tokio::spawn(admin.run(self.admin));
         let follower = tokio::spawn(follow(control, config.source));
+        let keeper = identity.map(|identity| tokio::spawn(identity.keep()));
         let doors = workers
             .iter()
             .map(|worker| worker.connections.clone())
@@ -178,6 +183,9 @@ impl App {
         let patience = config.drain_timeout + Duration::from_secs(1);
         join(threads, patience).await?;
         follower.abort();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+        }
         admin.abort();
         Ok(())
     }
@@ -193,7 +201,7 @@ struct Started {
 /// Brings the topology: from the controllers for ever, or once from the file.
 async fn follow(control: Control, source: Source) {
     match source {
-        Source::Controllers(_) => control.run().await,
+        Source::Controllers(controllers) => control.run(controllers).await,
         Source::Static(topology) => {
             if let Err(e) = control.publish(*topology).await {
                 tracing::error!(error = %e, "cannot serve the file's topology");

@@ -1,6 +1,6 @@
 //! The proxy's settings: flags, environment and file become one checked [`Config`].
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -8,6 +8,7 @@ use proto::{
     ClusterId, Group, GroupId, ProxyId, SLOT_COUNT, ServerAddr, Slot, SlotRange, SlotState,
     Topology, Version,
     credentials::{Credentials, Secret},
+    identity::{Identity, TlsFlags},
     settings::{self, ConfigFlags},
     slot,
 };
@@ -36,6 +37,9 @@ pub struct Args {
     /// The controllers of the cluster; the first that answers is used
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub controller: Vec<String>,
+    /// How the controllers are spoken to
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Serve the topology of this TOML file, without a controller
     #[arg(long = "static", value_name = "FILE")]
     pub r#static: Option<PathBuf>,
@@ -185,10 +189,19 @@ pub(crate) const PASSWORD_MAX: usize = 512;
 /// Where the topology comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// From the first controller that answers; at least one is named.
-    Controllers(Vec<String>),
+    /// From a controller.
+    Controllers(Controllers),
     /// From a file; it never changes.
     Static(Box<Topology>),
+}
+
+/// How a controller is come to.
+#[derive(Debug, Clone)]
+pub struct Controllers {
+    /// The first that answers is used; at least one is named.
+    pub addresses: Vec<ServerAddr>,
+    /// What they are shown over TLS. `None`: they are spoken to in plain text.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// What a worker needs to know to serve clients.
@@ -354,10 +367,13 @@ impl Config {
             ),
             (Some(path), []) => Source::Static(Box::new(static_topology(path)?)),
             (None, controllers) => {
-                for controller in controllers {
-                    ServerAddr::new(controller).context("--controller")?;
-                }
-                Source::Controllers(controllers.to_vec())
+                let addresses = controllers.iter().map(ServerAddr::new);
+                let addresses: Result<_, _> = addresses.collect();
+                let identity = args.tls.files()?.map(Identity::load).transpose()?;
+                Source::Controllers(Controllers {
+                    addresses: addresses.context("--controller")?,
+                    identity: identity.map(Arc::new),
+                })
             }
         };
         for (flag, value) in [
@@ -565,6 +581,9 @@ mod tests {
             "advertise",
             "requirepass-file",
             "server-auth-file",
+            "tls-ca-file",
+            "tls-cert-file",
+            "tls-key-file",
             "ports-file",
             "config",
             "check-config",

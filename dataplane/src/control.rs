@@ -13,8 +13,9 @@ use std::{
 
 use futures_util::future::select_all;
 use proto::{
-    GroupId, Topology, Version,
+    GroupId, ServerAddr, Topology, Version,
     settled::Settled,
+    tls::{self, root_cause},
     topology::InvalidTopology,
     v1::{
         self, subscribe_request, subscribe_response, topology_service_client::TopologyServiceClient,
@@ -25,10 +26,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Endpoint};
+use tonic::Streaming;
 
 use crate::{
     backoff::Backoff,
+    config::Controllers,
     metrics::Proxy,
     settling::report::{self, Report},
 };
@@ -49,7 +51,6 @@ const MESSAGE_MAX: usize = 16 << 20;
 
 /// The proxy's side of the stream.
 pub(crate) struct Control {
-    pub(crate) endpoints: Vec<String>,
     pub(crate) proxy: Arc<Proxy>,
     /// What the hello says of this proxy; its version is filled in each time.
     pub(crate) hello: v1::Hello,
@@ -65,19 +66,19 @@ pub(crate) struct Control {
 
 impl Control {
     /// Stays subscribed until the task is dropped.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self, controllers: Controllers) {
         let mut backoff = Backoff::new(RECONNECT[0], RECONNECT[1]);
-        let mut endpoints = self.endpoints.iter().cycle();
+        let mut endpoints = controllers.addresses.iter().cycle();
         // Each failure is told once, not at every attempt.
         let mut told = String::new();
         loop {
             let endpoint = endpoints.next().expect("at least one controller");
             let since = Instant::now();
-            let ended = self.subscribe(endpoint).await;
+            let ended = self.subscribe(endpoint, &controllers).await;
             self.proxy.is_subscribed.store(false, Relaxed);
             let why = match ended {
                 Ok(()) => "it ended the stream".to_owned(),
-                Err(status) => format!("{:?}: {}", status.code(), status.message()),
+                Err(status) => format!("{:?}: {}", status.code(), said(&status)),
             };
             if since.elapsed() > SILENCE_MAX {
                 backoff.reset();
@@ -92,16 +93,20 @@ impl Control {
     }
 
     /// One stream, from hello to its end.
-    async fn subscribe(&self, endpoint: &str) -> Result<(), tonic::Status> {
-        let channel = Endpoint::from_shared(format!("http://{endpoint}"))
-            .map_err(|e| tonic::Status::invalid_argument(e.to_string()))?
-            .connect_timeout(CONNECT_MAX)
-            .http2_keep_alive_interval(ALIVE_EVERY)
-            .keep_alive_timeout(ALIVE_MAX)
-            .keep_alive_while_idle(true)
-            .connect()
-            .await
-            .map_err(|e| tonic::Status::unavailable(root_cause(&e)))?;
+    async fn subscribe(
+        &self,
+        endpoint: &ServerAddr,
+        controllers: &Controllers,
+    ) -> Result<(), tonic::Status> {
+        let materials = controllers.identity.as_ref().map(|own| own.subscribe());
+        let channel = tls::connect(endpoint, materials, CONNECT_MAX, |endpoint| {
+            endpoint
+                .http2_keep_alive_interval(ALIVE_EVERY)
+                .keep_alive_timeout(ALIVE_MAX)
+                .keep_alive_while_idle(true)
+        })
+        .await
+        .map_err(tonic::Status::unavailable)?;
         // The hello says what all workers route by; a worker may still be on its way there.
         let newest = self
             .topology
@@ -125,7 +130,7 @@ impl Control {
         &self,
         mut stream: Streaming<v1::SubscribeResponse>,
         say: &mpsc::Sender<v1::SubscribeRequest>,
-        endpoint: &str,
+        endpoint: &ServerAddr,
     ) -> Result<(), tonic::Status> {
         let mut subscribed = false;
         let mut stats = interval(STATS_EVERY);
@@ -268,13 +273,12 @@ async fn send(
     }
 }
 
-/// The innermost error says what happened (`connection refused`), the outer ones only where.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+/// What the controller said; or, where the connection broke, why.
+fn said(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(_) => root_cause(status),
+        None => status.message().to_owned(),
     }
-    cause.to_string()
 }
 
 /// Of which groups it was said, for which version, that they have settled.

@@ -18,7 +18,10 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::{Registry, Unit},
 };
-use proto::{ProxyId, ServerAddr, Version};
+use proto::{
+    ProxyId, ServerAddr, Version,
+    identity::{CertificateMetrics, Identity},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -479,7 +482,11 @@ impl Counts {
 }
 
 /// Everything `/metrics` shows.
-pub(crate) fn registry(proxy: Arc<Proxy>, applied: watch::Receiver<Option<Version>>) -> Registry {
+pub(crate) fn registry(
+    proxy: Arc<Proxy>,
+    applied: watch::Receiver<Option<Version>>,
+    identity: Option<Arc<Identity>>,
+) -> Registry {
     let mut registry = Registry::with_prefix("sluice_proxy");
     let labels = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -487,5 +494,6 @@ pub(crate) fn registry(proxy: Arc<Proxy>, applied: watch::Receiver<Option<Versio
     ];
     registry.register("build", "What this process is", Info::new(labels.to_vec()));
     registry.register_collector(Box::new(Counts { proxy, applied }));
+    registry.register_collector(Box::new(CertificateMetrics(identity.into_iter().collect())));
     registry
 }

@@ -131,6 +131,14 @@ id! {
     ServerAddr, "server address", is_address, ADDRESS_RULE
 }
 
+impl ServerAddr {
+    /// The host, an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        let (host, _) = self.0.rsplit_once(':').expect("host:port was checked");
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +157,9 @@ mod tests {
     fn addresses() {
         for good in ["127.0.0.1:6379", "[::1]:1", "redis-1.local:65535", "a_b:7"] {
             assert!(ServerAddr::new(good).is_ok(), "{good}");
+        }
+        for (address, host) in [("[::1]:1", "::1"), ("a.b:7", "a.b")] {
+            assert_eq!(ServerAddr::new(address).unwrap().host(), host);
         }
         for bad in [
             "",

@@ -9,20 +9,25 @@
 //! * [`reason`]: machine-readable reasons of gRPC errors.
 //! * [`credentials`]: what the planes present to the servers.
 //! * [`settings`]: how every Sluice process reads its settings.
+//! * [`identity`]: what a process shows of itself over TLS, and whom it trusts.
+//! * [`tls`]: gRPC over it, both ends.
 //!
 //! At this boundary foreign bytes become types that cannot be wrong; inside the planes nothing is
-//! checked again. Nothing here does I/O, but for reading the files that settings name.
+//! checked again. Nothing here does I/O, but for reading the files that settings name, and for opening and
+//! taking the connections of [`tls`].
 
 #![warn(missing_docs)]
 
 pub mod credentials;
 pub mod fence;
 pub mod id;
+pub mod identity;
 pub mod reason;
 pub mod seeded;
 pub mod settings;
 pub mod settled;
 pub mod slot;
+pub mod tls;
 pub mod topology;
 
 pub use id::{ClusterId, GroupId, MigrationId, ProxyId, ServerAddr};

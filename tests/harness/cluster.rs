@@ -7,15 +7,18 @@ use std::{
 };
 
 use proto::{
+    ServerAddr,
+    identity::{Files, Material, TlsFlags},
     seeded::Bug,
+    tls,
     v1::{self, admin_service_client::AdminServiceClient},
 };
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::{
-    eventually,
+    SOON, eventually,
     process::{Process, Program, binary, free_port},
     raw::Raw,
     relay::Relay,
@@ -460,7 +463,28 @@ impl Controller {
 
     /// Runs `sluice` against it; whether it succeeded, and all it said.
     pub fn sluice(&self, args: &[&str]) -> (bool, String) {
-        sluice(&self.addr, args)
+        sluice(&self.addr, &[args, &self.tls_flags()].concat())
+    }
+
+    /// Of its arguments those about TLS: who speaks to it shows what it shows itself.
+    fn tls_flags(&self) -> Vec<&str> {
+        let pairs = self.args.windows(2);
+        let about_tls = pairs.filter(|pair| pair[0].starts_with("--tls-"));
+        about_tls.flatten().map(String::as_str).collect()
+    }
+
+    fn tls_files(&self) -> Option<Files> {
+        let flags = self.tls_flags();
+        let value = |name: &str| {
+            let at = flags.iter().position(|flag| *flag == name)?;
+            flags.get(at + 1).map(PathBuf::from)
+        };
+        let flags = TlsFlags {
+            tls_cert_file: value("--tls-cert-file"),
+            tls_key_file: value("--tls-key-file"),
+            tls_ca_file: value("--tls-ca-file"),
+        };
+        flags.files().unwrap()
     }
 
     /// A counter of its metrics, by its whole name.
@@ -510,9 +534,11 @@ impl Controller {
     /// A client of its AdminService, which answers.
     pub async fn admin(&self) -> AdminServiceClient<Channel> {
         eventually(|| async {
-            let endpoint = Endpoint::from_shared(format!("http://{}", self.addr)).unwrap();
-            let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
-            let mut admin = AdminServiceClient::new(channel);
+            let addr = ServerAddr::new(&self.addr).unwrap();
+            let materials = self.tls_files().map(|files| Material::once(&files));
+            let materials = materials.transpose().map_err(|e| e.to_string())?;
+            let connecting = tls::connect(&addr, materials, SOON, |endpoint| endpoint);
+            let mut admin = AdminServiceClient::new(connecting.await?);
             admin
                 .get_cluster(v1::GetClusterRequest {})
                 .await

@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)] // a test fails by panicking
 
 pub mod absence;
+pub mod authority;
 pub mod chaos;
 pub mod cluster;
 pub mod disk;
@@ -27,6 +28,7 @@ pub mod operator;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod rotation;
 pub mod scene;
 pub mod scripted;
 pub mod spoil;
@@ -34,6 +36,7 @@ pub mod standstill;
 pub mod workload;
 pub mod zookeeper;
 
+pub use authority::{Authority, IdentityFiles, SecureZooKeeper};
 pub use cluster::{Builder, Cluster, Controller, Edges, Proxy, Server, sluice};
 pub use fleet::Fleet;
 pub use load::Load;

@@ -63,7 +63,7 @@ impl<'a> DevCluster<'a> {
     ) -> Self {
         Self {
             fleet: Fleet::new(folder.logs()),
-            client: Client::new(vec![local(plan.controller)], CALL_TIMEOUT),
+            client: Client::new(vec![local(plan.controller)], CALL_TIMEOUT, None),
             folder,
             screen,
             args,
@@ -314,7 +314,7 @@ impl<'a> DevCluster<'a> {
 
     /// Shows requests per second, and tells what ends. Returns only with an error.
     async fn watch(&mut self) -> Result<(), Error> {
-        let mut client = Client::new(vec![local(self.plan.controller)], LIVE_TIMEOUT);
+        let mut client = Client::new(vec![local(self.plan.controller)], LIVE_TIMEOUT, None);
         let mut tick = interval(REDRAW_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for redraw in 0_u64.. {

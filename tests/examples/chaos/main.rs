@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a trial fails by panicking
 
+mod certificates;
 mod cycles;
 mod failover;
 mod fleet;
@@ -14,7 +15,7 @@ mod mirror;
 mod outage;
 mod report;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
@@ -29,6 +30,9 @@ struct Options {
     /// How often somebody is killed while slots move.
     #[arg(long, default_value_t = 1000)]
     cycles: usize,
+    /// For how many seconds certificates change.
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
     /// What to try; all of it if nothing is named.
     #[arg(value_enum)]
     areas: Vec<Area>,
@@ -36,6 +40,8 @@ struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Area {
+    /// Certificates and their authorities change.
+    Certificates,
     /// Slots move, and somebody is killed each time.
     Cycles,
     /// The leader is killed, and hangs, at each of its steps.
@@ -60,6 +66,10 @@ async fn main() -> ExitCode {
     let mut report = Report::default();
     for area in areas {
         match area {
+            Area::Certificates => {
+                let time = Duration::from_secs(options.seconds);
+                certificates::run(time, &mut report).await;
+            }
             Area::Cycles => cycles::run(seed, options.cycles, &mut report).await,
             Area::Failover => failover::run(seed, &mut report).await,
             Area::Fleet => fleet::run(&mut report).await,
