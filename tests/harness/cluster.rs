@@ -280,6 +280,22 @@ impl Cluster {
         .await;
     }
 
+    /// Returns once every proxy routes by what a leader of this term, or a later one, has told it.
+    pub async fn routes_by(&self, term: u64) {
+        for proxy in &self.proxies {
+            eventually(|| async {
+                let (_, topology) = proxy.get("/topology").await;
+                let topology: v1::Topology =
+                    serde_json::from_str(&topology).map_err(|e| e.to_string())?;
+                match topology.version {
+                    Some(version) if version.leader_term >= term => Ok(()),
+                    other => Err(format!("it routes by {other:?}, not term {term}")),
+                }
+            })
+            .await;
+        }
+    }
+
     /// Where clients connect.
     pub fn addrs(&self) -> Vec<String> {
         self.proxies.iter().map(|p| p.addr.clone()).collect()

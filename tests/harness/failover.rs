@@ -23,7 +23,7 @@ use proto::v1::{self, cluster::Role, migration::Phase};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Cluster, Program, Raw, SOON, Server, Workload, ZooKeeper, eventually,
+    Cluster, Controller, Program, Raw, SOON, Server, Workload, ZooKeeper, eventually,
     migration::assert_keys_are_at_their_owners,
     operator::{self, Admin, becomes, call, call_any},
 };
@@ -56,13 +56,23 @@ impl Blow {
             Self::Hang => "stop",
         }
     }
+
+    /// How soon proxies have to be served by another, where nothing else runs.
+    pub fn most(self) -> Duration {
+        let unnoticed = match self {
+            Self::Kill => SESSION,
+            // By proxies, whose connections stay open.
+            Self::Hang => Duration::from_secs(5),
+        };
+        unnoticed + Duration::from_secs(2)
+    }
 }
 
 /// What came of a blow.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How long nobody led.
-    pub without_leader: Duration,
+    /// How long it took until every proxy routed by what the next leader had told it.
+    pub unserved: Duration,
     /// What clients were told meanwhile, by its code; only of slots that were held when it fell.
     pub errors: BTreeMap<String, u64>,
 }
@@ -222,9 +232,13 @@ impl Stage {
         for proxy in &self.cluster.proxies {
             proxy.process.resume();
         }
+        // It counts from when there is somebody who can take over.
+        let heir = &self.cluster.controller;
+        heir.admin().await;
         let fell = Instant::now();
-        becomes(&self.cluster.controller, Role::Leader).await;
-        let without_leader = fell.elapsed();
+        becomes(heir, Role::Leader).await;
+        self.cluster.routes_by(term(heir).await).await;
+        let unserved = fell.elapsed();
         doing.await.unwrap();
         match errand {
             Errand::Move | Errand::MoveInVain => {
@@ -246,7 +260,7 @@ impl Stage {
             self.guest_leaves().await;
         }
         Outcome {
-            without_leader,
+            unserved,
             errors: since(&errors, self.workload.errors()),
         }
         .checked(point)
@@ -411,6 +425,13 @@ fn since(before: &BTreeMap<String, u64>, after: BTreeMap<String, u64>) -> BTreeM
         (code, count)
     });
     more.filter(|(_, count)| *count > 0).collect()
+}
+
+/// Of a leader.
+async fn term(leader: &Controller) -> u64 {
+    let mut admin = leader.admin().await;
+    let cluster = admin.get_cluster(v1::GetClusterRequest {}).await;
+    cluster.unwrap().into_inner().leader_term
 }
 
 async fn hand_over(addrs: &[String], id: &str, target: &str) {

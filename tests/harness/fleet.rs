@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Endpoint};
 
-use crate::{Cluster, ZooKeeper, eventually, operator::becomes};
+use crate::{Cluster, ZooKeeper, operator::becomes, within};
 
 /// See the module. They end with the value.
 pub struct Fleet {
@@ -50,7 +50,7 @@ impl Fleet {
 
     /// Returns once all of them are connected and have what the controller has.
     async fn have_all(&self, cluster: &Cluster) {
-        eventually(|| async {
+        within(PATIENCE, || async {
             let version = version(cluster).await;
             let have = |member: &&watch::Receiver<Known>| {
                 let known = member.borrow();
@@ -66,7 +66,7 @@ impl Fleet {
 
     /// Returns once so many are connected.
     async fn are_connected(&self, count: usize) {
-        eventually(|| async {
+        within(PATIENCE, || async {
             match self.connected() {
                 connected if connected == count => Ok(()),
                 connected => Err(format!("{connected}, not {count} are connected")),
@@ -101,6 +101,9 @@ impl Measured {
         self.back[0].min(self.back[1])
     }
 }
+
+/// How long it may take until a thousand have registered, one after the other, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How soon two hundred have to be back.
 pub const BACK: Duration = Duration::from_secs(5);

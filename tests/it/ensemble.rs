@@ -128,17 +128,7 @@ async fn is_replaced(cluster: &mut Cluster) -> Duration {
     let before = get(&cluster.controller).await.leader_term;
     cluster.controller.process.kill();
     let killed = Instant::now();
-    for proxy in &cluster.proxies {
-        eventually(|| async {
-            let (_, topology) = proxy.get("/topology").await;
-            let topology: v1::Topology = serde_json::from_str(&topology).unwrap();
-            match topology.version {
-                Some(version) if version.leader_term > before => Ok(()),
-                other => Err(format!("it routes by {other:?}")),
-            }
-        })
-        .await;
-    }
+    cluster.routes_by(before + 1).await;
     let took = killed.elapsed();
     cluster.controller.restart();
     std::mem::swap(&mut cluster.controller, &mut cluster.stand_bys[0]);

@@ -32,9 +32,15 @@ pub(crate) async fn run(seed: u64, report: &mut Report) {
         let case = format!("{} {blow:?}", point.name());
         let trial = async move {
             let outcome = on.strike(point, blow).await;
-            let without = outcome.without_leader.as_secs_f64();
+            let (unserved, most) = (outcome.unserved, blow.most());
+            assert!(
+                unserved < most,
+                "served by another after {unserved:?} only, not within {most:?}"
+            );
             let held: u64 = outcome.errors.values().sum();
-            let measured = format!("no leader for {without:.1} s, {held} held requests refused");
+            let unserved = unserved.as_secs_f64();
+            let measured =
+                format!("served by another after {unserved:.1} s, {held} held requests refused");
             (on, measured)
         };
         stage = report.run(AREA, case, trial).await;
