@@ -68,6 +68,7 @@ impl Tls {
     /// Follows an identity, until the task is dropped.
     pub async fn follow(self, identity: Arc<Identity>) {
         let mut materials = identity.subscribe();
+        materials.mark_changed(); // it may be newer than what this began with
         // It ends with the identity, which this task holds.
         while materials.changed().await.is_ok() {
             let material = Arc::clone(&materials.borrow_and_update());

@@ -399,8 +399,9 @@ impl Identity {
         loop {
             ticks.tick().await;
             let files = self.files.clone();
-            let found = spawn_blocking(move || files.read()).await;
-            let found = found.expect("reading files does not panic");
+            let Ok(found) = spawn_blocking(move || files.read()).await else {
+                return; // the runtime is ending
+            };
             self.take(&mut unused, found, Instant::now());
             let material = self.current();
             for (held, stage) in ends(&mut told, &material.held, unix_seconds()) {
@@ -601,6 +602,26 @@ mod tests {
             check(Some(&unused(&bad, true)), &Ok(pems("c")), later, New);
             check(Some(&unused(&bad, true)), &Ok(used.clone()), later, InUse);
         }
+    }
+
+    #[test]
+    fn of_each_certificate_an_end_is_told_once() {
+        // From 1970 to 2000, and to 2001.
+        let [one, two] = [946_684_800, 978_307_200].map(|until| Held {
+            kind: "cert",
+            place: 0,
+            validity: Validity::between(0, until),
+        });
+        let mut told = BTreeMap::new();
+        let mut tell = |held: &[Held], now| ends(&mut told, held, now);
+        assert!(tell(&[one], 0).is_empty());
+        let near = 946_684_800 - 1;
+        assert_eq!(tell(&[one, two], near), [(one, Stage::Day)]);
+        assert!(tell(&[one, two], near).is_empty());
+        assert_eq!(tell(&[one], near + 1), [(one, Stage::Over)]);
+        assert!(tell(&[two], near + 1).is_empty());
+        // It was replaced, and is back.
+        assert_eq!(tell(&[one], near + 2), [(one, Stage::Over)]);
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Validity {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn between(from: i64, until: i64) -> Self {
+        Self { from, until }
+    }
+
     /// Seconds until its end; negative once it is over.
     pub(super) fn left(self, now: i64) -> i64 {
         self.until.saturating_sub(now)
