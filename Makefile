@@ -11,7 +11,7 @@ RIGGED  := dataplane/seeded-bugs,controlplane/seeded-bugs,controlplane/failpoint
 BENCH   := $(CARGO) run --locked --release -p tests --example bench --
 
 .DEFAULT_GOAL := help
-.PHONY: help deps servers build demo rigged test chaos commands clients conformance lint bench bench-memory \
+.PHONY: help deps servers build demo rigged test chaos model commands clients conformance lint bench bench-memory \
   bench-migration hotpath fuzz
 
 help: ## List the targets
@@ -40,6 +40,10 @@ test: deps servers build rigged ## Run every test, with real servers
 
 chaos: deps servers build rigged ## Run the long trials; prints a seed and a table (ARGS="cycles --seed 7")
 	$(CARGO) run --locked --profile $(PROFILE) -p tests --example chaos -- $(ARGS)
+	$(if $(ARGS),,$(MAKE) model)
+
+model: ## Look at more of the cut-over's model than `make test`: minutes, some GiB (SEED=7 COUNT=5000)
+	LARGE=1 COUNT=$(or $(COUNT),5000) $(CARGO) test --locked --profile $(PROFILE) -p tests --test it model::
 
 commands: build ## Write COMMANDS.md from the table of commands
 	COMMANDS=write $(CARGO) test --quiet --locked --profile $(PROFILE) -p tests --test it commands::the_page

@@ -159,6 +159,7 @@ fn hint(status: &Status) -> Option<&'static str> {
             Some("nothing was changed: try again when the server can take writes")
         }
         // The controller, which knows the addresses, has said what to do.
+        Reason::ServersUnfit => Some("`sluice server list` shows them; mend that, then try again"),
         Reason::ServerUnreachable
         | Reason::ServerOfOtherCluster
         | Reason::ServerNotPermitted

@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod admit;
+mod preflight;
 mod verification;
 mod watcher;
 mod weigher;
@@ -494,11 +495,11 @@ impl AdminService for Admin {
             keep_source: request.keep_source,
         };
         let mode = mode!("CreateMigration", request)?;
-        let after = self
-            .mutate(mode, move |now| {
-                change::create_migration(now, id.as_ref(), slots, &target, manner)
-            })
-            .await?;
+        let decide = move |now: &Snapshot| {
+            change::create_migration(now, id.as_ref(), slots, &target, manner)
+        };
+        self.look_at_servers(&mode, &decide).await?;
+        let after = self.mutate(mode, decide).await?;
         // It is not over; or the request was taken before, and the newest is what became of it.
         let same = after.migrations.values().filter(|m| m.slots == slots);
         let made = same.max_by_key(|m| (!m.is_over(), m.revision));
@@ -521,9 +522,9 @@ impl AdminService for Admin {
         };
         let weigher = Weigher::ask(&self.tools, &now, measure).await?;
         let (given, load) = (weights.clone(), weigher.load(&now));
-        let after = self
-            .mutate(mode, move |now| change::rebalance(now, &given, &load, rate))
-            .await?;
+        let decide = move |now: &Snapshot| change::rebalance(now, &given, &load, rate);
+        self.look_at_servers(&mode, &decide).await?;
+        let after = self.mutate(mode, decide).await?;
         // Nothing moved before: whatever moves now is what was planned.
         let migrations = after.moving().map(|m| view::migration(m, None));
         Ok(Response::new(RebalanceResponse {

@@ -288,6 +288,11 @@ impl Copy {
         self.progress.clone()
     }
 
+    /// Whether it copies no more, and never will: its task has panicked.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// How fast it may go, from now on.
     pub fn throttle(&self, throttle: Throttle) {
         self.throttle.send_if_modified(|before| {
@@ -406,11 +411,28 @@ pub async fn measure(
     measure::measure(link, &is, what).await
 }
 
-/// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions.
-/// `own`: what it moves of what the source has; `besides`: what others bring to the target of what their sources
-/// have.
+/// Looks whether the plan can be carried out: by the servers' versions, clocks, memory and functions; and
+/// finds out how. `own`: what it moves of what the source has; `besides`: what others bring to the target of what
+/// their sources have.
 pub async fn examine(plan: &Plan, own: Share, besides: &[(Endpoint, Share)]) -> Result<Fit, Unfit> {
-    let opener = opener(plan, "examine");
+    let (mut source, mut target) = look_at(plan, own, besides, "examine").await?;
+    let probe = format!("{}probe", attempt::own_prefix(&plan.name));
+    let restores = examine::restores(&mut source, &mut target, &probe).await?;
+    Ok(Fit { restores })
+}
+
+/// Only looks whether it can be carried out, and writes nothing to the servers.
+pub async fn look(plan: &Plan, own: Share, besides: &[(Endpoint, Share)]) -> Result<(), Unfit> {
+    look_at(plan, own, besides, "look").await.map(drop)
+}
+
+async fn look_at(
+    plan: &Plan,
+    own: Share,
+    besides: &[(Endpoint, Share)],
+    purpose: &str,
+) -> Result<(link::Link, link::Link), Unfit> {
+    let opener = opener(plan, purpose);
     let (mut source, source_is) = opener.open(&plan.source, 0).await?;
     let (mut target, target_is) = opener.open(&plan.target, 1).await?;
     let mut needed = own.of(source_is.memory);
@@ -420,14 +442,8 @@ pub async fn examine(plan: &Plan, own: Share, besides: &[(Endpoint, Share)]) -> 
             needed += share.of(is.memory);
         }
     }
-    let probe = format!("{}probe", attempt::own_prefix(&plan.name));
-    examine::examine(
-        (&mut source, &source_is),
-        (&mut target, &target_is),
-        needed,
-        &probe,
-    )
-    .await
+    examine::look((&mut source, &source_is), (&mut target, &target_is), needed).await?;
+    Ok((source, target))
 }
 
 async fn open_alone(to: &Endpoint, plan: &Plan, purpose: &str) -> Result<link::Link, LinkError> {

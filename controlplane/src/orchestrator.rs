@@ -19,9 +19,10 @@ use tokio::{
 use tracing::error;
 
 use crate::{
+    change,
     fence::Fences,
-    migration::{Migration, Why},
-    mover::{self, Endpoint, LinkError, Mandate, Measure, Measured, Plan, Progress},
+    migration::{Migration, Why, brought_besides},
+    mover::{self, Endpoint, LinkError, Mandate, Measure, Measured, Plan, Progress, Share},
     probe::Probe,
     registry::Registry,
     snapshot::Snapshot,
@@ -112,6 +113,26 @@ impl Tools {
         let asked: Vec<_> = now.groups.keys().map(measure).collect();
         let measured = stream::iter(asked).buffer_unordered(MEASURED_AT_ONCE);
         measured.try_collect().await
+    }
+
+    /// What a migration moves of what its source has, and what these others bring to its target of what theirs
+    /// have, besides.
+    pub fn shares<'a>(
+        &self,
+        now: &Snapshot,
+        m: &Migration,
+        others: impl IntoIterator<Item = &'a Migration>,
+    ) -> (Share, Vec<(Endpoint, Share)>) {
+        let share = |source: &GroupId, slots: SlotSet| Share {
+            slots: slots.len(),
+            owned: change::owned_by(now, source).len(),
+        };
+        let besides = brought_besides(m, others).into_iter();
+        let besides = besides.map(|(source, slots)| {
+            let at = self.endpoint(now, &source);
+            (at, share(&source, slots))
+        });
+        (share(&m.source, m.slots), besides.collect())
     }
 
     fn mandate(&self, now: &Snapshot, term: u64) -> Arc<Mandate> {

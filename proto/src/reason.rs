@@ -90,6 +90,8 @@ reasons! {
     ServerNotPermitted = "SERVER_NOT_PERMITTED", FailedPrecondition;
     /// The server took no fence record in time.
     ServerNotFenced = "SERVER_NOT_FENCED", FailedPrecondition;
+    /// The servers of two groups do not fit as the source and the target of a migration.
+    ServersUnfit = "SERVERS_UNFIT", FailedPrecondition;
     /// The store has groups already.
     ClusterNotEmpty = "CLUSTER_NOT_EMPTY", FailedPrecondition;
     /// As many proxies are registered as may be.

@@ -5,6 +5,9 @@
 //! these), and of them a process has the one that the environment names: `SLUICE_SEEDED_BUG=no-fence`.
 //! Anywhere else [`has`] is `false` when it is compiled, and nothing is left of it.
 //!
+//! There is none that trusts a lease: nobody has one. No proxy serves by what it is promised for a time, so that
+//! there is no rule about clocks to leave out; what a late proxy may do the fence says, at the server.
+//!
 //! Invariant: product code asks [`has`] only to leave something out, or to do it too early.
 
 macro_rules! bugs {

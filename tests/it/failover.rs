@@ -32,3 +32,16 @@ async fn a_leader_falls_in_the_middle_of_its_work_and_nothing_is_lost_or_noticed
         check(&zookeeper, "hung", Blow::Hang, &hung),
     );
 }
+
+/// Those phases in which it does not fall above.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_killed_in_each_phase() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let pending = Point::CopyCommit;
+    let copying = Point::CopyBegun;
+    let cutting_over = Point::Settled;
+    let reaping = Point::Reap;
+    let points = [pending, copying, cutting_over, reaping];
+    check(&zookeeper, "phases", Blow::Kill, &points).await;
+}

@@ -9,17 +9,18 @@
 //! | | it copies | slots are held | they have moved |
 //! |---|---|---|---|
 //! | a proxy dies | `chaos` | `chaos` | `chaos` |
-//! | a proxy hangs | `migration::a_proxy_that_hangs` | the same | the same |
+//! | a proxy hangs | `migration::a_proxy_that_hangs` | `migration::hang` | `migration::hang` |
 //! | a proxy starts | `chaos` | `a_proxy_that_starts_during_a_hold` | `chaos` |
 //! | a proxy without a controller | `a_proxy_without_a_controller` | the same | `a_proxy_that_starts_during_a_hold` |
 //! | a proxy hears late | `a_proxy_that_hears_late` | the same | the same |
-//! | a proxy without the source | `lost_replies` | `a_proxy_without_the_source`, `a_proxy_that_stays_without_the_source`, `a_slow_way_to_the_source` | `a_write_that_arrives_late` |
+//! | a proxy without the source | `lost_replies`, `lost` | `a_proxy_without_the_source`, `a_proxy_that_stays_without_the_source`, `a_slow_way_to_the_source` | `a_write_that_arrives_late` |
+//! | a proxy does not hear of a give-up | – | `held` | – |
 //! | a proxy without the target | – | – | `a_proxy_without_the_target` |
-//! | the leader dies | `chaos`, `migration::a_leader_that_dies` | the same; `a_key_that_is_deleted_between_two_copies` | `chaos` |
-//! | the leader without ZooKeeper | – | `a_leader_without_zookeeper` | `a_commit_whose_answer_is_lost` |
-//! | the copy's connection is lost | `a_copy_that_arrives_late` | `mover::*` | – |
-//! | the source dies | `chaos` | `chaos` | `chaos` |
-//! | the target dies | `chaos` | `chaos` | `chaos` |
+//! | the leader dies | `failover`, `migration::a_leader_that_dies` | the same; `a_key_that_is_deleted_between_two_copies` | `failover` |
+//! | the leader without ZooKeeper | `a_leader_without_zookeeper`, `zookeeper` | `zookeeper` | `a_commit_whose_answer_is_lost`, `zookeeper` |
+//! | the copy's connection is lost | `a_copy_that_arrives_late`, `lost` | `lost` | – |
+//! | the source dies | `chaos` | `held` | `chaos` |
+//! | the target dies | `chaos` | `held` | `chaos` |
 //! | the operator cancels | `migration::a_migration_waits` | `a_move_that_is_cancelled` | – |
 
 use std::{collections::BTreeSet, time::Duration};
@@ -27,7 +28,7 @@ use std::{collections::BTreeSet, time::Duration};
 use proto::{
     Slot,
     seeded::Bug,
-    v1::{ChangeMigrationRequest, ListProxiesRequest, migration::Phase},
+    v1::{ChangeMigrationRequest, ListProxiesRequest, UpdateMigrationRequest, migration::Phase},
 };
 use redis::{aio::MultiplexedConnection, cmd};
 use tests::{
@@ -37,6 +38,10 @@ use tests::{
 };
 use tokio::time::sleep;
 use tonic::Code;
+
+mod held;
+mod lost;
+mod zookeeper;
 
 /// What went wrong that must not, in words.
 type Violations = Vec<String>;

@@ -45,6 +45,7 @@ mod pipeline;
 mod protocol;
 mod proxies;
 mod pubsub;
+mod readme;
 mod routing;
 mod scan;
 mod scripts;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proto::v1::{self, migration::Phase};
 use redis::{cmd, pipe};
 use tests::{
-    Cluster, Server, Workload, ZooKeeper, eventually,
+    Cluster, Raw, Server, Workload, ZooKeeper, eventually,
     migration::{
         assert_keys_are_at_their_owners, assert_nobody_noticed, assert_only_what_was_not_executed,
         create, enters, get, migrate,
@@ -14,14 +14,18 @@ use tests::{
 use tokio::time::sleep;
 
 mod blast;
+mod fitness;
 mod groups;
+mod hang;
 mod parallel;
 mod primary;
 mod rebalance;
+mod tool;
 mod verify;
+mod versions;
 
 /// Writes strings through a proxy.
-async fn fill(cluster: &Cluster, count: usize) {
+pub(super) async fn fill(cluster: &Cluster, count: usize) {
     let mut fill = pipe();
     for n in 0..count {
         fill.cmd("SET").arg(format!("k{n}")).arg(n).ignore();
@@ -31,7 +35,7 @@ async fn fill(cluster: &Cluster, count: usize) {
 }
 
 /// Creates a migration that copies a few keys a second.
-async fn create_slow(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
+pub(super) async fn create_slow(cluster: &Cluster, slots: &str, target: &str) -> v1::Migration {
     let request = v1::CreateMigrationRequest {
         slots: slots.to_owned(),
         target_group_id: target.to_owned(),
@@ -171,6 +175,17 @@ async fn a_proxy_that_hangs_does_not_hold_up_a_move_and_serves_nothing_stale() {
     enters(&cluster.controller, &migration.id, Phase::Succeeded).await;
     cluster.proxies[2].process.resume();
     workload.advance(1000).await;
+    cluster.settle().await;
+    // Of both sides; whoever was asked before, this one answers.
+    let [mut others, mut hung] =
+        [&cluster.proxies[0], &cluster.proxies[2]].map(|proxy| proxy.addr.clone());
+    for key in ["hang:1", "hang:2", "foo"] {
+        let (from, to) = (Raw::connect(&others), Raw::connect(&hung));
+        let (mut from, mut to) = (from.await, to.await);
+        assert_eq!(from.command(&format!("SET {key} new")).await, "+OK");
+        assert_eq!(to.command(&format!("GET {key}")).await, "$3 new");
+        std::mem::swap(&mut others, &mut hung);
+    }
     let report = workload.stop().await;
     assert_eq!(report.violations, Vec::<String>::new());
     assert_keys_are_at_their_owners(&cluster).await;

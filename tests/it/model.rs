@@ -2,7 +2,7 @@
 //!
 //! What must be true is said in `rules`, what there is in `state`, and what may happen in `system`.
 //! Small cases are looked at whole; of large ones, walks that begin with a seed (`SEED=7 COUNT=1`).
-//! `LARGE=1` looks at more of it: for minutes, in some GiB.
+//! `make model` looks at more of it (`LARGE=1`): for minutes, in some GiB.
 
 mod rules;
 mod state;
@@ -213,7 +213,7 @@ fn nothing_is_lost_on_long_ways() {
     };
     let (first, count) = (
         number("SEED", fastrand::u64(..1 << 40)),
-        number("COUNT", 300),
+        number("COUNT", 500),
     );
     let walks = (first..first + count).map(|seed| walk(&system, seed));
     let ends: Vec<State> = walks

@@ -14,6 +14,7 @@ use proto::{Slot, settled::Streams};
 use redis::{aio::MultiplexedConnection, cmd, pipe};
 use tokio::time;
 
+pub(super) use self::stand::program;
 use self::stand::{
     Stand, all, flush, follows, half, has, reaches, settle, settle_at_last, settle_streams,
     settle_within, touched,
@@ -22,6 +23,7 @@ use self::stand::{
 mod around;
 mod big;
 mod facts;
+mod pressure;
 mod probe;
 mod stand;
 mod versions;

@@ -323,7 +323,9 @@ impl<'a> Attempt<'a> {
                         done.send(result).ok(); // nobody wants to know any more
                     }
                 },
-                Ok(()) = copied(&mut pass), if pass.is_some() => {
+                copied = copied(&mut pass), if pass.is_some() => {
+                    // A lane that has ended says nothing more; why it has, is told elsewhere.
+                    copied.map_err(|_| Interruption::LaneGone)?;
                     pass = passes.next();
                     if pass.is_none() {
                         tell(self.progress, |progress| progress.stage = Stage::Following);

@@ -93,21 +93,18 @@ fn room(source: &Server, target: &Server, needed: u64) -> Result<(), String> {
     }
 }
 
-/// Looks at both. `needed`: how many bytes come to the target, from the source and from others; `probe`: a key
-/// that it may write at the target for a moment.
-pub(super) async fn examine(
+/// Looks at both, and writes nothing. `needed`: how many bytes come to the target, from the source and from
+/// others.
+pub(super) async fn look(
     (source, source_is): (&mut Link, &Server),
     (target, target_is): (&mut Link, &Server),
     needed: u64,
-    probe: &str,
-) -> Result<Fit, Unfit> {
+) -> Result<(), Unfit> {
     fit(source_is, target_is).map_err(Unfit::Reason)?;
     room(source_is, target_is, needed).map_err(Unfit::Reason)?;
     clocks(source, target).await?;
     databases(source_is, target).await?;
-    functions((source, source_is), (target, target_is)).await?;
-    let restores = restores(source, target, probe).await?;
-    Ok(Fit { restores })
+    functions((source, source_is), (target, target_is)).await
 }
 
 async fn clocks(source: &mut Link, target: &mut Link) -> Result<(), Unfit> {
@@ -191,8 +188,13 @@ fn libraries(reply: Reply) -> Vec<(Vec<u8>, Vec<u8>)> {
     libraries.into_iter().filter_map(read).collect()
 }
 
-/// Whether the target restores what the source dumps: tried with the fence record, which both have.
-async fn restores(source: &mut Link, target: &mut Link, probe: &str) -> Result<bool, Unfit> {
+/// Whether the target restores what the source dumps: tried with the fence record, which both have, and by
+/// writing `probe` at the target for a moment.
+pub(super) async fn restores(
+    source: &mut Link,
+    target: &mut Link,
+    probe: &str,
+) -> Result<bool, Unfit> {
     let words: [&[u8]; 2] = [b"DUMP", proto::fence::KEY.as_bytes()];
     let payload = match source.demand("DUMP", &words).await? {
         Reply::Text(payload) => payload,

@@ -19,7 +19,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Activity, PATIENCE, Tools};
 use crate::{
@@ -28,9 +28,9 @@ use crate::{
     fence::{Mark, Spare, Target},
     migration::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
-        Phase, Step, Wish, World, brought_besides, next_step, reapable, turn,
+        Phase, Step, Wish, World, next_step, reapable, turn,
     },
-    mover::{self, Copy, Plan, Reaped, Settle, Share, Stage, Throttle},
+    mover::{self, Copy, Plan, Reaped, Settle, Stage, Throttle, Unfit},
     snapshot::Snapshot,
 };
 
@@ -40,6 +40,8 @@ const TICK: Duration = Duration::from_millis(200);
 const HELD_TICK: Duration = Duration::from_millis(10);
 /// How long is waited when something did not work, while nobody waits for it.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long servers are taken for unfit before they are looked at again: a person may be mending it.
+const UNFIT: Duration = Duration::from_secs(1);
 /// How long a hold is put off for big values that are being copied again: within a hold that takes long. One
 /// that never stops changing is tried all the same, and stays where it is if need be.
 const BIG_PATIENCE: Duration = Duration::from_secs(3);
@@ -56,7 +58,8 @@ pub(super) struct Drive {
     phase: (u64, Instant),
     /// Of source and target, when that was looked at last.
     primaries: Option<[Option<ServerAddr>; 2]>,
-    fitness: Fitness,
+    /// What a look at both servers has shown, and when that was.
+    fitness: (Fitness, Instant),
     claims: Claims,
     copy: Option<Copy>,
     /// The hold for which the copy was settled, and in which attempt.
@@ -86,7 +89,7 @@ impl Drive {
             term,
             phase: (0, Instant::now()),
             primaries: None,
-            fitness: Fitness::Unknown,
+            fitness: (Fitness::Unknown, Instant::now()),
             claims: Claims::default(),
             copy: None,
             settled: None,
@@ -113,6 +116,7 @@ impl Drive {
             };
             self.enter(&migration).await;
             self.face(&now, &migration);
+            self.bury_copy();
             let world = self.world(&now, &migration);
             let held = matches!(migration.phase, Phase::CuttingOver { .. });
             let tick = match next_step(&migration, &world) {
@@ -125,7 +129,10 @@ impl Drive {
                     if held { HELD_TICK } else { TICK }
                 }
                 step => {
-                    self.tell(|activity| activity.waits_for = None);
+                    // Servers that were unfit are waited for until a look at them says otherwise.
+                    if step != Step::Examine {
+                        self.tell(|activity| activity.waits_for = None);
+                    }
                     match self.take(step, &now, &migration).await {
                         Ok(()) => {
                             self.tell(|activity| activity.trouble = None);
@@ -193,11 +200,19 @@ impl Drive {
             return;
         }
         warn!(migration = %self.id, "a primary is another: what was copied is of no use");
-        self.fitness = Fitness::Unknown;
+        self.fitness.0 = Fitness::Unknown;
         self.claims = Claims::default();
         (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
         (self.census, self.fence) = (None, None);
         (self.is_clean, self.is_reaped) = (false, false);
+    }
+
+    /// A copy whose task has panicked is none: another begins, or a hold is given up for want of it.
+    fn bury_copy(&mut self) {
+        if self.copy.as_ref().is_some_and(Copy::has_ended) {
+            error!(migration = %self.id, "a copy's task ended, and it begins anew");
+            (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
+        }
     }
 
     /// Tells the copy what has become of slots that it has settled.
@@ -256,7 +271,7 @@ impl Drive {
             term: self.term,
             at_source: change::owned_by(now, &m.source),
             before: turn(m, now.moving().map(|other| &**other), self.tools.budget),
-            fitness: self.fitness.clone(),
+            fitness: self.fitness(),
             claims: self.claims,
             copy: self.copying(m),
             census: self.census.clone(),
@@ -267,6 +282,13 @@ impl Drive {
             in_phase: self.phase.1.elapsed(),
             is_clean: self.is_clean,
             is_reaped: self.is_reaped,
+        }
+    }
+
+    fn fitness(&self) -> Fitness {
+        match &self.fitness {
+            (Fitness::Unfit(_), seen) if seen.elapsed() >= UNFIT => Fitness::Unknown,
+            (fitness, _) => fitness.clone(),
         }
     }
 
@@ -408,23 +430,25 @@ impl Drive {
 
     async fn examine(&mut self, now: &Snapshot, m: &Migration) -> Result<(), Trouble> {
         let plan = self.plan(now, m, m.slots);
-        let share = |source: &GroupId, slots: SlotSet| Share {
-            slots: slots.len(),
-            owned: change::owned_by(now, source).len(),
+        let others = now.moving().map(|other| &**other);
+        let (own, besides) = self.tools.shares(now, m, others);
+        let fitness = match mover::examine(&plan, own, &besides).await {
+            Ok(fit) => {
+                if !fit.restores {
+                    info!(migration = %self.id, "the target cannot restore what the source dumps: values are made anew");
+                }
+                Fitness::Fit
+            }
+            Err(Unfit::Reason(why)) => {
+                let unfit = Fitness::Unfit(why.clone());
+                if self.fitness.0 != unfit {
+                    warn!(migration = %self.id, why, "its servers are not fit, and are waited for");
+                }
+                unfit
+            }
+            Err(Unfit::Link(why)) => return Err(words(why)),
         };
-        let besides = brought_besides(m, now.moving().map(|other| &**other));
-        let besides = besides.into_iter().map(|(source, slots)| {
-            let at = self.tools.endpoint(now, &source);
-            (at, share(&source, slots))
-        });
-        let besides: Vec<_> = besides.collect();
-        let own = share(&m.source, m.slots);
-        // If they do not fit, it is looked at again: a person may be mending it.
-        let fit = mover::examine(&plan, own, &besides).await.map_err(words)?;
-        if !fit.restores {
-            info!(migration = %self.id, "the target cannot restore what the source dumps: values are made anew");
-        }
-        self.fitness = Fitness::Fit;
+        self.fitness = (fitness, Instant::now());
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Stand {
 }
 
 /// The program that a name means; none where it is not to be had.
-pub(super) fn program(name: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
     match name {
         "redis-7.0" => Some("redis-server".into()),
         other => other_server(other),
