@@ -97,7 +97,12 @@ impl Kind {
     }
 
     /// The command that deletes elements of these names.
-    pub(super) fn delete(self, key: &[u8], names: &[Box<[u8]>], push: impl FnOnce(&[&[u8]])) {
+    pub(super) fn delete(
+        self,
+        key: &[u8],
+        names: &[impl AsRef<[u8]>],
+        push: impl FnOnce(&[&[u8]]),
+    ) {
         let name: &[u8] = match self {
             Self::Set => b"SREM",
             Self::SortedSet => b"ZREM",
@@ -407,8 +412,7 @@ mod tests {
             (Kind::Hash, "HDEL t a b"),
             (Kind::SortedSet, "ZREM t a b"),
         ] {
-            let names: Vec<Box<[u8]>> = vec![Box::from(*b"a"), Box::from(*b"b")];
-            kind.delete(b"t", &names, |words| assert_eq!(line(words), command));
+            kind.delete(b"t", &["a", "b"], |words| assert_eq!(line(words), command));
         }
     }
 

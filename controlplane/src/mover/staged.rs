@@ -3,12 +3,16 @@
 //!
 //! Owns the memory that takes, within a limit; a value beyond it is not followed. Knows nothing of servers:
 //! whoever sends what differs, and hears that it was taken, gives the value back; in doubt it is dropped, and
-//! the value is copied as a whole. Names are kept as they are, what belongs to them as a digest of 64 bits,
-//! with a key of this process: nobody can make two that are taken for one.
+//! the value is copied as a whole. Names are kept as they are, and so is what belongs to them, if it is
+//! short; else a digest of 64 bits, with a key of this process: nobody can make two that are taken for one.
+//!
+//! Slots are held while the last pass goes on. So it expects the elements in the order of the pass before, in
+//! which they lie in memory, and looks one up only where that is wrong.
 
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
+    sync::Arc,
 };
 
 use proto::SlotSet;
@@ -21,24 +25,40 @@ use super::{
 /// Memory that may be taken by what one copy follows, in bytes, about.
 const MOST_BYTES: usize = 256 << 20;
 /// What an element costs here besides the bytes of its name, about.
-const OVERHEAD: usize = 96;
+const OVERHEAD: usize = 136;
 
 /// See the module. One value.
 #[derive(Debug)]
 pub(super) struct Staged {
     kind: Kind,
-    elements: HashMap<Box<[u8]>, Element>,
+    /// The elements, in no order, and none where there is none any more.
+    elements: Vec<Option<Element>>,
+    /// Which have none.
+    free: Vec<usize>,
+    /// Which has an element of this name.
+    index: HashMap<Arc<[u8]>, usize>,
     digests: RandomState,
     bytes: usize,
     /// How often the source's value was gone through, also in part.
     passes: u64,
+    /// The elements as they were met by this pass, and by the last that was whole.
+    met: Vec<usize>,
+    before: Vec<usize>,
+    /// Which of those before is expected next.
+    next: usize,
 }
 
-/// What belongs to the name of an element, and when it was met last.
+/// What belongs to the name of an element: it, if it is short, or its digest.
+type Belongs = [u8; 16];
+
 #[derive(Debug)]
 struct Element {
-    digest: u64,
+    name: Arc<[u8]>,
+    belongs: Belongs,
+    /// When it was met last.
     pass: u64,
+    /// Which it was of those before, if it was one.
+    place: usize,
 }
 
 impl Staged {
@@ -46,10 +66,15 @@ impl Staged {
     pub(super) fn nothing(kind: Kind) -> Option<Self> {
         kind.has_names().then(|| Self {
             kind,
-            elements: HashMap::new(),
+            elements: Vec::new(),
+            free: Vec::new(),
+            index: HashMap::new(),
             digests: RandomState::new(),
             bytes: 0,
             passes: 0,
+            met: Vec::new(),
+            before: Vec::new(),
+            next: 0,
         })
     }
 
@@ -59,7 +84,7 @@ impl Staged {
 
     /// How many elements the target has.
     pub(super) fn len(&self) -> u64 {
-        self.elements.len() as u64
+        self.index.len() as u64
     }
 
     /// What it costs in memory, in bytes, about.
@@ -70,6 +95,8 @@ impl Staged {
     /// The source's value is gone through from its beginning.
     pub(super) fn begin(&mut self) {
         self.passes += 1;
+        self.met.clear();
+        self.next = 0;
     }
 
     /// What of a page of the source's value the target does not have. It has it from now on.
@@ -80,40 +107,96 @@ impl Staged {
         let mut differing = Vec::new();
         let mut items = items.into_iter();
         while let Some(name) = items.next() {
-            let belongs = match kind {
+            let more = match kind {
                 Kind::Hash | Kind::SortedSet => items.next(),
                 Kind::Set | Kind::List | Kind::String | Kind::Stream => None,
             };
-            let element = Element {
-                digest: self.digests.hash_one(&belongs),
-                pass: self.passes,
-            };
-            match self.elements.get_mut(name.as_slice()) {
-                Some(known) if known.digest == element.digest => {
-                    known.pass = self.passes;
-                    continue;
-                }
-                Some(known) => *known = element,
-                None => {
-                    self.bytes += name.len() + OVERHEAD;
-                    self.elements.insert(name.as_slice().into(), element);
-                }
+            let belongs = self.belongs(more.as_deref().unwrap_or_default());
+            if self.meet(&name, belongs) {
+                differing.push(name);
+                differing.extend(more);
             }
-            differing.push(name);
-            differing.extend(belongs);
         }
         Page::Elements(kind, differing)
     }
 
     /// The names of what the target has and this pass, which went through all of the source's value, has not
     /// met. It has it no more.
-    pub(super) fn unmet(&mut self) -> Vec<Box<[u8]>> {
-        let passes = self.passes;
-        let unmet = self.elements.extract_if(|_, known| known.pass != passes);
-        let unmet: Vec<_> = unmet.map(|(name, _)| name).collect();
-        let freed: usize = unmet.iter().map(|name| name.len() + OVERHEAD).sum();
-        self.bytes -= freed;
+    pub(super) fn unmet(&mut self) -> Vec<Arc<[u8]>> {
+        let mut unmet = Vec::new();
+        for (at, slot) in self.elements.iter_mut().enumerate() {
+            if let Some(element) = slot.take_if(|element| element.pass != self.passes) {
+                self.index.remove(&element.name);
+                self.bytes -= element.name.len() + OVERHEAD;
+                self.free.push(at);
+                unmet.push(element.name);
+            }
+        }
+        self.before = std::mem::take(&mut self.met);
+        for (place, at) in self.before.iter().enumerate() {
+            if let Some(element) = &mut self.elements[*at] {
+                element.place = place;
+            }
+        }
         unmet
+    }
+
+    fn belongs(&self, bytes: &[u8]) -> Belongs {
+        let mut belongs = Belongs::default();
+        let [start @ .., length] = &mut belongs;
+        match start.get_mut(..bytes.len()) {
+            Some(start) => {
+                start.copy_from_slice(bytes);
+                *length = bytes.len() as u8;
+            }
+            None => {
+                start[..8].copy_from_slice(&self.digests.hash_one(bytes).to_be_bytes());
+                *length = u8::MAX;
+            }
+        }
+        belongs
+    }
+
+    /// The source has this element; whether the target had not, or something else of that name.
+    fn meet(&mut self, name: &[u8], belongs: Belongs) -> bool {
+        let elements = &self.elements;
+        let expected = self.before.get(self.next).copied().filter(|at| {
+            let element = elements[*at].as_ref();
+            element.is_some_and(|element| *element.name == *name)
+        });
+        let Some(at) = expected.or_else(|| self.index.get(name).copied()) else {
+            self.add(name, belongs);
+            return true;
+        };
+        let element = self.elements[at].as_mut();
+        let element = element.expect("it was compared just now, or is in the index");
+        if element.pass != self.passes {
+            self.met.push(at);
+        }
+        element.pass = self.passes;
+        if element.place < self.before.len() {
+            self.next = element.place + 1;
+        }
+        std::mem::replace(&mut element.belongs, belongs) != belongs
+    }
+
+    fn add(&mut self, name: &[u8], belongs: Belongs) {
+        let name: Arc<[u8]> = name.into();
+        self.bytes += name.len() + OVERHEAD;
+        let at = self.free.pop().unwrap_or(self.elements.len());
+        let element = Element {
+            name: name.clone(),
+            belongs,
+            pass: self.passes,
+            place: usize::MAX,
+        };
+        if at == self.elements.len() {
+            self.elements.push(Some(element));
+        } else {
+            self.elements[at] = Some(element);
+        }
+        self.index.insert(name, at);
+        self.met.push(at);
     }
 }
 
@@ -228,7 +311,7 @@ mod tests {
                     let name = random.u8(..40).to_string().into_bytes();
                     let belongs = match kind {
                         Kind::Set => Vec::new(),
-                        _ => random.u8(..3).to_string().into_bytes(),
+                        _ => random.u8(..3).to_string().repeat(random.usize(..30)).into(),
                     };
                     if random.bool() {
                         source.insert(name, belongs);
