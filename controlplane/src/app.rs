@@ -406,6 +406,7 @@ fn place(settings: &Settings, identities: &Identities) -> anyhow::Result<Option<
     let Some(servers) = &settings.zookeeper else {
         return Ok(None);
     };
+    settings.can_be_told().map_err(anyhow::Error::msg)?;
     let auth = settings.zookeeper_auth_file.as_deref().map(read);
     Ok(Some(Place {
         servers: servers.clone(),

@@ -73,8 +73,8 @@ pub struct Settings {
     /// After so long without a word from the leader another controller takes over
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive)]
     pub zookeeper_session_timeout: Duration,
-    /// Where operators and proxies reach gRPC, as stand-by controllers are to tell them; by default
-    /// --listen
+    /// Where operators and proxies reach gRPC, as stand-by controllers are to tell them: of each controller
+    /// another; by default --listen
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub advertise: Option<String>,
     /// How gRPC is spoken
@@ -120,6 +120,27 @@ impl Settings {
             ca: self.zookeeper_ca_file.clone()?,
             own: own.zip(self.zookeeper_key_file.clone()),
         })
+    }
+
+    /// Whether stand-bys can say where this controller is. Without an ensemble there is none that would.
+    pub(crate) fn can_be_told(&self) -> Result<(), String> {
+        let (flag, told) = match &self.advertise {
+            Some(address) => ("advertise", address),
+            None => ("listen", &self.listen),
+        };
+        let host = told
+            .rsplit_once(':')
+            .map_or(told.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_any = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+        if self.zookeeper.is_none() || !is_any {
+            return Ok(());
+        }
+        Err(format!(
+            "--{flag} {told} is every address of this machine: with --zookeeper, other controllers tell \
+             proxies and operators where this one is, so give it one of its own with --advertise \
+             HOST:PORT"
+        ))
     }
 }
 
@@ -218,6 +239,22 @@ mod tests {
         ] {
             assert!(check(&["--zookeeper", servers]).is_ok(), "{servers}");
         }
+    }
+
+    #[test]
+    fn a_controller_of_several_has_an_address_to_be_told() {
+        let told = |args: &[&str]| check(args).unwrap().can_be_told();
+        let zookeeper = ["--zookeeper", "a:1"];
+        for any in ["0.0.0.0:18080", "[::]:18080", ":::1"] {
+            assert_eq!(told(&["--listen", any]), Ok(()), "{any}");
+            let error = told(&[&zookeeper[..], &["--listen", any]].concat()).unwrap_err();
+            assert!(error.contains("with --advertise HOST:PORT"), "{error}");
+            let named = [&zookeeper[..], &["--listen", any, "--advertise", "h:1"]].concat();
+            assert_eq!(told(&named), Ok(()), "{any}");
+            let error = told(&[&zookeeper[..], &["--advertise", any]].concat()).unwrap_err();
+            assert!(error.contains("--advertise "), "{error}");
+        }
+        assert_eq!(told(&zookeeper), Ok(()));
     }
 
     #[test]

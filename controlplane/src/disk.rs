@@ -49,6 +49,8 @@ const EVENTS: &str = "events/";
 const BEHIND_EVENTS: &str = "events0";
 /// The sum of the checksums of all records but the events: that none is missing, or is an older one.
 const SUM: &str = "sum";
+/// In which sled has its log.
+const SLED_FILE: &str = "db";
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +208,19 @@ impl Disk {
         Ok(self.witness(snapshot).map_err(sled::Error::from)?)
     }
 
+    /// Whether what is there is a copy of this snapshot, as far as it can be seen without opening it again.
+    /// Blocks.
+    pub fn is_copy_of(&self, snapshot: &Snapshot) -> bool {
+        let acknowledged = witness::read(&self.dir);
+        let records = read_all(&self.db).and_then(|records| {
+            let cluster = records.read(CLUSTER)?;
+            records.load(cluster)
+        });
+        acknowledged == Ok(Some(acknowledgement(snapshot)))
+            && self.dir.join(SLED_FILE).exists()
+            && records.is_ok_and(|loaded| loaded.snapshot == *snapshot)
+    }
+
     /// Puts a snapshot in place of all records but the events. What it is a snapshot of may be another
     /// cluster, of which the witness could not tell whether it had been written.
     fn put_all(&self, batch: &mut Writing, snapshot: &Snapshot) -> Result<(), WriteError> {
@@ -248,11 +263,14 @@ impl Disk {
     }
 
     fn witness(&self, synced: &Snapshot) -> io::Result<()> {
-        let acknowledged = Acknowledged {
-            cluster: synced.cluster.id.clone(),
-            revision: synced.head.revision,
-        };
-        witness::write(&self.dir, &acknowledged)
+        witness::write(&self.dir, &acknowledgement(synced))
+    }
+}
+
+fn acknowledgement(synced: &Snapshot) -> Acknowledged {
+    Acknowledged {
+        cluster: synced.cluster.id.clone(),
+        revision: synced.head.revision,
     }
 }
 

@@ -4,20 +4,26 @@
 //! Whoever made the ephemeral node `leader`, in the same multi in which it raised the leader term. Every
 //! commit is one multi of: there is a leader node, the epoch node at the version this controller has
 //! seen, and the records at theirs. An election sets the epoch node too: so from the moment another
-//! controller leads, nothing that this one has sent can be taken, whatever it believes.
+//! controller leads, nothing that this one has sent can be taken, whatever it believes. A leader on whose
+//! node somebody has written replaces it, in a new term.
 //!
 //! # What is believed
 //! Only what was read. A commit whose answer was lost is neither repeated nor given up: everything is
-//! read again, and the epoch node says by whom it was written last. Meanwhile nothing else is begun.
+//! read again, and the epoch node says what became of it (`ensemble/attempt.rs`). Where it may be taken yet,
+//! the node is *sealed*, that is written as it is: then it cannot be. Meanwhile nothing else is begun.
 //! A commit that was not taken, because somebody has changed a node by hand, is decided again on what
 //! there is then; such changes get a revision of their own, so that one version is one content.
-//! A leader that has had no answer for three quarters of the session's time-out steps down, by its own
-//! clock: before that, nobody else can have been elected.
+//!
+//! A leader that cannot ask ZooKeeper *pauses*: it begins nothing, and leads on when it is answered. One that
+//! has had no answer for three quarters of the session's time-out steps down, by its own clock, whatever it is
+//! doing then (no call to ZooKeeper may last longer, and the disk is not waited for): before that, nobody
+//! else can have been elected.
 //!
 //! # What is kept
-//! A copy of all records (`mirror.rs`), which is brought up to date before a commit is answered. It
-//! is what a controller has while ZooKeeper is away. What ZooKeeper says is taken only if it is of the
-//! same cluster and not older: a ZooKeeper that was restored or wiped is refused, and a person told.
+//! A copy of all records (`mirror.rs`), which is brought up to date before a commit is answered, unless the
+//! disk fails or hangs. It is what a controller has while ZooKeeper is away. What ZooKeeper says is taken only
+//! if it is of the same cluster and not older: a ZooKeeper that was restored or wiped is refused, and a person
+//! told.
 //!
 //! Invariant: snapshots that are published only become newer.
 
@@ -27,31 +33,40 @@ use proto::ClusterId;
 use tokio::{
     select,
     sync::{mpsc, oneshot, watch},
-    task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use crate::{
-    change::{self, Change, Refusal},
+    change::{self, Refusal},
     disk::OpenError,
     events::Journal,
     failpoint::{Point, reach},
     metrics::{CommitResult, Metrics},
-    mirror::{Copied, Mirror},
+    mirror::Mirror,
     model::{Cluster, FORMAT},
     snapshot::Snapshot,
     store::{BUILD_VERSION, CommitError, Decide, Job, QUEUE, Reply, Standing, Store, Writer},
-    tree::{self, Leader},
+    tree::{self, Image, Leader},
     zookeeper::{Claim, Failure, Holder, News, Place, Session, Sight},
 };
+
+mod attempt;
+
+use attempt::{Attempt, Fate};
 
 /// How long to wait before the next attempt to connect; each time a little else, so that several
 /// controllers do not come at once.
 const RECONNECT: Duration = Duration::from_millis(500);
 
-/// How often everything is read and compared, whatever the watch says.
-const FULL_LOOK: Duration = Duration::from_secs(60);
+/// How often everything is read and compared, whatever the watch says: once in so many of the session's
+/// time-outs, or more often.
+const FULL_LOOK: u32 = 6;
+const FULL_LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// A leader with this controller's own address, which is not this process, may be the one that it was before,
+/// as long as that one's session lasts: so many time-outs, as servers round them up.
+const FORMER: u32 = 2;
 
 /// How often a commit is decided again. Whoever writes by hand is slower.
 const DECISIONS: usize = 10;
@@ -65,18 +80,14 @@ pub async fn open(
     cluster: String,
     metrics: Metrics,
 ) -> Result<(Store, Writer), OpenError> {
-    let (name, folder) = (cluster.clone(), dir.clone());
-    let opened = spawn_blocking(move || Mirror::open(&dir, &name)).await;
-    let (mirror, kept) = opened.expect("it does not panic")?;
-    if kept.was_damaged {
-        metrics.mirror_rebuilt();
-    }
+    let folder = dir.clone();
+    let (mirror, kept) = Mirror::open(dir, cluster.clone(), metrics.clone()).await?;
     let new = Cluster {
         format: FORMAT,
         id: ClusterId::new(format!("{:016x}", fastrand::u64(..))).expect("hexadecimal digits"),
         name: cluster,
     };
-    let snapshot = kept.snapshot.unwrap_or_else(|| Snapshot::new(new.clone()));
+    let snapshot = kept.unwrap_or_else(|| Arc::new(Snapshot::new(new.clone())));
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (ended, done) = oneshot::channel();
     let journal = Journal::new(Vec::new(), metrics.clone());
@@ -87,10 +98,11 @@ pub async fn open(
         own: Leader {
             address,
             build_version: BUILD_VERSION.to_owned(),
+            incarnation: format!("{:016x}", fastrand::u64(..)),
         },
-        mirror: Arc::new(mirror),
-        has_mirror: true,
-        snapshots: watch::Sender::new(Arc::new(snapshot)),
+        mirror,
+        namesake: None,
+        snapshots: watch::Sender::new(snapshot),
         standings: watch::Sender::new(Standing::Adrift),
         journal,
         metrics,
@@ -132,9 +144,9 @@ struct Keeper {
     new: Cluster,
     /// What is written when it is elected.
     own: Leader,
-    mirror: Arc<Mirror>,
-    /// It was written last. That it was not is said once.
-    has_mirror: bool,
+    mirror: Mirror,
+    /// Who leads, and has the same address.
+    namesake: Option<Namesake>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     standings: watch::Sender<Standing>,
     journal: Journal,
@@ -146,16 +158,12 @@ struct Keeper {
     unresolved: Option<Attempt>,
 }
 
-/// A commit that was sent.
-struct Attempt {
-    /// Of [`tree::Epoch::commit`].
-    commit: String,
-    /// The epoch node's version when it was sent, and the session that sent it.
-    before: i32,
-    session: i64,
-    change: Change,
-    /// Nobody waits for an election.
-    reply: Option<Reply>,
+/// A leader with the address of this controller, which is another process.
+struct Namesake {
+    incarnation: String,
+    since: Instant,
+    /// It is not the process that this one was before, and that was said.
+    told: bool,
 }
 
 /// What became of a commit.
@@ -179,6 +187,15 @@ enum Over {
 
 impl Keeper {
     async fn run(mut self) {
+        self.lead_and_follow().await;
+        if let Some(mut attempt) = self.unresolved.take() {
+            attempt.answer(Err(CommitError::Unknown));
+        }
+        self.mirror.close().await;
+    }
+
+    /// Until the process ends.
+    async fn lead_and_follow(&mut self) {
         loop {
             let over = match self.open_session().await {
                 None => Over::Closed,
@@ -244,50 +261,68 @@ impl Keeper {
     async fn serve(&mut self, session: &mut Session) -> Over {
         let mut pulse = interval(session.pulse());
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut full = interval(FULL_LOOK);
+        let mut full = interval(FULL_LOOK_MAX.min(session.timeout() * FULL_LOOK));
         full.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // `None`: to be looked at.
         let mut sight: Option<Sight> = None;
+        // As far as the watch has told.
+        let mut is_connected = true;
         loop {
-            if sight.is_none() {
+            if sight.is_none() && is_connected {
                 match self.look(session).await {
                     Ok(seen) => {
                         sight = Some(seen);
                         self.alarmed.clear();
                     }
                     Err(Failure::Unusable(why)) => self.alarm(&why),
-                    Err(Failure::Lost(_) | Failure::Conflict(_)) => {}
+                    Err(Failure::Lost(_)) => self.pause(),
+                    Err(Failure::Conflict(_)) => {}
                 }
             }
-            let leads = *self.standings.borrow() == Standing::Leads;
-            let takes_jobs = self.unresolved.is_none();
+            let (leads, in_office) = {
+                let standing = self.standings.borrow();
+                (*standing == Standing::Leads, standing.is_in_office())
+            };
             select! {
                 biased;
-                () = sleep_until(session.safe_until()), if leads => {
-                    return Over::Lost("ZooKeeper has not answered for too long: it leads no more".to_owned());
+                () = sleep_until(session.safe_until()) => {
+                    let end = if in_office { ": it leads no more" } else { "" };
+                    return Over::Lost(format!("ZooKeeper has not answered for too long{end}"));
                 }
                 news = session.news() => match news {
                     News::Changed => sight = None,
                     News::Reconnected => {
-                        sight = None;
+                        (sight, is_connected) = (None, true);
                         if let Err(e) = session.watch_again().await {
                             return Over::Lost(e.to_string());
                         }
                     }
-                    News::Disconnected => {}
+                    News::Disconnected => {
+                        is_connected = false;
+                        self.pause();
+                    }
                     News::Ended(why) => return Over::Lost(why),
                 },
-                _ = full.tick() => sight = None,
-                _ = pulse.tick() => {
+                _ = full.tick() => {
+                    sight = None;
+                    self.mirror.check();
+                }
+                _ = pulse.tick(), if is_connected => {
                     let current = match &sight {
-                        Some(sight) => session.is_current(sight).await.unwrap_or(true),
-                        None => false,
+                        // How long it is there is looked at, too.
+                        Some(sight) if self.namesake.is_none() => session.is_current(sight).await,
+                        Some(_) | None => Ok(false),
                     };
-                    if !current {
-                        sight = None;
+                    match current {
+                        Ok(true) => {}
+                        Ok(false) | Err(Failure::Unusable(_) | Failure::Conflict(_)) => sight = None,
+                        Err(Failure::Lost(_)) => {
+                            self.pause();
+                            sight = None;
+                        }
                     }
                 }
-                job = self.jobs.recv(), if takes_jobs => match job {
+                job = self.jobs.recv() => match job {
                     Some(Job::Commit { decide, reply }) => match (leads, sight.take()) {
                         (true, Some(seen)) => sight = self.commit(session, seen, decide, reply).await,
                         // It is about to be looked at: soon it is known who leads.
@@ -300,7 +335,7 @@ impl Keeper {
                             self.refuse(&decide, reply);
                         }
                     },
-                    Some(Job::Note(draft)) if leads => {
+                    Some(Job::Note(draft)) if in_office => {
                         let now = self.snapshots.borrow().clone();
                         let events = self.journal.place(&now, &[draft]);
                         self.journal.tell(events);
@@ -319,48 +354,93 @@ impl Keeper {
         if let Some(why) = regress(&now, &seen.image.snapshot) {
             return Err(Failure::Unusable(why));
         }
-        if seen.leader != Holder::Own {
+        match seen.leader {
+            Holder::Own | Holder::Defaced(_) => {}
             // Before another one's term is shown: see `Store::leading`.
-            self.cease();
+            Holder::Other(_) | Holder::Nobody => self.cease(),
         }
         let edited = is_edited(&now, &seen.image.snapshot);
         if !edited {
             self.publish(&seen.image.snapshot).await;
         }
-        self.resolve(&seen, session.id());
-        match &seen.leader {
-            Holder::Own if edited => self.adopt(session, seen).await,
-            Holder::Own => {
-                self.lead(&seen.image.snapshot);
-                Ok(seen)
-            }
-            // Its own node, of the process that it was before: it ends with that one's session.
-            Holder::Other(leader) if *leader == self.own => {
-                self.stand(Standing::Adrift);
-                Ok(seen)
+        self.resolve(&seen);
+        let seen = match &seen.leader {
+            Holder::Own if edited => self.adopt(session, seen).await?,
+            Holder::Own if self.unresolved.is_some() => seal(session, seen).await?,
+            Holder::Own => seen,
+            Holder::Defaced(version) => {
+                warn!("somebody has written on this leader's node, it is made again");
+                let claim = Claim::Retake(self.own.clone(), *version);
+                self.elect(session, seen, claim).await?
             }
             Holder::Other(leader) => {
-                self.stand(Standing::StandsBy {
-                    leader: leader.address.clone(),
-                });
-                Ok(seen)
+                let standing = self.follow(leader.as_ref(), session.timeout());
+                self.stand(standing);
+                return Ok(seen);
             }
-            Holder::Nobody => self.elect(session, seen).await,
+            Holder::Nobody => {
+                let claim = Claim::Take(self.own.clone());
+                self.elect(session, seen, claim).await?
+            }
+        };
+        self.namesake = None;
+        self.resolve(&seen);
+        self.lead(&seen.image.snapshot);
+        Ok(seen)
+    }
+
+    /// What it is while another one leads, whose node says this of it, if it can be read.
+    fn follow(&mut self, leader: Option<&Leader>, session: Duration) -> Standing {
+        let known = self.namesake.take();
+        let stands_by = |leader: &Leader| Standing::StandsBy {
+            leader: leader.address.clone(),
+        };
+        match leader {
+            None => Standing::Adrift,
+            // Its own node, of an earlier session: it ends with that.
+            Some(leader) if leader.incarnation == self.own.incarnation => Standing::Adrift,
+            Some(leader) if leader.address != self.own.address => stands_by(leader),
+            // The process that it was before, whose node ends likewise; or another controller.
+            Some(leader) => {
+                let same = known.filter(|known| known.incarnation == leader.incarnation);
+                let mut namesake = same.unwrap_or_else(|| Namesake {
+                    incarnation: leader.incarnation.clone(),
+                    since: Instant::now(),
+                    told: false,
+                });
+                let is_former = namesake.since.elapsed() < session * FORMER;
+                if !is_former && !std::mem::replace(&mut namesake.told, true) {
+                    error!(
+                        address = leader.address,
+                        "another controller is said to be reached at the same address, and leads: give \
+                         each of them an --advertise of its own"
+                    );
+                }
+                self.namesake = Some(namesake);
+                match is_former {
+                    true => Standing::Adrift,
+                    false => stands_by(leader),
+                }
+            }
         }
     }
 
-    async fn elect(&mut self, session: &mut Session, seen: Sight) -> Result<Sight, Failure> {
+    async fn elect(
+        &mut self,
+        session: &mut Session,
+        seen: Sight,
+        claim: Claim,
+    ) -> Result<Sight, Failure> {
         self.stand(Standing::Adrift);
         let change = change::elect(&seen.image.snapshot, BUILD_VERSION);
-        let claim = Claim::Take(self.own.clone());
-        let attempt = Attempt::new(session, &seen, change, None);
+        let attempt = Attempt::new(&seen, change, None);
         self.send(session, seen, &claim, attempt).await.sight()
     }
 
     /// Gives what somebody has changed by hand a revision of its own.
     async fn adopt(&mut self, session: &mut Session, seen: Sight) -> Result<Sight, Failure> {
         warn!("records in ZooKeeper were changed by hand, taken over");
-        let attempt = Attempt::new(session, &seen, change::adopt(), None);
+        let attempt = Attempt::new(&seen, change::adopt(), None);
         let sent = self.send(session, seen, &Claim::Have, attempt).await;
         sent.sight()
     }
@@ -386,6 +466,7 @@ impl Keeper {
                     Ok(seen) if seen.leader == Holder::Own => seen,
                     Err(Failure::Conflict(_)) => continue,
                     Ok(_) | Err(Failure::Lost(_) | Failure::Unusable(_)) => {
+                        self.pause();
                         let standing = match self.standings.borrow().clone() {
                             Standing::Leads => Standing::Adrift,
                             known => known,
@@ -408,7 +489,7 @@ impl Keeper {
                 drop(reply.send(Ok(Arc::clone(now))));
                 return Some(seen);
             }
-            let attempt = Attempt::new(session, &seen, change, Some(reply));
+            let attempt = Attempt::new(&seen, change, Some(reply));
             match self.send(session, seen, &Claim::Have, attempt).await {
                 Sent::Answered(seen) => return Some(seen),
                 Sent::Over(_) => return None,
@@ -443,7 +524,7 @@ impl Keeper {
         }
         let begun = Instant::now();
         let (before, after) = match claim {
-            Claim::Take(_) => (Point::Election, Point::Elected),
+            Claim::Take(_) | Claim::Retake(..) => (Point::Election, Point::Elected),
             Claim::Have => (Point::Commit, Point::Committed),
         };
         reach(before);
@@ -454,7 +535,7 @@ impl Keeper {
                 self.metrics.commit_took(begun.elapsed());
                 let commit = attempt.commit.clone();
                 let image = seen.image.after(Arc::clone(&next), commit, &operations);
-                self.keep(&next).await;
+                self.mirror.keep(&next).await;
                 reach(Point::Mirrored);
                 self.show(&next);
                 self.lead(&next);
@@ -466,7 +547,10 @@ impl Keeper {
                 })
             }
             Err(e @ Failure::Lost(_)) => {
-                self.unresolved = Some(attempt);
+                self.pause();
+                if let Some(mut older) = self.unresolved.replace(attempt) {
+                    older.answer(Err(CommitError::Unknown));
+                }
                 Sent::Over(e)
             }
             Err(Failure::Conflict(why)) => Sent::Conflict(attempt, why),
@@ -479,30 +563,33 @@ impl Keeper {
     }
 
     /// Finds out what became of the commit whose answer was lost.
-    fn resolve(&mut self, seen: &Sight, session: i64) {
+    fn resolve(&mut self, seen: &Sight) {
         let Some(mut attempt) = self.unresolved.take() else {
             return;
         };
-        let version = seen.image.epoch_version();
-        if seen.image.commit == attempt.commit {
-            self.metrics.committed(CommitResult::Committed);
-            if seen.leader == Holder::Own {
-                self.lead(&seen.image.snapshot);
+        let image = &seen.image;
+        match attempt.fate(&image.commit, image.epoch_version()) {
+            Fate::Taken => {
+                self.metrics.committed(CommitResult::Committed);
+                if seen.leader == Holder::Own {
+                    self.lead(&image.snapshot);
+                }
+                self.tell(&image.snapshot, &mut attempt);
             }
-            self.tell(&seen.image.snapshot, &mut attempt);
-        } else if version == attempt.before && session == attempt.session {
-            // A server takes nothing from a session that has moved on to another.
-            self.metrics.committed(CommitResult::Failed);
-            attempt.answer(Err(CommitError::NotLeading(Standing::Adrift)));
-        } else {
-            // Others have written since, and it may have been before them; or it is under way yet.
-            self.metrics.committed(CommitResult::Failed);
-            let request = attempt.change.request.as_ref();
-            let known = request.and_then(|request| seen.image.snapshot.request(&request.id));
-            attempt.answer(match known {
-                Some(_) => Ok(Arc::clone(&seen.image.snapshot)),
-                None => Err(CommitError::Unknown),
-            });
+            Fate::Open => self.unresolved = Some(attempt),
+            Fate::NotTaken => {
+                self.metrics.committed(CommitResult::Failed);
+                attempt.answer(Err(CommitError::NotLeading(Standing::Adrift)));
+            }
+            Fate::Unknown => {
+                self.metrics.committed(CommitResult::Failed);
+                let request = attempt.change.request.as_ref();
+                let known = request.and_then(|request| image.snapshot.request(&request.id));
+                attempt.answer(match known {
+                    Some(_) => Ok(Arc::clone(&image.snapshot)),
+                    None => Err(CommitError::Unknown),
+                });
+            }
         }
     }
 
@@ -534,9 +621,19 @@ impl Keeper {
         }
     }
 
+    /// Begins nothing, if it leads, until ZooKeeper has answered again.
+    fn pause(&self) {
+        let leads = *self.standings.borrow() == Standing::Leads;
+        if leads {
+            info!("ZooKeeper is out of reach, begins nothing");
+            self.stand(Standing::Pauses);
+        }
+    }
+
     /// Leads no more, if it did.
     fn cease(&self) {
-        if *self.standings.borrow() == Standing::Leads {
+        let was_leader = self.standings.borrow().is_in_office();
+        if was_leader {
             self.stand(Standing::Adrift);
         }
     }
@@ -554,26 +651,8 @@ impl Keeper {
         if **self.snapshots.borrow() == **next {
             return;
         }
-        self.keep(next).await;
+        self.mirror.keep(next).await;
         self.show(next);
-    }
-
-    /// Brings the mirror up to date. Without one it goes on: nothing is lost but what it is for.
-    async fn keep(&mut self, next: &Arc<Snapshot>) {
-        let (mirror, copy) = (Arc::clone(&self.mirror), Arc::clone(next));
-        let copied = spawn_blocking(move || mirror.copy(&copy)).await;
-        match copied.expect("it does not panic") {
-            Ok(Copied::AsEver) => self.has_mirror = true,
-            Ok(Copied::Anew) => {
-                self.metrics.mirror_rebuilt();
-                self.has_mirror = true;
-            }
-            Err(why) => {
-                if std::mem::replace(&mut self.has_mirror, false) {
-                    error!(why, "mirror cannot be written; going on without one");
-                }
-            }
-        }
     }
 
     fn show(&self, next: &Arc<Snapshot>) {
@@ -592,22 +671,17 @@ impl Sent {
     }
 }
 
-impl Attempt {
-    fn new(session: &Session, seen: &Sight, change: Change, reply: Option<Reply>) -> Self {
-        Self {
-            commit: format!("{:016x}", fastrand::u64(..)),
-            before: seen.image.epoch_version(),
-            session: session.id(),
-            change,
-            reply,
-        }
-    }
-
-    fn answer(&mut self, answer: Result<Arc<Snapshot>, CommitError>) {
-        if let Some(reply) = self.reply.take() {
-            drop(reply.send(answer)); // an error: the caller gave up waiting
-        }
-    }
+/// Writes the epoch node as it is, so that nothing can be taken that was decided at the version it had.
+async fn seal(session: &mut Session, seen: Sight) -> Result<Sight, Failure> {
+    let operations = [tree::seal(&seen.image)];
+    session.commit(Some(&Claim::Have), &operations).await?;
+    let Image {
+        snapshot, commit, ..
+    } = seen.image.clone();
+    Ok(Sight {
+        image: seen.image.after(snapshot, commit, &operations),
+        leader: seen.leader,
+    })
 }
 
 /// Whether the records are others than those that were known at this version.

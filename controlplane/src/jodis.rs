@@ -94,29 +94,45 @@ impl Jodis {
         let mut snapshots = self.store.subscribe();
         let mut kept: Option<Nodes> = None;
         loop {
-            let registered = snapshots.borrow_and_update().clone();
-            let wanted = wanted(&registered, &connected.borrow_and_update());
-            if kept.as_ref() != Some(&wanted) {
-                let found = roster.list().await?;
-                for step in steps(&wanted, &found) {
-                    info!(path = self.path, step = step.describe(), "node for Jodis");
-                    roster.take(step).await?;
+            snapshots.mark_unchanged();
+            let live = connected.borrow_and_update().clone();
+            // A leader that pauses writes nothing.
+            if let Some(now) = self.store.leading() {
+                let wanted = wanted(&now, &live);
+                if kept.as_ref() != Some(&wanted) {
+                    let put = self.put(&mut roster, &wanted, now.head.leader_term);
+                    kept = put.await?.then_some(wanted);
                 }
-                kept = Some(wanted);
             }
+            let pause = if kept.is_some() { FULL_LOOK } else { RECONNECT };
             select! {
                 // They end with the store, and this task before it.
                 _ = connected.changed() => {}
                 _ = snapshots.changed() => {}
-                () = sleep(FULL_LOOK) => kept = None,
+                () = sleep(pause) => kept = None,
             }
         }
+    }
+
+    /// Makes the nodes those that are wanted. `false`: something was changed meanwhile, by somebody else or
+    /// in the cluster.
+    async fn put(&self, roster: &mut Roster, wanted: &Nodes, term: u64) -> Result<bool, Failure> {
+        let found = roster.list().await?;
+        for step in steps(wanted, &found) {
+            let what = step.describe();
+            match roster.take(step, term).await {
+                Ok(()) => info!(path = self.path, step = what, "node for Jodis"),
+                Err(Failure::Conflict(_)) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
     }
 }
 
 async fn deposed(mut standings: watch::Receiver<Standing>) -> Result<(), watch::error::RecvError> {
     standings
-        .wait_for(|now| *now != Standing::Leads)
+        .wait_for(|now| !now.is_in_office())
         .await
         .map(drop)
 }

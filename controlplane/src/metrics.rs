@@ -115,6 +115,7 @@ struct Inner {
     request_duration: Family<MethodLabel, Histogram, fn() -> Histogram>,
     calls_shed: Family<ClassLabel, Counter>,
     mirrors_rebuilt: Counter,
+    mirrors_failed: Counter,
     stores_refused: Counter,
     connections_refused: Counter,
     levels: [Level; 8],
@@ -169,6 +170,12 @@ impl Metrics {
             "Mirrors that were of no use and made anew",
             mirrors_rebuilt.clone(),
         );
+        let mirrors_failed = Counter::default();
+        registry.register(
+            "mirrors_failed",
+            "Times that the mirror could not be opened or written: there is none until it can",
+            mirrors_failed.clone(),
+        );
         let stores_refused = Counter::default();
         registry.register(
             "stores_refused",
@@ -212,6 +219,7 @@ impl Metrics {
             request_duration,
             calls_shed,
             mirrors_rebuilt,
+            mirrors_failed,
             stores_refused,
             connections_refused,
             levels,
@@ -226,6 +234,11 @@ impl Metrics {
     /// Counts a mirror that was made anew.
     pub fn mirror_rebuilt(&self) {
         self.0.mirrors_rebuilt.inc();
+    }
+
+    /// Counts an attempt at a mirror that failed.
+    pub fn mirror_failed(&self) {
+        self.0.mirrors_failed.inc();
     }
 
     /// Counts a ZooKeeper that was refused.

@@ -3,6 +3,7 @@
 //! Each migration that is not over has a task of its own (`drive`), which does what
 //! [`crate::migration::next_step`] says until there is nothing more to do. Here they are started and
 //! ended: all of them end at once when this controller does not lead any more, or leads in another term.
+//! While it pauses none is started, and those that run take no further step.
 //! What they are doing, and wait for, is told in [`Activities`].
 //!
 //! Owns those tasks and nothing else: what is durable of a migration is its record in the store, what is
@@ -177,9 +178,11 @@ impl Orchestrator {
         let mut standing = self.tools.store.standing();
         loop {
             snapshots.borrow_and_update();
-            match self.tools.store.leading() {
-                Some(now) => self.lead(&now).await,
-                None => self.end().await,
+            let store = &self.tools.store;
+            match (store.leading(), store.in_office()) {
+                (Some(now), _) => self.lead(&now).await,
+                (None, Some(_)) => {}
+                (None, None) => self.end().await,
             }
             tokio::select! {
                 changed = snapshots.changed() => if changed.is_err() { break },

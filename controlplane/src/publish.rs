@@ -157,7 +157,7 @@ impl Publisher {
         let (registered, is_registered) = match registering.await {
             Ok(after) => (after.version(), !is_above),
             // A proxy that starts now is better off with what is known than with nothing.
-            Err(CommitError::NotLeading(Standing::Adrift)) => (newest, false),
+            Err(CommitError::NotLeading(Standing::Adrift | Standing::Pauses)) => (newest, false),
             Err(e) => return Err(e.into()),
         };
         self.histories
@@ -180,7 +180,7 @@ impl Publisher {
         match leapt.await {
             Ok(after) => Ok((after.version(), false)),
             // It takes nothing that is older, and goes on with what it has until somebody leads.
-            Err(CommitError::NotLeading(Standing::Adrift)) => {
+            Err(CommitError::NotLeading(Standing::Adrift | Standing::Pauses)) => {
                 Ok((self.store.snapshot().version(), true))
             }
             Err(e) => Err(e.into()),
@@ -204,7 +204,7 @@ async fn belongs_elsewhere(mut standing: watch::Receiver<Standing>, is_registere
     let elsewhere = |standing: &Standing| match standing {
         Standing::StandsBy { .. } => true,
         Standing::Leads => !is_registered,
-        Standing::Adrift => false,
+        Standing::Pauses | Standing::Adrift => false,
     };
     let moved = standing.wait_for(elsewhere).await.map(|now| now.clone());
     match moved {

@@ -73,8 +73,10 @@ impl Retirement {
                 ended = snapshots.wait_for(|_| false) => if ended.is_err() { return },
             }
             // Who does not lead knows nothing of who is connected, and begins anew when it leads.
-            let Some(now) = self.store.leading() else {
+            if self.store.in_office().is_none() {
                 absences = Absences::default();
+            }
+            let Some(now) = self.store.leading() else {
                 continue;
             };
             let due = absences.due(self.absent(&now), Instant::now(), expiry);

@@ -58,6 +58,9 @@ pub(crate) enum Job {
 pub enum Standing {
     /// It leads: it takes changes and serves proxies.
     Leads,
+    /// It is the leader, and cannot ask whether it is so still: the way to ZooKeeper is lost. Nobody else can
+    /// have been elected yet. It begins nothing; what it has begun may end.
+    Pauses,
     /// Another one leads, and is to be asked; where its gRPC is reached.
     StandsBy {
         /// `HOST:PORT`.
@@ -66,6 +69,16 @@ pub enum Standing {
     /// Nobody is known to lead: ZooKeeper is out of reach, or there is an election. What is read may be
     /// old; proxies are served, for they are better off with an old topology than with none.
     Adrift,
+}
+
+impl Standing {
+    /// Nobody else can lead: what was begun may go on.
+    pub fn is_in_office(&self) -> bool {
+        match self {
+            Self::Leads | Self::Pauses => true,
+            Self::StandsBy { .. } | Self::Adrift => false,
+        }
+    }
 }
 
 /// Why nothing was committed.
@@ -102,6 +115,11 @@ pub enum CommitError {
 fn not_leading(standing: &Standing) -> String {
     match standing {
         Standing::StandsBy { leader } => format!("the controller at {leader} leads: ask it"),
+        Standing::Pauses => {
+            "the leader changes nothing while ZooKeeper is out of reach; nothing was \
+                             changed"
+                .to_owned()
+        }
         Standing::Leads | Standing::Adrift => {
             "no controller leads while ZooKeeper is out of reach; nothing was changed".to_owned()
         }
@@ -145,11 +163,18 @@ impl Store {
         self.snapshots.clone()
     }
 
-    /// The newest snapshot, if this controller leads; its term is then no later than this one's own.
+    /// The newest snapshot, if this controller leads, so that it may begin something; its term is then no
+    /// later than this one's own.
     pub fn leading(&self) -> Option<Arc<Snapshot>> {
         // In this order: whoever stops to lead says so before it shows another one's snapshot.
         let now = self.snapshot();
         (*self.standings.borrow() == Standing::Leads).then_some(now)
+    }
+
+    /// The same, if it leads or pauses: what it has begun may go on.
+    pub fn in_office(&self) -> Option<Arc<Snapshot>> {
+        let now = self.snapshot();
+        self.standings.borrow().is_in_office().then_some(now)
     }
 
     /// What this controller is to the cluster, now and later.

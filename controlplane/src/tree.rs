@@ -58,6 +58,9 @@ pub(crate) struct Leader {
     pub(crate) address: String,
     /// The version of its software.
     pub(crate) build_version: String,
+    /// Chosen at random by the process: addresses of two may be equal. Empty: a release wrote it that had none.
+    #[serde(default)]
+    pub(crate) incarnation: String,
 }
 
 /// A node as it was read.
@@ -258,6 +261,19 @@ pub(crate) fn operations(
         (None, None) => None, // made and removed within one change
     };
     writes.into_iter().filter_map(operation).collect()
+}
+
+/// Writes the epoch as it is: what was sent before, at the version that it has had, is not taken any more.
+pub(crate) fn seal(now: &Image) -> Operation {
+    let epoch = Epoch {
+        head: now.snapshot.head,
+        commit: now.commit.clone(),
+    };
+    Operation::Set {
+        path: EPOCH.to_owned(),
+        data: json(&epoch),
+        version: now.epoch_version(),
+    }
 }
 
 /// Every record of the one and the other but the requests, as it is in the other.

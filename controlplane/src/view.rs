@@ -26,7 +26,7 @@ pub fn cluster(now: &Snapshot, standing: &Standing) -> v1::Cluster {
     let (role, leader) = match standing {
         Standing::Leads => (v1::cluster::Role::Leader, ""),
         Standing::StandsBy { leader } => (v1::cluster::Role::StandBy, leader.as_str()),
-        Standing::Adrift => (v1::cluster::Role::Adrift, ""),
+        Standing::Pauses | Standing::Adrift => (v1::cluster::Role::Adrift, ""),
     };
     v1::Cluster {
         role: role.into(),

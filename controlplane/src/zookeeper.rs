@@ -1,8 +1,9 @@
 //! A session with ZooKeeper: reads all of a cluster's nodes as they were at one moment, and writes
 //! several at once. The only module that knows the client library, with `roster` below it.
 //!
-//! Every call has a deadline: the library has none, and waits for as long as it is disconnected. A call
-//! that was given up may have been sent and may be done yet (`Failure::Lost`).
+//! Every call has a deadline: the library has none, and waits for as long as it is disconnected. None ends
+//! later than the session may be relied on ([`Session::safe_until`]), so that whoever leads by it does not
+//! wait beyond that. A call that was given up may have been sent and may be done yet (`Failure::Lost`).
 
 pub(crate) mod roster;
 
@@ -12,7 +13,7 @@ use futures_util::FutureExt as _;
 use proto::identity::{Identity, Pems};
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::error;
 use zookeeper_client::{
@@ -124,14 +125,19 @@ pub(crate) enum Holder {
     Nobody,
     /// This session.
     Own,
-    Other(Leader),
+    /// This session, and somebody has written on its node, which is at this version since.
+    Defaced(i32),
+    /// Another one. `None`: what it says of itself cannot be read.
+    Other(Option<Leader>),
 }
 
 /// On what a write depends, besides the versions of what it writes.
 pub(crate) enum Claim {
     /// This session is to be the leader from now on.
     Take(Leader),
-    /// It is.
+    /// It is to be that anew: its node is at this version, and is replaced.
+    Retake(Leader, i32),
+    /// It is the leader.
     Have,
 }
 
@@ -151,6 +157,7 @@ pub(crate) enum News {
 pub(crate) struct Session {
     client: Client,
     watcher: PersistentWatcher,
+    acls: Acls<'static>,
     options: CreateOptions<'static>,
     most: Duration,
     session_timeout: Duration,
@@ -163,10 +170,10 @@ impl Session {
     /// new cluster, if it may.
     pub(crate) async fn open(place: &Place, new: Option<&Cluster>) -> Result<Self, Failure> {
         let options = CreateMode::Persistent.with_acls(place.acls());
-        let heard = Instant::now();
         let client = connect(place, |connector| connector).await?;
         let session_timeout = client.session_timeout();
         let most = session_timeout / 3;
+        let heard = Instant::now();
         answered(most, client.mkdir(&place.root, &options)).await?;
         let client = client
             .chroot(place.root.as_str())
@@ -176,12 +183,14 @@ impl Session {
         let mut session = Self {
             client,
             watcher,
+            acls: place.acls(),
             options,
             most,
             session_timeout,
             heard,
         };
-        let stat = answered(most, session.client.check_stat(CLUSTER)).await?;
+        let client = session.client.clone();
+        let stat = session.ask(client.check_stat(CLUSTER)).await?;
         match (stat, new) {
             (Some(_), _) => {}
             (None, Some(new)) => match session.commit(None, &tree::first(new)).await {
@@ -198,19 +207,37 @@ impl Session {
         Ok(session)
     }
 
-    /// Its number in ZooKeeper.
-    pub(crate) fn id(&self) -> i64 {
-        self.client.session_id().0
-    }
-
     /// Until when nobody else can have been made leader instead of this session, with time to spare.
     pub(crate) fn safe_until(&self) -> Instant {
         self.heard + self.session_timeout * 3 / 4
     }
 
+    /// After so long without a word from this process, ZooKeeper takes it for dead.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.session_timeout
+    }
+
     /// How often to ask for something, so that [`Session::safe_until`] moves on.
     pub(crate) fn pulse(&self) -> Duration {
         self.session_timeout / 6
+    }
+
+    /// Has something answered, in time.
+    async fn ask<T>(&mut self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+        let sent = Instant::now();
+        match timeout_at(self.deadline(sent), call).await {
+            Ok(Ok(answer)) => {
+                self.heard = sent;
+                Ok(answer)
+            }
+            Ok(Err(e)) => Err(failure(e)),
+            Err(_) => Err(late(sent)),
+        }
+    }
+
+    /// Until when what is sent now may be answered.
+    fn deadline(&self, sent: Instant) -> Instant {
+        self.safe_until().min(sent + self.most)
     }
 
     /// Waits for something to happen. Not to be asked again after [`News::Ended`].
@@ -238,7 +265,7 @@ impl Session {
     pub(crate) async fn watch_again(&mut self) -> Result<(), Failure> {
         let client = self.client.clone();
         let watch = client.watch("/", AddWatchMode::PersistentRecursive);
-        self.watcher = answered(self.most, watch).await?;
+        self.watcher = self.ask(watch).await?;
         Ok(())
     }
 
@@ -252,15 +279,14 @@ impl Session {
         let Some(MultiReadResult::Data { stat, .. }) = epoch else {
             return Ok(false);
         };
-        let leader = self.holder(leader)?;
+        let leader = self.holder(leader);
         Ok(stat.version == sight.image.epoch_version() && leader == sight.leader)
     }
 
     /// Reads everything, as it was at one moment, and not before the last write that was answered.
     pub(crate) async fn look(&mut self) -> Result<Sight, Failure> {
-        let sent = Instant::now();
-        answered(self.most, self.client.sync("/")).await?;
-        self.heard = sent;
+        let client = self.client.clone();
+        self.ask(client.sync("/")).await?;
         loop {
             let folders: Vec<String> = FOLDERS.map(str::to_owned).to_vec();
             let first = self.read_at_once(&[EPOCH.to_owned()], &folders).await?;
@@ -280,7 +306,7 @@ impl Session {
                 );
             }
             let mut results = self.read_at_once(&paths, &[]).await?;
-            let leader = self.holder(Some(results.remove(1)))?;
+            let leader = self.holder(Some(results.remove(1)));
             paths.remove(1);
             let mut nodes = BTreeMap::new();
             for (path, result) in paths.into_iter().zip(results) {
@@ -300,16 +326,18 @@ impl Session {
         }
     }
 
-    fn holder(&self, leader: Option<MultiReadResult>) -> Result<Holder, Failure> {
+    fn holder(&self, leader: Option<MultiReadResult>) -> Holder {
         let Some(MultiReadResult::Data { data, stat }) = leader else {
-            return Ok(Holder::Nobody);
+            return Holder::Nobody;
         };
-        if stat.ephemeral_owner == self.id() {
-            return Ok(Holder::Own);
+        match (
+            stat.ephemeral_owner == self.client.session_id().0,
+            stat.version,
+        ) {
+            (true, 0) => Holder::Own, // as it was made
+            (true, version) => Holder::Defaced(version),
+            (false, _) => Holder::Other(serde_json::from_slice(&data).ok()),
         }
-        let other = serde_json::from_slice(&data)
-            .map_err(|e| Failure::Unusable(format!("{LEADER}: {e}")))?;
-        Ok(Holder::Other(other))
     }
 
     /// Writes all or nothing.
@@ -320,14 +348,18 @@ impl Session {
     ) -> Result<(), Failure> {
         let client = self.client.clone();
         let mut writer = client.new_multi_writer();
-        let ephemeral = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
+        let ephemeral = CreateMode::Ephemeral.with_acls(self.acls);
         let added = (|| {
             match claim {
                 Some(Claim::Take(leader)) => {
                     writer.add_create(LEADER, &tree::json(leader), &ephemeral)?;
                 }
-                // It is never written after it was made. Another one's would be of version 0, too, but
-                // whoever made it has also set the epoch.
+                Some(Claim::Retake(leader, version)) => {
+                    writer.add_delete(LEADER, Some(*version))?;
+                    writer.add_create(LEADER, &tree::json(leader), &ephemeral)?;
+                }
+                // Nobody but whoever edits by hand writes it after it was made. Another one's would be of
+                // version 0, too, but whoever made it has also set the epoch.
                 Some(Claim::Have) => writer.add_check_version(LEADER, 0)?,
                 None => {}
             }
@@ -352,7 +384,7 @@ impl Session {
         })();
         added.map_err(|e: Error| Failure::Unusable(e.to_string()))?;
         let sent = Instant::now();
-        let written = timeout(self.most, writer.commit()).await;
+        let written = timeout_at(self.deadline(sent), writer.commit()).await;
         match written {
             Ok(Ok(_)) => {
                 self.heard = sent;
@@ -363,7 +395,7 @@ impl Session {
                 Err(Failure::Conflict(format!("operation {index}: {source}")))
             }
             Ok(Err(MultiWriteError::RequestFailed { source })) => Err(failure(source)),
-            Err(_) => Err(Failure::Lost(format!("no answer within {:?}", self.most))),
+            Err(_) => Err(late(sent)),
         }
     }
 
@@ -382,10 +414,7 @@ impl Session {
                 .try_for_each(|path| reader.add_get_children(path))
         });
         added.map_err(|e| Failure::Unusable(e.to_string()))?;
-        let sent = Instant::now();
-        let results = answered(self.most, reader.commit()).await?;
-        self.heard = sent;
-        Ok(results)
+        self.ask(reader.commit()).await
     }
 }
 
@@ -435,6 +464,11 @@ async fn answered<T>(
         Ok(answer) => answer.map_err(failure),
         Err(_) => Err(Failure::Lost(format!("no answer within {most:?}"))),
     }
+}
+
+/// Of a call that was given up.
+fn late(sent: Instant) -> Failure {
+    Failure::Lost(format!("no answer within {:.1?}", sent.elapsed()))
 }
 
 /// Of a call that failed as a whole.

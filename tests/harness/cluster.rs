@@ -503,16 +503,21 @@ impl Controller {
         flags.files().unwrap()
     }
 
-    /// A counter of its metrics, by its whole name.
+    /// A counter of its metrics, by its whole name; of all labels together.
     pub async fn counter(&self, name: &str) -> u64 {
         self.admin().await; // what is in its log is of the process that there is now
         let log = self.process.log();
         let said = log.lines().rev().find(|line| line.contains("listening"));
         let http = said.and_then(|line| line.split_once("http=")).unwrap().1;
         let (_, metrics) = page(http.split(' ').next().unwrap(), "/metrics").await;
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name));
-        let value = value.unwrap_or_else(|| panic!("no {name} in {metrics}"));
-        value.trim().parse().unwrap()
+        let value = |line: &str| {
+            let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+            let is_it = labels.is_empty() || labels.starts_with('{');
+            is_it.then(|| value.parse::<u64>().unwrap())
+        };
+        let values: Vec<u64> = metrics.lines().filter_map(value).collect();
+        assert!(!values.is_empty(), "no {name} in {metrics}");
+        values.iter().sum()
     }
 
     /// Where its files are.

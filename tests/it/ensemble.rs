@@ -378,6 +378,55 @@ async fn the_nodes_are_for_people_to_read() {
 }
 
 #[tokio::test]
+async fn a_leader_on_whose_node_somebody_writes_leads_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let cluster = cluster(&zookeeper, 1).await;
+    let before = becomes(&cluster.controller, Role::Leader).await;
+    let client = zookeeper.connect().await;
+    let path = "/sluice/test/leader";
+    client
+        .set_data(path, b"who reads this", None)
+        .await
+        .unwrap();
+    eventually(|| async {
+        let described = describe(&cluster.controller, "after").await;
+        described.map_err(|e| e.to_string())
+    })
+    .await;
+    // Nobody else was elected meanwhile.
+    let after = get(&cluster.controller).await;
+    assert_eq!(after.leader_term, before.leader_term + 1);
+    let (node, stat) = client.get_data(path).await.unwrap();
+    let node = String::from_utf8(node).unwrap();
+    assert!(node.contains(&cluster.controller.addr), "{node}");
+    assert_eq!(stat.version, 0);
+    becomes(&cluster.stand_bys[0], Role::StandBy).await;
+}
+
+#[tokio::test]
+async fn two_controllers_with_one_address_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let mut args = args(&zookeeper);
+    args.extend(["--advertise", "127.0.0.1:1"].map(str::to_owned));
+    let mut one = Controller::start_as(dir.path(), "one", &args).await;
+    becomes(&one, Role::Leader).await;
+    let mut two = Controller::start_as(dir.path(), "two", &args).await;
+    // It does not serve proxies for ever as if nobody led.
+    becomes(&two, Role::StandBy).await;
+    let said = "reached at the same address";
+    assert_eq!(two.process.log().matches(said).count(), 1);
+    one.process.kill();
+    becomes(&two, Role::Leader).await;
+    // One that starts again does not take itself for another.
+    two.process.kill();
+    two.restart();
+    becomes(&two, Role::Leader).await;
+    assert_eq!(two.process.log().matches(said).count(), 1);
+}
+
+#[tokio::test]
 async fn what_is_edited_by_hand_is_taken_and_no_change_is_refused_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let zookeeper = ZooKeeper::start(dir.path()).await;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value;
-use tests::{Cluster, ZooKeeper, eventually};
+use tests::{Cluster, Fault, Proxy, Relay, ZooKeeper, eventually, operator};
 use tokio::time::{Instant, sleep};
 use zookeeper_client::{Acls, Client, CreateMode};
 
@@ -98,4 +98,40 @@ async fn a_proxy_has_a_node_while_it_is_connected_whoever_leads() {
     are(&client, &[&one, there]).await;
     let (now, _) = client.get_data(&foreign).await.unwrap();
     assert_eq!(now, data);
+}
+
+/// It is late, and its session for the nodes lasts longer than it has led.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_has_sent_that_was_replaced_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let longer = ["maxSessionTimeout=60000".to_owned()];
+    let zookeeper = ZooKeeper::start_with(dir.path(), &longer).await;
+    let relay = Relay::start(&zookeeper.addr);
+    let args = ["--zookeeper", &relay.addr, "--jodis", PATH];
+    let args = [&args[..], &["--zookeeper-session-timeout", "2s"]].concat();
+    let cluster = Cluster::builder().groups(1).proxies(1).stand_bys(1);
+    let mut cluster = cluster.controller_args(&args).start().await;
+    let client = zookeeper.connect().await;
+    let first = cluster.proxies[0].addr.clone();
+    are(&client, &[&first]).await;
+
+    // The node that it makes for the second proxy does not arrive.
+    let old = &cluster.controller.process;
+    relay.set_for(old, Fault::HoldFrom(b"\"online\"".to_vec()));
+    let endpoints = [&cluster.controller.addr, &cluster.stand_bys[0].addr];
+    let endpoints = endpoints.map(String::as_str).join(",");
+    let args = ["--controller", &endpoints, "--id", "late"].map(str::to_owned);
+    let mut late = Proxy::start(cluster.dir.path(), "late", &args).await;
+    relay.becomes(old, Fault::Hold).await;
+    cluster.controller.process.kill();
+    are(&client, &[&first, &late.addr]).await;
+    operator::leader([&cluster.controller, &cluster.stand_bys[0]]).await;
+    late.process.kill();
+    are(&client, &[&first]).await;
+    relay.heal();
+    for _ in 0..40 {
+        sleep(Duration::from_millis(50)).await;
+        let nodes = nodes(&client).await;
+        assert!(nodes.keys().eq([&first]), "{:?}", nodes.keys());
+    }
 }

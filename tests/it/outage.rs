@@ -14,13 +14,22 @@ use tests::{
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
-fn args(servers: &str) -> Vec<String> {
-    let args = ["--zookeeper", servers, "--zookeeper-session-timeout", "2s"];
+fn args(servers: &str, session: &str) -> Vec<String> {
+    let args = [
+        "--zookeeper",
+        servers,
+        "--zookeeper-session-timeout",
+        session,
+    ];
     args.map(str::to_owned).to_vec()
 }
 
 async fn cluster(servers: &str) -> Cluster {
-    let args = args(servers);
+    cluster_with(servers, "2s").await
+}
+
+async fn cluster_with(servers: &str, session: &str) -> Cluster {
+    let args = args(servers, session);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let cluster = Cluster::builder().groups(2).proxies(1).stand_bys(1);
     cluster.controller_args(&args).start().await
@@ -106,6 +115,150 @@ async fn a_leader_without_a_way_to_zookeeper_makes_room_for_the_other() {
     assert_eq!(load.stop().await, Vec::<String>::new());
 }
 
+/// By its own clock, whatever it is waiting for then: before its session can have ended at ZooKeeper.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_not_answered_steps_down_before_another_can_lead() {
+    const SESSION: Duration = Duration::from_secs(8);
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let relay = Relay::start(&zookeeper.addr);
+    let cluster = cluster_with(&relay.addr, "8s").await;
+    let mut operator = Operator::new(&cluster);
+    operator.works().await;
+    let [one, two] = [&cluster.controller, &cluster.stand_bys[0]];
+    let cut_off = operator::leader([one, two]).await;
+    let other = if cut_off.addr == one.addr { two } else { one };
+    becomes(other, Role::StandBy).await;
+    relay.set_for(&cut_off.process, Fault::BlackHole);
+    let since = Instant::now();
+    let asked = async {
+        // So late that who waited for the answer would wait for too long.
+        sleep(SESSION * 5 / 16).await;
+        loop {
+            drop(operator::describe(cut_off, "not to be").await);
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let stepped_down = async {
+        while !cut_off.process.log().contains("it leads no more") {
+            let leads = matches!(operator::role(&other.addr).await, Ok(Role::Leader));
+            assert!(!leads, "the old one leads yet");
+            assert!(since.elapsed() < 2 * SESSION, "it leads for ever");
+            sleep(Duration::from_millis(20)).await;
+        }
+        since.elapsed()
+    };
+    let took = tokio::select! {
+        () = asked => unreachable!("it asks for ever"),
+        took = stepped_down => took,
+    };
+    assert!(took < SESSION * 15 / 16, "it took {took:?}");
+    becomes(cut_off, Role::Adrift).await;
+    becomes(other, Role::Leader).await;
+    operator.works().await;
+    relay.heal();
+    becomes(cut_off, Role::StandBy).await;
+    operator.finds_all().await;
+}
+
+/// It looks after nothing and nobody, and goes on where it was when it is answered again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_ask_begins_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let longer = ["maxSessionTimeout=60000".to_owned()];
+    let zookeeper = ZooKeeper::start_with(dir.path(), &longer).await;
+    let relay = Relay::start(&zookeeper.addr);
+    let cluster = cluster_with(&relay.addr, "40s").await;
+    let mut operator = Operator::new(&cluster);
+    operator.works().await;
+    let leader = operator::leader([&cluster.controller, &cluster.stand_bys[0]]).await;
+    let term = async || {
+        let mut admin = leader.admin().await;
+        let cluster = admin.get_cluster(v1::GetClusterRequest {}).await.unwrap();
+        cluster.into_inner().leader_term
+    };
+    let before = term().await;
+    let mut server = cluster.groups[0][0].connect().await;
+    let fence = "{sluice}:fence";
+    let is_there = redis::cmd("EXISTS").arg(fence).to_owned();
+
+    relay.set_for(&leader.process, Fault::Cut);
+    becomes(leader, Role::Adrift).await;
+    let refused = operator::describe(leader, "not to be").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let why = "the leader changes nothing while ZooKeeper is out of reach";
+    assert!(refused.message().contains(why), "{refused:?}");
+    // What it had begun may end.
+    sleep(Duration::from_secs(2)).await;
+    let probes = leader.counter("sluice_controller_probes_total").await;
+    assert!(probes > 0);
+    let deleted: u32 = redis::cmd("DEL")
+        .arg(fence)
+        .query_async(&mut server)
+        .await
+        .unwrap();
+    assert_eq!(deleted, 1);
+    sleep(Duration::from_secs(5)).await;
+    let there: bool = is_there.query_async(&mut server).await.unwrap();
+    assert!(!there, "the fence record was looked after");
+    let now = leader.counter("sluice_controller_probes_total").await;
+    assert_eq!(now, probes, "servers were probed");
+
+    relay.heal();
+    becomes(leader, Role::Leader).await;
+    eventually(|| async {
+        let mut server = server.clone();
+        match is_there.query_async(&mut server).await.unwrap() {
+            true => Ok(()),
+            false => Err("the fence record is not looked after".to_owned()),
+        }
+    })
+    .await;
+    assert_eq!(term().await, before);
+    operator.works().await;
+}
+
+/// It is still on its way when it is found that it was not taken; then it arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_said_not_to_be_taken_never_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let zookeeper = ZooKeeper::start(dir.path()).await;
+    let client = zookeeper.connect().await;
+    let relay = Relay::start(&zookeeper.addr);
+    let cluster = cluster_with(&relay.addr, "8s").await;
+    let mut operator = Operator::new(&cluster);
+    operator.works().await;
+    cluster.settle().await;
+    let leader = operator::leader([&cluster.controller, &cluster.stand_bys[0]]).await;
+    let version = async || {
+        let stat = client.check_stat("/sluice/test/epoch").await.unwrap();
+        stat.unwrap().version
+    };
+    let before = version().await;
+    let text = "a text that comes late";
+    let held = Fault::HoldFrom(text.as_bytes().to_vec());
+    relay.set_for(&leader.process, held);
+    let mut admin = leader.admin().await;
+    let request = v1::UpdateGroupRequest {
+        id: "g1".to_owned(),
+        description: text.to_owned(),
+        ..v1::UpdateGroupRequest::default()
+    };
+    let (told, ()) = tokio::join!(admin.update_group(request), async {
+        relay.becomes(&leader.process, Fault::Hold).await;
+        relay.strand(&leader.process);
+    });
+    let told = told.unwrap_err();
+    assert_eq!(told.code(), Code::Unavailable, "{told:?}");
+    assert!(told.message().contains("nothing was changed"), "{told:?}");
+    // What was decided at that version can be taken no more.
+    assert!(version().await > before);
+    relay.release();
+    sleep(Duration::from_secs(1)).await;
+    operator.finds_all().await;
+    operator.works().await;
+}
+
 /// It is neither taken for granted nor sent again: the nodes are read, and they say.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_is_done_once() {
@@ -148,7 +301,7 @@ async fn of_controllers_that_start_at_once_one_makes_the_cluster_and_leads() {
     // Two wait for it, without anything of their own to begin with.
     let mut zookeeper = ZooKeeper::start(dir.path()).await;
     zookeeper.process.kill();
-    let args = args(&zookeeper.addr);
+    let args = args(&zookeeper.addr, "2s");
     let names = ["one", "two", "three"];
     let controllers = names.map(|name| {
         let program = Program::ours("sluice-controller");

@@ -156,7 +156,7 @@ impl Verification {
 
     /// Whether what was compared so far means anything.
     fn stands(&self) -> Result<(), Status> {
-        let now = self.tools.store.leading();
+        let now = self.tools.store.in_office();
         let now = now.filter(|now| now.head.leader_term == self.term);
         let now = now.ok_or_else(|| {
             let message = "this controller does not lead any more: ask the leader";

@@ -1,11 +1,11 @@
 //! Looks after the records of all servers, while this controller leads.
 //!
 //! One task a server, so that a dead one holds up nobody else; all end when it leads no more, or in
-//! another term. A task's first visit raises the record's term, before anything else is sent to the
-//! server. Then it looks every second: a process that has restarted or was promoted, or whose record
-//! was flushed, is admitted again; a record that was lowered is raised again. What was begun and not seen
-//! through (the record was raised, and the connection lost before anybody was killed) is done again,
-//! though the record says nothing of it.
+//! another term. While it pauses none is begun, and no server is visited. A task's first visit raises the
+//! record's term, before anything else is sent to the server. Then it looks every second: a process that
+//! has restarted or was promoted, or whose record was flushed, is admitted again; a record that was lowered
+//! is raised again. What was begun and not seen through (the record was raised, and the connection lost
+//! before anybody was killed) is done again, though the record says nothing of it.
 //!
 //! Only primaries have a record of their own; a replica has its primary's, and is admitted when it has
 //! become one.
@@ -62,8 +62,11 @@ impl Keeper {
         let mut tasks = JoinSet::new();
         let mut posts: BTreeMap<Post, AbortHandle> = BTreeMap::new();
         loop {
-            let wanted = self.store.leading().map(|now| wanted(&now));
-            self.post(&wanted.unwrap_or_default(), &mut posts, &mut tasks);
+            match (self.store.leading(), self.store.in_office()) {
+                (Some(now), _) => self.post(&wanted(&now), &mut posts, &mut tasks),
+                (None, Some(_)) => {}
+                (None, None) => self.post(&BTreeSet::new(), &mut posts, &mut tasks),
+            }
             tokio::select! {
                 changed = snapshots.changed() => if changed.is_err() { return },
                 () = moved(&mut standing) => {}
@@ -166,11 +169,18 @@ impl Visitor {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Err(why) = self.visit().await {
-                self.link = None;
-                let server = &self.at.address;
-                if self.fences.doubt(server, why.clone()) {
-                    warn!(%server, %why, "server has no fence record of this term");
+            // A leader that pauses begins nothing. One that leads no more ends this task.
+            if self.store.leading().is_none() {
+                continue;
+            }
+            match self.visit().await {
+                Ok(()) | Err(NotFenced::NotLeading) => {} // that is not the server's doing
+                Err(why) => {
+                    self.link = None;
+                    let server = &self.at.address;
+                    if self.fences.doubt(server, why.clone()) {
+                        warn!(%server, %why, "server has no fence record of this term");
+                    }
                 }
             }
         }

@@ -32,6 +32,7 @@ use crate::{
     },
     mover::{self, Copy, Plan, Reaped, Settle, Stage, Throttle, Unfit},
     snapshot::Snapshot,
+    store::Standing,
 };
 
 /// How long is waited at most before the world is looked at again.
@@ -108,7 +109,13 @@ impl Drive {
     pub(super) async fn run(mut self) {
         let mut snapshots = self.tools.store.subscribe();
         let mut proxies = self.tools.registry.subscribe();
+        let mut standing = self.tools.store.standing();
         loop {
+            // A leader that pauses begins nothing. One that leads no more ends this task.
+            let leads = standing.wait_for(|now| *now == Standing::Leads).await;
+            if leads.map(drop).is_err() {
+                return;
+            }
             let now = snapshots.borrow_and_update().clone();
             proxies.mark_unchanged();
             let Some(migration) = now.migrations.get(&self.id).cloned() else {
@@ -391,7 +398,7 @@ impl Drive {
                 let (id, term) = (self.id.clone(), self.term);
                 // Asked before each page: what the source owns again is not touched.
                 let may = move || {
-                    let Some(now) = store.leading() else {
+                    let Some(now) = store.in_office() else {
                         return false;
                     };
                     let same = now.head.leader_term == term;
