@@ -46,9 +46,9 @@
 //!      settled since. With it, proxies release what they hold to the target.
 //!
 //!    Until that commit the hold can be given up at any time, and is after [`HOLD_BUDGET`]: the slots are
-//!    served by the source again, and the batch is tried again later. Slots with big values that change
-//!    all the time come behind all others, each alone. A batch that takes too long is tried slot by slot
-//!    behind those; a slot that alone takes too long is left where it is.
+//!    served by the source again, and the batch is tried again later, by halves. Slots with big values that
+//!    change all the time come behind all others, each alone, and behind those a slot that alone took too
+//!    long; if it does so again and again, it is left where it is.
 //! 4. *COMMITTED*: all slots are the target's. There is no way back but another migration.
 //! 5. *REAPING* deletes what the source still has of them, page by page, and never of a slot that the
 //!    source owns ([`reapable`]). Only when that is over the slots can move again: what was left of a
@@ -95,6 +95,11 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::batch::next_batch;
+use crate::mover::Tally;
+
+mod batch;
+
 /// How long proxies may take to route by a hold. Then they are fenced out.
 pub const SWITCH_DEADLINE: Duration = Duration::from_millis(250);
 /// How long proxies may take to settle after [`UNSETTLED_MAX`] holds. Then they are fenced out.
@@ -111,8 +116,12 @@ pub const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
 pub const BATCH_MAX: usize = 128;
 /// A slot that is alone in its batch is left where it is when more holds than these have taken too long.
 pub const TRIES_MAX: u32 = 3;
-/// A batch is held when so many keys are not equal yet, at most.
+/// So many keys of a batch are not equal yet when it is held, at most: the more keys change, the fewer slots
+/// are held at a time.
 pub const DIRTY_MAX: u64 = 200;
+/// How long it is waited for a slot that has no more than that. Then the one that has fewest is held all the
+/// same: perhaps it can be settled within the budget.
+pub const DIRTY_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two tries: doubled each time, up to the second.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
@@ -134,7 +143,11 @@ pub struct Migration {
     pub slots: SlotSet,
     /// What the target owns of it already.
     pub moved: SlotSet,
-    /// What is tried again alone, behind all else.
+    /// How many slots are held at a time, at most: half as many when a hold of several took too long, twice
+    /// as many when one has moved its slots.
+    #[serde(default = "batch_max")]
+    pub batch_most: usize,
+    /// What took too long though it was alone, and is tried again behind all else.
     pub deferred: SlotSet,
     /// What stays where it is, since it could not be moved within the budget.
     pub left: SlotSet,
@@ -149,6 +162,10 @@ pub struct Migration {
     pub manner: Manner,
     /// Cut-overs that were begun.
     pub cut_overs: u64,
+}
+
+fn batch_max() -> usize {
+    BATCH_MAX
 }
 
 /// How a migration is to be done.
@@ -275,6 +292,8 @@ pub struct World {
     /// The proxies that had connections at the source when that was last looked at; not older than
     /// the phase before this one.
     pub census: Option<BTreeSet<Incarnation>>,
+    /// That is so long ago that who is away may have ended since.
+    pub is_census_old: bool,
     /// One of these is not connected here, and has not been away for long: it may be on its way back, or
     /// to a leader that has just been elected.
     pub returning: bool,
@@ -323,8 +342,10 @@ pub enum Copying {
     Underway,
     /// It has been through all keys.
     Following {
+        /// For how long it does, in this phase.
+        since: Duration,
         /// Keys that are not equal yet.
-        dirty: u64,
+        dirt: Tally,
         /// Slots that take long to be settled: big values in them change, or are not equal yet.
         slow: SlotSet,
     },
@@ -427,7 +448,7 @@ pub enum Why {
     Notes(Vec<ProxyId>),
     /// The copy.
     Copy,
-    /// Fewer keys that are not equal yet.
+    /// Fewer keys that are not equal yet, of the slots that are held next.
     Dirty(u64),
     /// A pause, since a hold was given up.
     Retry(GiveUp),
@@ -459,7 +480,11 @@ impl fmt::Display for Why {
                 write!(f, " to note changes of consumer groups")
             }
             Self::Copy => write!(f, "copying keys"),
-            Self::Dirty(keys) => write!(f, "copying {keys} keys that have changed meanwhile"),
+            Self::Dirty(keys) => write!(
+                f,
+                "copying keys that have changed meanwhile: {keys} of the slots that are held next, which is \
+                 more than {DIRTY_MAX}"
+            ),
             Self::Retry(why) => write!(f, "waiting before the next cut-over: {why}"),
             Self::Away(proxies) => write!(
                 f,
@@ -607,12 +632,16 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
     if !(w.claims.source && w.claims.target) {
         return Step::Claim;
     }
-    let (dirty, slow) = match w.copy {
+    let (batch, dirty) = match &w.copy {
         Copying::None => return begin_copy(w, m.entered),
         Copying::Underway => return Step::Wait(Why::Copy),
         // Settled in a hold that was given up: it follows again.
-        Copying::Settled { .. } => (0, SlotSet::EMPTY),
-        Copying::Following { dirty, slow } => (dirty, slow),
+        Copying::Settled { .. } => (next_batch(m, &Tally::default(), &SlotSet::EMPTY), 0),
+        Copying::Following { since, dirt, slow } => {
+            let batch = next_batch(m, dirt, slow);
+            let is_patient = *since < DIRTY_PATIENCE;
+            (batch, if is_patient { dirt.of_all(&batch) } else { 0 })
+        }
     };
     if m.wish == Wish::Pause {
         return Step::Wait(Why::Paused);
@@ -631,12 +660,15 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
         false => may_be_fenced(census.len()),
     };
     if away > bearable {
-        return Step::Wait(Why::Away(away));
+        return match w.is_census_old {
+            true => Step::Count,
+            false => Step::Wait(Why::Away(away)),
+        };
     }
     if dirty > DIRTY_MAX {
         return Step::Wait(Why::Dirty(dirty));
     }
-    Step::Record(Advance::Hold(next_batch(m, slow)))
+    Step::Record(Advance::Hold(batch))
 }
 
 /// The copy begins when all proxies note what it cannot see; or without them, and then believes that
@@ -831,20 +863,6 @@ fn pause(tries: u32) -> Duration {
     (first * 2_u32.saturating_pow(tries.saturating_sub(1))).min(longest)
 }
 
-/// What is held next: the slots not tried yet, some at a time; then, one at a time, those that are slow, and
-/// those that took too long together with others.
-fn next_batch(m: &Migration, slow: SlotSet) -> SlotSet {
-    let fresh = m.remaining().without(&m.deferred);
-    let quick = fresh.without(&slow);
-    if !quick.is_empty() {
-        quick.iter().take(BATCH_MAX).collect()
-    } else if !fresh.is_empty() {
-        fresh.iter().take(1).collect()
-    } else {
-        m.remaining().iter().take(1).collect()
-    }
-}
-
 /// The slots of which the source's copies may be deleted: they have moved, and by the store the source
 /// does not own them.
 pub fn reapable(m: &Migration, at_source: SlotSet) -> SlotSet {
@@ -871,6 +889,7 @@ impl Migration {
             target,
             slots,
             moved: SlotSet::EMPTY,
+            batch_most: BATCH_MAX,
             deferred: SlotSet::EMPTY,
             left: SlotSet::EMPTY,
             phase: Phase::Pending,
@@ -965,6 +984,7 @@ impl Migration {
             }
             (Phase::CuttingOver { batch, .. }, Advance::Commit) => {
                 next.moved = self.moved.with(batch);
+                next.batch_most = (self.batch_most * 2).min(BATCH_MAX);
                 let rest = next.rest_of(None);
                 if rest == Phase::Committed && self.manner.keep_source {
                     next.wish = Wish::Pause;
@@ -1013,17 +1033,23 @@ impl Migration {
 
     /// The phase after a hold was given up, so often in a row for this reason.
     fn give_up(&mut self, batch: SlotSet, why: &GiveUp, tries: u32) -> Phase {
-        let mut tries = tries;
-        if *why == GiveUp::OverBudget {
-            if !self.deferred.includes(&batch) {
-                tries = 1; // from now on each of them alone
-            } else if tries > TRIES_MAX {
-                self.left = self.left.with(&batch);
-                return self.rest_of(None);
-            }
-            self.deferred = self.deferred.with(&batch);
+        let again = |tries| Some((why.clone(), tries));
+        if *why != GiveUp::OverBudget {
+            return self.rest_of(again(tries));
         }
-        self.rest_of(Some((why.clone(), tries)))
+        if batch.len() > 1 {
+            self.batch_most = batch.len() / 2;
+            return self.rest_of(again(1));
+        }
+        if !self.deferred.includes(&batch) {
+            self.deferred = self.deferred.with(&batch);
+            return self.rest_of(again(1));
+        }
+        if tries <= TRIES_MAX {
+            return self.rest_of(again(tries));
+        }
+        self.left = self.left.with(&batch);
+        self.rest_of(None)
     }
 
     /// The phase when some slots have moved, or stay.

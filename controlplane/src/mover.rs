@@ -19,7 +19,8 @@
 //! target has, of these slots, what the source has.
 //!
 //! What servers do *not* tell of is what happens to consumer groups of streams. Whoever settles says on
-//! which streams such commands were used; they are copied once more, of a big one the groups alone.
+//! which keys such commands, or scripts, were used; those of them that are streams are copied once more, of a
+//! big one all but the entries.
 //!
 //! From then on the slots are *shut*: they may be the target's at any moment, and nothing of them is
 //! written any more, unless it is said that they stay. A migration of many slots settles, and moves, some
@@ -61,6 +62,7 @@ pub use self::{
     measure::{Measure, Measured},
     reap::{Reaped, Unreaped},
     report::{Progress, Stage},
+    tally::Tally,
     verify::{Difference, Scope, Verified, What, Which},
 };
 
@@ -85,6 +87,7 @@ mod report;
 mod scan;
 mod server;
 mod staged;
+mod tally;
 mod tracker;
 mod value;
 mod verify;

@@ -20,6 +20,7 @@ mod hang;
 mod parallel;
 mod primary;
 mod rebalance;
+mod storm;
 mod tool;
 mod verify;
 mod versions;

@@ -26,6 +26,7 @@ mod facts;
 mod pressure;
 mod probe;
 mod stand;
+mod usage;
 mod versions;
 
 /// Runs a command given as words.

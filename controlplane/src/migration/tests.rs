@@ -81,10 +81,22 @@ fn incarnations(names: &[&str]) -> BTreeSet<Incarnation> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// A copy that has so much to copy again, of small keys.
-fn following(dirty: u64) -> Copying {
-    let slow = SlotSet::EMPTY;
-    Copying::Following { dirty, slow }
+/// So many dirty keys of each of some slots.
+fn dirt(counts: &[(&str, u64)]) -> Tally {
+    let mut dirt = Tally::default();
+    for (slots, keys) in counts {
+        set(slots).iter().for_each(|slot| dirt.add(slot, *keys));
+    }
+    dirt
+}
+
+/// A copy that follows since a moment ago, and has so many small keys to copy again.
+fn following(counts: &[(&str, u64)]) -> Copying {
+    Copying::Following {
+        since: Duration::ZERO,
+        dirt: dirt(counts),
+        slow: SlotSet::EMPTY,
+    }
 }
 
 /// Two proxies that have answered all; a fence around the source that spares both; the copy follows.
@@ -98,8 +110,9 @@ fn world() -> World {
             source: true,
             target: true,
         },
-        copy: following(0),
+        copy: following(&[]),
         census: Some(incarnations(&["p1", "p2"])),
+        is_census_old: false,
         returning: false,
         proxies: proxies(&["p1", "p2"]),
         fence: Some(Fenced {
@@ -188,16 +201,17 @@ fn a_copy_begins_on_servers_that_are_the_leaders_and_when_proxies_take_notes() {
 fn a_batch_is_held_when_it_will_be_short() {
     let m = copying_phase();
     check(&m, |_| {}, Step::Record(Advance::Hold(set("0-9"))));
-    check(
-        &m,
-        |w| w.copy = following(DIRTY_MAX + 1),
-        Step::Wait(Why::Dirty(DIRTY_MAX + 1)),
-    );
     check(&m, |w| w.census = None, Step::Count);
+    let two_away = |w: &mut World| w.census = Some(incarnations(&["p1", "x", "y"]));
+    check(&m, two_away, Step::Wait(Why::Away(2)));
+    // They may have ended since.
     check(
         &m,
-        |w| w.census = Some(incarnations(&["p1", "x", "y"])),
-        Step::Wait(Why::Away(2)),
+        |w| {
+            two_away(w);
+            w.is_census_old = true;
+        },
+        Step::Count,
     );
     let away = |returning| {
         move |w: &mut World| {
@@ -226,22 +240,54 @@ fn a_batch_is_held_when_it_will_be_short() {
 }
 
 #[test]
+fn the_more_keys_change_the_fewer_slots_are_held() {
+    let m = copying_phase();
+    let held = |counts: &[(&str, u64)], expected| {
+        let hold = Step::Record(Advance::Hold(set(expected)));
+        check(&m, |w| w.copy = following(counts), hold);
+    };
+    held(&[("0-9,500", DIRTY_MAX / 10)], "0-9");
+    held(&[("0-9", DIRTY_MAX / 10 + 1)], "0-8");
+    held(&[("0-9", DIRTY_MAX)], "0");
+    held(&[("0-6", 90), ("7-9", 60)], "7-9");
+    let too_many = |since| {
+        move |w: &mut World| {
+            w.copy = Copying::Following {
+                since,
+                dirt: dirt(&[("0-3,5-9", 1000), ("4", 10)]),
+                slow: set("4"),
+            };
+        }
+    };
+    check(&m, too_many(Duration::ZERO), Step::Wait(Why::Dirty(1000)));
+    // It may never be fewer.
+    check(
+        &m,
+        too_many(DIRTY_PATIENCE),
+        Step::Record(Advance::Hold(set("0"))),
+    );
+}
+
+#[test]
 fn batches_are_bounded_and_what_takes_long_goes_last_and_alone() {
     let mut m = Migration {
         slots: set("0-299"),
         ..copying_phase()
     };
-    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("0-127"));
-    assert_eq!(next_batch(&m, set("0-49")), set("50-177"));
-    assert_eq!(next_batch(&m, set("0-299")), set("0"));
+    let next = |m: &Migration, slow| next_batch(m, &Tally::default(), &set(slow));
+    assert_eq!(next(&m, ""), set("0-127"));
+    assert_eq!(next(&m, "0-49"), set("50-177"));
+    assert_eq!(next(&m, "0-299"), set("0"));
     m.moved = set("0-99");
     m.deferred = set("100-102");
-    assert_eq!(next_batch(&m, set("100-299")), set("103"));
-    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("103-230"));
+    assert_eq!(next(&m, "100-299"), set("103"));
+    assert_eq!(next(&m, ""), set("103-230"));
+    m.batch_most = 5;
+    assert_eq!(next(&m, ""), set("103-107"));
     m.moved = set("0-99,103-299");
-    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("100"));
+    assert_eq!(next(&m, ""), set("100"));
     m.left = set("100");
-    assert_eq!(next_batch(&m, SlotSet::EMPTY), set("101"));
+    assert_eq!(next(&m, ""), set("101"));
 }
 
 #[test]
@@ -711,7 +757,9 @@ fn a_source_that_is_to_be_kept_is_kept_until_somebody_wants_it_to_go_on() {
 fn a_record_of_an_older_controller_is_read() {
     let m = migration(Phase::Committed);
     let mut record = serde_json::to_value(&m).unwrap();
-    record.as_object_mut().unwrap().remove("manner").unwrap();
+    for newer in ["manner", "batch_most"] {
+        record.as_object_mut().unwrap().remove(newer).unwrap();
+    }
     assert_eq!(serde_json::from_value::<Migration>(record).unwrap(), m);
 }
 
@@ -747,13 +795,17 @@ fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
     );
 }
 
+/// Holds the next batch, of which nothing is dirty.
+fn hold_next(m: &Migration) -> Migration {
+    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY);
+    m.after(&Advance::Hold(batch)).unwrap()
+}
+
 /// Gives up a hold for this reason, and holds the next batch, again and again, for so long as it copies.
 fn endure(mut m: Migration, why: &GiveUp, most: usize) -> Migration {
     for _ in 0..most {
         m = match m.phase {
-            Phase::Copying { .. } => m
-                .after(&Advance::Hold(next_batch(&m, SlotSet::EMPTY)))
-                .unwrap(),
+            Phase::Copying { .. } => hold_next(&m),
             Phase::CuttingOver { .. } => m.after(&Advance::GiveUp(why.clone())).unwrap(),
             _ => break,
         };
@@ -763,7 +815,11 @@ fn endure(mut m: Migration, why: &GiveUp, most: usize) -> Migration {
 
 #[test]
 fn slots_that_take_too_long_are_tried_alone_and_then_left() {
-    let m = endure(copying_phase(), &GiveUp::OverBudget, 2);
+    // By halves first: of ten slots five, then two, then one.
+    let m = endure(copying_phase(), &GiveUp::OverBudget, 6);
+    assert_eq!((m.batch_most, m.deferred), (1, SlotSet::EMPTY));
+    assert_eq!(hold_next(&m).after(&Advance::Commit).unwrap().batch_most, 2);
+    let m = endure(m, &GiveUp::OverBudget, 20);
     assert_eq!((m.deferred, m.left), (set("0-9"), SlotSet::EMPTY));
     let m = endure(copying_phase(), &GiveUp::OverBudget, 1000);
     assert_eq!((m.left, m.moved), (set("0-9"), SlotSet::EMPTY));
@@ -792,9 +848,7 @@ fn batch_by_batch_all_is_moved() {
         ..copying_phase()
     };
     while let Phase::Copying { .. } = m.phase {
-        let held = m
-            .after(&Advance::Hold(next_batch(&m, SlotSet::EMPTY)))
-            .unwrap();
+        let held = hold_next(&m);
         m = held.after(&Advance::Commit).unwrap();
     }
     assert_eq!(

@@ -7,6 +7,8 @@ use std::{
 
 use proto::{Slot, SlotSet};
 
+use super::tally::Tally;
+
 /// A key, as a server has it. Shared, never copied.
 pub(super) type Key = Arc<[u8]>;
 
@@ -18,6 +20,7 @@ const OVERHEAD: usize = 64;
 pub(super) struct Dirty {
     queue: VecDeque<Key>,
     known: HashSet<Key>,
+    tally: Tally,
     bytes: usize,
 }
 
@@ -26,6 +29,7 @@ impl Dirty {
     pub(super) fn insert(&mut self, key: Key) {
         if self.known.insert(key.clone()) {
             self.bytes += key.len() + OVERHEAD;
+            self.tally.add(Slot::of_key(&key), 1);
             self.queue.push_back(key);
         }
     }
@@ -45,9 +49,9 @@ impl Dirty {
         self.queue.iter().all(test)
     }
 
-    /// Their slots.
-    pub(super) fn slots(&self) -> SlotSet {
-        self.queue.iter().map(|key| Slot::of_key(key)).collect()
+    /// How many of them are of each slot.
+    pub(super) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How many there are.
@@ -87,6 +91,7 @@ impl Dirty {
         for key in taken {
             self.known.remove(key);
             self.bytes -= key.len() + OVERHEAD;
+            self.tally.remove(Slot::of_key(key));
         }
     }
 }
@@ -120,13 +125,14 @@ mod tests {
         }
         let slots: SlotSet = [Slot::of_key(b"a")].into_iter().collect();
         assert_eq!(dirty.count_of(&slots), 2);
+        assert_eq!(dirty.tally().of(Slot::of_key(b"a")), 2);
         assert_eq!(
-            dirty.slots(),
+            dirty.tally().slots(),
             slots.with(&[Slot::of_key(b"b")].into_iter().collect())
         );
         assert_eq!(dirty.take_of(&slots), [key("a"), key("{a}2")]);
         assert!(!dirty.contains(&key("a")) && dirty.contains(&key("b")));
-        assert_eq!(dirty.len(), 1);
+        assert_eq!((dirty.len(), dirty.tally().total()), (1, 1));
         dirty.insert(key("a"));
         assert_eq!(dirty.take(9), [key("b"), key("a")]);
     }

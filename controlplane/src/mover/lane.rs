@@ -153,7 +153,8 @@ pub(super) struct State {
     released: SlotSet,
     /// Keys taken out of them that are being copied.
     under_way: Vec<Key>,
-    /// Streams of the lane for big keys whose groups alone may have changed.
+    /// Keys that were named as streams whose consumer groups may have changed. Scripts make proxies name keys
+    /// of any type.
     touched: HashSet<Key>,
     /// Big keys whose copy was tried, of the lane for them.
     tried: HashMap<Key, Tried>,
@@ -204,8 +205,7 @@ impl State {
                         Role::Common(_) if self.handed.contains(&key) => {
                             self.handing_touched.insert(key);
                         }
-                        Role::Common(_) => self.mark(key, role),
-                        Role::Big => {
+                        Role::Common(_) | Role::Big => {
                             self.touched.insert(key);
                         }
                     }
@@ -295,6 +295,21 @@ impl State {
         }
     }
 
+    /// Takes out what was named of a drain's slots; which streams have to be copied for that. A key that is no
+    /// stream, as far as is known here, has no groups; and one that has become a stream since it was looked
+    /// at has changed, so that it is dirty.
+    fn take_touched(&mut self, drain: &Drain) -> HashSet<Key> {
+        let (named, others): (HashSet<Key>, HashSet<Key>) = std::mem::take(&mut self.touched)
+            .into_iter()
+            .partition(|key| drain.slots.owns(key));
+        self.touched = others;
+        let candidates = if drain.streams { &self.streams } else { &named };
+        let is_ours = |key: &&Key| {
+            drain.slots.owns(key) && self.streams.contains(*key) && !self.handed.contains(*key)
+        };
+        candidates.iter().filter(is_ours).cloned().collect()
+    }
+
     /// The drain whose barrier has come.
     fn due(&self) -> Option<&Drain> {
         let drain = self.drain.as_ref();
@@ -320,9 +335,10 @@ impl Lane {
         if state.dirty.bytes() + state.kept.bytes() + state.handing.bytes() > MOST_BYTES {
             return Err(Interruption::TooManyDirty);
         }
-        self.report.dirty(self.number, state.dirty.len());
+        self.report.dirty(self.number, state.dirty.tally());
         if matches!(self.role, Role::Big) {
-            self.report.slow(state.dirty.slots().with(&state.hot));
+            let slots = state.dirty.tally().slots();
+            self.report.slow(slots.with(&state.hot));
             self.relay.shelf.forget(&state.released);
         }
         if state.due().is_some()
@@ -532,23 +548,16 @@ impl Lane {
         state.shut = state.shut.with(&drain.slots);
         let mut keys = state.dirty.take_of(&drain.slots);
         keys.extend(state.kept.take_of(&drain.slots));
-        if drain.streams {
-            let streams = self.state.streams.iter();
-            let held: Vec<Key> = streams
-                .filter(|key| drain.slots.owns(key))
-                .cloned()
-                .collect();
-            match self.role {
-                Role::Common(_) => {
-                    let known: HashSet<Key> = keys.iter().cloned().collect();
-                    keys.extend(held.into_iter().filter(|key| !known.contains(key)));
-                }
-                Role::Big => self.state.touched.extend(held),
-            }
+        let mut streams = state.take_touched(&drain);
+        for key in &keys {
+            streams.remove(key);
+        }
+        if matches!(self.role, Role::Common(_)) {
+            keys.extend(streams.drain());
         }
         self.copy_everywhere(&keys, Some(&drain)).await?;
-        let mut count = keys.len();
-        count += self.regroup(&drain, &keys).await?;
+        let count = keys.len() + streams.len();
+        self.regroup(&drain, streams).await?;
         self.tell_of_handed().await?;
         self.relay.check_marks().await?;
         let replicated = match drain.replica {
@@ -563,14 +572,9 @@ impl Lane {
         Ok(())
     }
 
-    /// Copies the groups of big streams that were touched, but for those that were copied as a whole.
-    async fn regroup(&mut self, drain: &Drain, copied: &[Key]) -> Result<usize, Interruption> {
-        let touched = std::mem::take(&mut self.state.touched);
-        let (held, others) = touched.into_iter().partition(|key| drain.slots.owns(key));
-        self.state.touched = others;
-        let held: HashSet<Key> = held;
-        let count = held.len();
-        for key in held.into_iter().filter(|key| !copied.contains(key)) {
+    /// Copies what big streams have besides their entries.
+    async fn regroup(&mut self, drain: &Drain, streams: HashSet<Key>) -> Result<(), Interruption> {
+        for key in streams {
             for database in self.state.databases.clone() {
                 self.relay.enter(database).await?;
                 if self.relay.regroup(&key).await?.is_some() {
@@ -579,7 +583,7 @@ impl Lane {
                 }
             }
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Tells the lane for big keys of all that was handed over, before it is asked to drain.
@@ -743,9 +747,38 @@ mod tests {
         state.handed.insert(key("a"));
         changed(&mut state, &role, &["a", "b"]);
         state.take(Notice::Touched(vec![key("a"), key("c")]), &role);
-        assert_eq!(state.dirty.take(9), [key("b"), key("c")]);
+        assert_eq!(state.dirty.take(9), [key("b")]);
+        assert_eq!(state.touched, [key("c")].into());
         assert_eq!(state.handing.take(9), [key("a")]);
         assert_eq!(state.handing_touched.take(9), [key("a")]);
+    }
+
+    #[test]
+    fn of_what_was_named_only_streams_are_copied_for_it() {
+        let named = ["a", "b", "c", "d"].map(key);
+        for role in [Role::Common(mpsc::channel(1).0), Role::Big] {
+            for (streams, expected) in [(false, vec![key("a")]), (true, vec![key("a"), key("e")])] {
+                let mut state = State {
+                    streams: ["a", "d", "e"].map(key).into(),
+                    ..State::default()
+                };
+                state.take(Notice::Touched(named.to_vec()), &role);
+                let (done, _) = oneshot::channel();
+                let slots = slot_of("a").with(&slot_of("b")).with(&slot_of("e"));
+                let drain = Drain {
+                    barrier: 0,
+                    slots,
+                    streams,
+                    replica: None,
+                    done,
+                };
+                let mut taken: Vec<Key> = state.take_touched(&drain).into_iter().collect();
+                taken.sort();
+                assert_eq!(taken, expected);
+                // Of other slots they are remembered.
+                assert_eq!(state.touched, ["c", "d"].map(key).into());
+            }
+        }
     }
 
     #[test]

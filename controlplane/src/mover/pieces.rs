@@ -6,6 +6,8 @@
 //! begun it anew. Neither server is kept busy for long by any one command; but for strings of many MiB
 //! that must grow ([`super::flow`] says when), whose memory a server takes, and clears, at once.
 //!
+//! How much it was used does not come with it: only a value that is restored in one piece can be given that.
+//!
 //! A value that changes meanwhile becomes some mixture. Whoever asks for the copy is told of each change,
 //! and asks again; from then on it is chased, if it can be ([`super::chase`]).
 

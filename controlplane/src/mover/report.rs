@@ -10,6 +10,8 @@ use std::{
 
 use proto::SlotSet;
 
+use super::tally::Tally;
+
 /// What is told of a copy.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Progress {
@@ -29,6 +31,8 @@ pub struct Progress {
     pub bytes: u64,
     /// Keys that have changed and are not copied again yet.
     pub dirty: u64,
+    /// The same by their slots, with big ones.
+    pub dirt: Tally,
     /// Big keys that are to be copied by pieces, for the first time or again.
     pub big: u64,
     /// Big keys whose first copy is not over.
@@ -65,7 +69,7 @@ pub(super) struct Report {
     keys: AtomicU64,
     bytes: AtomicU64,
     /// Of each lane; of the one for big keys last.
-    dirty: Vec<AtomicU64>,
+    dirty: Vec<Mutex<Tally>>,
     fresh: AtomicU64,
     slow: Mutex<SlotSet>,
     waits_for: Mutex<Option<String>>,
@@ -78,7 +82,7 @@ impl Report {
             seen: AtomicU64::new(0),
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            dirty: (0..=lanes).map(|_| AtomicU64::new(0)).collect(),
+            dirty: (0..=lanes).map(|_| Mutex::default()).collect(),
             fresh: AtomicU64::new(0),
             slow: Mutex::new(SlotSet::EMPTY),
             waits_for: Mutex::new(None),
@@ -97,8 +101,11 @@ impl Report {
     }
 
     /// How many dirty keys a lane has.
-    pub(super) fn dirty(&self, lane: usize, keys: usize) {
-        self.dirty[lane].store(keys as u64, Relaxed);
+    pub(super) fn dirty(&self, lane: usize, keys: &Tally) {
+        let mut told = self.dirty[lane]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        told.become_like(keys);
     }
 
     /// A big key is found, and its first copy to be made.
@@ -134,9 +141,12 @@ impl Report {
         progress.seen = self.seen.load(Relaxed);
         progress.keys = keys;
         progress.bytes = self.bytes.load(Relaxed);
-        let mut dirty = self.dirty.iter().map(|lane| lane.load(Relaxed));
-        progress.big = dirty.next_back().unwrap_or(0);
-        progress.dirty = dirty.sum();
+        progress.dirt = Tally::default();
+        for lane in &self.dirty {
+            let lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
+            (progress.dirty, progress.big) = (progress.dirt.total(), lane.total());
+            progress.dirt.add_all(&lane);
+        }
         progress.fresh = self.fresh.load(Relaxed);
         progress.slow = *self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         let waits_for = self.waits_for.lock();

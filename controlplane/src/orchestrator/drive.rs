@@ -49,6 +49,8 @@ const BIG_PATIENCE: Duration = Duration::from_secs(3);
 /// How long slots are not held for a proxy that uses the source and is away. When a leader hangs, its proxies
 /// need about this long at most to find another.
 const RETURN_PATIENCE: Duration = Duration::from_secs(12);
+/// After how long it is looked again whether who is away still uses the source: it may have ended.
+const RECOUNT: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Drive {
@@ -67,7 +69,11 @@ pub(super) struct Drive {
     settled: Option<(u64, u32)>,
     /// Slots of which the copy writes nothing, since they were settled and may have moved.
     shut: SlotSet,
+    /// Since when the copy follows, in the present phase.
+    following: Option<Instant>,
     census: Option<BTreeSet<Incarnation>>,
+    /// When that was seen.
+    counted: Instant,
     /// The proxies in there that are not connected here, and since when that is known.
     away: BTreeMap<Incarnation, Instant>,
     fence: Option<Fenced>,
@@ -95,7 +101,9 @@ impl Drive {
             copy: None,
             settled: None,
             shut: SlotSet::EMPTY,
+            following: None,
             census: None,
+            counted: Instant::now(),
             away: BTreeMap::new(),
             fence: None,
             noting: BTreeSet::new(),
@@ -172,6 +180,7 @@ impl Drive {
                 });
             }
             self.phase = (m.entered, Instant::now());
+            self.following = None;
             (self.fence, self.settled) = (None, None);
             (self.is_clean, self.is_reaped) = (false, false);
         }
@@ -282,6 +291,7 @@ impl Drive {
             claims: self.claims,
             copy: self.copying(m),
             census: self.census.clone(),
+            is_census_old: self.counted.elapsed() >= RECOUNT,
             returning,
             proxies,
             fence: self.fence.clone(),
@@ -314,7 +324,7 @@ impl Drive {
         answers.collect()
     }
 
-    fn copying(&self, m: &Migration) -> Copying {
+    fn copying(&mut self, m: &Migration) -> Copying {
         let Some(copy) = &self.copy else {
             return Copying::None;
         };
@@ -330,10 +340,14 @@ impl Drive {
                 Copying::Settled { hold }
             }
             (Stage::Following, _) => Copying::Following {
-                dirty: progress.dirty + progress.big,
+                since: self.following.get_or_insert_with(Instant::now).elapsed(),
+                dirt: progress.dirt,
                 slow: progress.slow,
             },
-            (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => Copying::Underway,
+            (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => {
+                self.following = None;
+                Copying::Underway
+            }
         }
     }
 
@@ -494,6 +508,7 @@ impl Drive {
         let census = seen.map_err(words)?.census.into_keys();
         let proxies = census.filter(|(role, _)| *role == Role::Proxy);
         self.census = Some(proxies.map(|(_, incarnation)| incarnation).collect());
+        self.counted = Instant::now();
         Ok(())
     }
 

@@ -50,3 +50,27 @@ async fn a_move_shuts_out_no_more_than_a_fifth_of_the_proxies() {
         assert_eq!(value, Some(n));
     }
 }
+
+/// Nobody waits for a process that has ended, though it used the source when that was last looked at.
+#[tokio::test]
+async fn proxies_that_are_replaced_while_a_move_waits_for_them_do_not_block_it() {
+    let mut cluster = Cluster::builder().groups(2).proxies(4).start().await;
+    fill(&cluster, 2000).await;
+    for proxy in &cluster.proxies {
+        let mut client = proxy.connect().await;
+        let _: Option<usize> = cmd("GET").arg("k0").query_async(&mut client).await.unwrap();
+    }
+    let id = create_slow(&cluster, "0-99", "g2").await.id;
+    enters(&cluster.controller, &id, Phase::Copying).await;
+    for proxy in &cluster.proxies[2..] {
+        proxy.process.stop();
+    }
+    hurry(&cluster, &id).await;
+    waits(&cluster, &id, "2 proxies that use the source").await;
+    for proxy in &mut cluster.proxies[2..] {
+        proxy.process.kill();
+        proxy.restart();
+    }
+    enters(&cluster.controller, &id, Phase::Succeeded).await;
+    assert_keys_are_at_their_owners(&cluster).await;
+}

@@ -10,11 +10,17 @@
 //! says no more than one that was sent later. A server executes what came on a connection in order, at any
 //! time while it has that connection, whether or not somebody is at its other end.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
-use controlplane::migration::{
-    Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, Migration, Phase, Step,
-    UNSETTLED_MAX, Wish, World, is_quiet, next_step, reapable,
+use controlplane::{
+    migration::{
+        Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, Migration, Phase, Step,
+        UNSETTLED_MAX, Wish, World, is_quiet, next_step, reapable,
+    },
+    mover::Tally,
 };
 use dataplane::settling::report::{Report, settled};
 use proto::{
@@ -40,10 +46,13 @@ use super::{
 };
 
 /// A copy that is equal but for what has just changed.
-const FOLLOWING: Copying = Copying::Following {
-    dirty: 0,
-    slow: SlotSet::EMPTY,
-};
+fn following() -> Copying {
+    Copying::Following {
+        since: Duration::ZERO,
+        dirt: Tally::default(),
+        slow: SlotSet::EMPTY,
+    }
+}
 
 /// What each client does: with which worker of which proxy, and what it writes; 0: it reads.
 pub(super) type Script = &'static [&'static [(Number, usize, u8)]];
@@ -184,9 +193,9 @@ impl System {
         };
         let copy = match leader.copy {
             Copy::None => Copying::None,
-            Copy::Idle { has_read: true, .. } => FOLLOWING,
+            Copy::Idle { has_read: true, .. } => following(),
             // Once it has been through, it follows.
-            Copy::Busy { has_read: true, .. } => FOLLOWING,
+            Copy::Busy { has_read: true, .. } => following(),
             Copy::Busy { .. } | Copy::Idle { .. } => Copying::Underway,
             Copy::Settled { hold, .. } => Copying::Settled { hold },
         };
@@ -207,6 +216,7 @@ impl System {
             },
             copy,
             census: leader.census.as_ref().map(names),
+            is_census_old: true,
             returning: false, // it would only wait
             proxies: leader.answers.iter().map(answer).collect(),
             fence: leader.fence.as_ref().map(|walls| Fenced {
@@ -217,7 +227,7 @@ impl System {
                 closed: walls.closed.iter().copied().map(connection).collect(),
             }),
             notes_lost: false,
-            in_phase: std::time::Duration::from_millis(in_phase),
+            in_phase: Duration::from_millis(in_phase),
             is_clean: leader.is_clean,
             is_reaped: leader.is_reaped,
         }

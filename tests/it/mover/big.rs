@@ -1,10 +1,10 @@
 //! Values too big for one piece.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use controlplane::mover::Dirt;
 use proto::settled::Streams;
-use redis::{aio::MultiplexedConnection, cmd, pipe};
+use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe};
 use tokio::time;
 
 use super::{
@@ -136,6 +136,7 @@ async fn groups_of_a_big_stream_are_settled_without_its_entries() {
         "XGROUP CREATE stream new 0",
         "XCLAIM stream g f 0 20-1 RETRYCOUNT 7",
         "XGROUP DELCONSUMER stream g d",
+        "XSETID stream 99999-3 ENTRIESADDED 30000 MAXDELETEDID 8-1",
     ] {
         run(&mut source, words).await;
     }
@@ -143,14 +144,57 @@ async fn groups_of_a_big_stream_are_settled_without_its_entries() {
         .await
         .unwrap();
     stand.must_be_equal(&all()).await;
+    assert_eq!(counters(&mut target).await, ["99999-3", "30000", "8-1"]);
     copy.reopen(all()).await;
+    run(&mut source, "XSETID stream 99999-7").await;
     run(&mut source, "XGROUP DESTROY stream new").await;
     run(&mut source, "XACK stream g 21-1").await;
     settle_streams(&mut copy, all(), Streams::Any)
         .await
         .unwrap();
     stand.must_be_equal(&all()).await;
+    assert_eq!(counters(&mut target).await, ["99999-7", "30000", "8-1"]);
     assert_eq!(added(&mut target).await, before);
+}
+
+/// A stream's last id, how many entries it ever had, and the greatest id that was deleted.
+async fn counters(link: &mut MultiplexedConnection) -> [String; 3] {
+    let mut info = cmd("XINFO");
+    info.arg("STREAM").arg("stream");
+    let info: HashMap<String, Value> = info.query_async(link).await.unwrap();
+    let names = ["last-generated-id", "entries-added", "max-deleted-entry-id"];
+    names.map(|name| from_redis_value(info[name].clone()).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_scripts_name_is_copied_again_only_if_it_is_a_stream() {
+    let stand = Stand::start().await;
+    let mut source = stand.source.connect().await;
+    fill(&mut source, 20).await;
+    for words in [
+        "SET small value",
+        "XADD little 1-1 f v",
+        "XGROUP CREATE little g 0",
+    ] {
+        run(&mut source, words).await;
+    }
+    let mut copy = stand.copied(all()).await;
+    big_ones_are_copied(&mut copy).await;
+    let named = touched(&["zset", "list", "string", "small", "nothing"]);
+    let evidence = settle_streams(&mut copy, all(), named).await.unwrap();
+    assert_eq!(evidence.keys, 0);
+    copy.reopen(all()).await;
+    for words in [
+        "EVAL return(redis.call('XADD',KEYS[1],'1-1','f','v')) 1 made",
+        "EVAL return(redis.call('XGROUP','CREATE',KEYS[1],'g','0')) 1 made",
+        "XREADGROUP GROUP g c COUNT 1 STREAMS little >",
+    ] {
+        run(&mut source, words).await;
+    }
+    let named = touched(&["zset", "little", "made"]);
+    let evidence = settle_streams(&mut copy, all(), named).await.unwrap();
+    assert!((1..=2).contains(&evidence.keys), "{evidence:?}");
+    assert_eq!(stand.must_be_equal(&all()).await, 9);
 }
 
 /// Copies what a script makes, and tells the longest that one command kept the source and the target busy.

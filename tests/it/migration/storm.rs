@@ -1,0 +1,87 @@
+//! Keys change all the time, many thousands a second, and their slots move all the same.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use redis::{aio::MultiplexedConnection, pipe};
+use tests::{
+    Cluster,
+    migration::{assert_keys_are_at_their_owners, migrate},
+};
+use tokio::time::Instant;
+
+/// How many keys each client has.
+const KEYS: usize = 8000;
+/// How many it sets at a time.
+const AT_ONCE: usize = 64;
+const CLIENTS: usize = 4;
+
+/// Gives all keys of a client one value after the other, as fast as it can. What they have at last, and how
+/// often one was set.
+async fn write(
+    mut link: MultiplexedConnection,
+    client: usize,
+    stop: Arc<AtomicBool>,
+) -> (usize, usize) {
+    let (mut round, mut writes) = (0, 0);
+    loop {
+        round += 1;
+        for first in (0..KEYS).step_by(AT_ONCE) {
+            let mut sets = pipe();
+            for n in first..KEYS.min(first + AT_ONCE) {
+                sets.cmd("SET")
+                    .arg(format!("{client}:{n}"))
+                    .arg(round)
+                    .ignore();
+                writes += 1;
+            }
+            // What was refused, or may not have been executed, is set to the same again.
+            while sets.exec_async(&mut link).await.is_err() {}
+        }
+        if stop.load(Relaxed) {
+            return (round, writes);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_though_many_keys_change_all_the_time() {
+    let cluster = Cluster::builder().groups(2).proxies(2).start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let link = cluster.proxies[client % 2].connect().await;
+        clients.push(tokio::spawn(write(link, client, stop.clone())));
+    }
+    let moved = migrate(&cluster, "0-511", "g2").await;
+    let took = begun.elapsed();
+    stop.store(true, Relaxed);
+    let mut writes = 0;
+    let mut link = cluster.proxies[0].connect().await;
+    for (client, ended) in clients.into_iter().enumerate() {
+        let (last, count) = ended.await.unwrap();
+        writes += count;
+        let mut gets = pipe();
+        for n in 0..KEYS {
+            gets.cmd("GET").arg(format!("{client}:{n}"));
+        }
+        let values: Vec<Option<usize>> = gets.query_async(&mut link).await.unwrap();
+        assert!(
+            values.iter().all(|value| *value == Some(last)),
+            "{client}: {last}"
+        );
+    }
+    eprintln!(
+        "{} writes a second; moved in {took:?} with {} cut-overs, of {} ms at most",
+        writes as f64 / begun.elapsed().as_secs_f64(),
+        moved.cut_overs,
+        moved.longest_hold_ms
+    );
+    assert_eq!(moved.moved_slots, "0-511");
+    // What gives a hold up comes a little later on a busy machine.
+    assert!(moved.longest_hold_ms < 1500.0, "{moved:?}");
+    assert_keys_are_at_their_owners(&cluster).await;
+}
