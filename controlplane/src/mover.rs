@@ -27,7 +27,7 @@
 //! at a time, while the others are copied on.
 //!
 //! How fast that goes `pace` decides. Before a copy stands [`examine()`], after it [`verify()`] and
-//! [`reap()`].
+//! [`reap()`]. What keys there are twice meanwhile, [`Surplus`] counts.
 //!
 //! # What it never does
 //!
@@ -62,6 +62,7 @@ pub use self::{
     measure::{Measure, Measured},
     reap::{Reaped, Unreaped},
     report::{Progress, Stage},
+    surplus::Surplus,
     tally::Tally,
     verify::{Difference, Scope, Verified, What, Which},
 };
@@ -87,6 +88,7 @@ mod report;
 mod scan;
 mod server;
 mod staged;
+mod surplus;
 mod tally;
 mod tracker;
 mod value;

@@ -6,6 +6,7 @@
 //! * [`topology`]: the validated topology, and how one becomes the next.
 //! * [`fence`]: who may use a server.
 //! * [`settled`]: what a proxy says of what it sent before.
+//! * [`surplus`]: how many keys of a server are no client's.
 //! * [`reason`]: machine-readable reasons of gRPC errors.
 //! * [`credentials`]: what the planes present to the servers.
 //! * [`settings`]: how every Sluice process reads its settings.
@@ -27,6 +28,7 @@ pub mod seeded;
 pub mod settings;
 pub mod settled;
 pub mod slot;
+pub mod surplus;
 pub mod tls;
 pub mod topology;
 

@@ -21,6 +21,7 @@ mod parallel;
 mod primary;
 mod rebalance;
 mod storm;
+mod surplus;
 mod tool;
 mod verify;
 mod versions;

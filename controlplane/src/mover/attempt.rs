@@ -51,9 +51,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long is waited for why a part has ended.
 const REASON: Duration = Duration::from_secs(1);
 
-/// What a barrier is written with. `DEL` goes first, so that it is also taken by a server that is full.
+/// What a barrier is written with. `DEL` goes first, so that it is also taken by a server that is full; and
+/// last, so that nothing of it stays: the server tells of it all the same.
 const BARRIER: &[u8] =
-    b"redis.call('DEL', KEYS[1]) return redis.call('SET', KEYS[1], '', 'PX', 60000)";
+    b"redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], '') return redis.call('DEL', KEYS[1])";
 
 /// See the module.
 pub(super) struct Attempt<'a> {

@@ -30,7 +30,7 @@ use crate::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
         Phase, Step, Wish, World, next_step, reapable, turn,
     },
-    mover::{self, Copy, Plan, Reaped, Settle, Stage, Throttle, Unfit},
+    mover::{self, Copy, Plan, Reaped, Settle, Stage, Surplus, Throttle, Unfit},
     snapshot::Snapshot,
     store::Standing,
 };
@@ -65,6 +65,8 @@ pub(super) struct Drive {
     fitness: (Fitness, Instant),
     claims: Claims,
     copy: Option<Copy>,
+    /// Counts what is at both servers, from the copy on.
+    surplus: Option<Surplus>,
     /// The hold for which the copy was settled, and in which attempt.
     settled: Option<(u64, u32)>,
     /// Slots of which the copy writes nothing, since they were settled and may have moved.
@@ -99,6 +101,7 @@ impl Drive {
             fitness: (Fitness::Unknown, Instant::now()),
             claims: Claims::default(),
             copy: None,
+            surplus: None,
             settled: None,
             shut: SlotSet::EMPTY,
             following: None,
@@ -132,6 +135,7 @@ impl Drive {
             self.enter(&migration).await;
             self.face(&now, &migration);
             self.bury_copy();
+            self.count_surplus(&now, &migration);
             let world = self.world(&now, &migration);
             let held = matches!(migration.phase, Phase::CuttingOver { .. });
             let tick = match next_step(&migration, &world) {
@@ -219,6 +223,7 @@ impl Drive {
         self.fitness.0 = Fitness::Unknown;
         self.claims = Claims::default();
         (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
+        self.surplus = None;
         (self.census, self.fence) = (None, None);
         (self.is_clean, self.is_reaped) = (false, false);
     }
@@ -228,6 +233,32 @@ impl Drive {
         if self.copy.as_ref().is_some_and(Copy::has_ended) {
             error!(migration = %self.id, "a copy's task ended, and it begins anew");
             (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
+        }
+    }
+
+    /// Says what keys are at a server that are no clients' there.
+    fn count_surplus(&mut self, now: &Snapshot, m: &Migration) {
+        match m.phase {
+            Phase::Pending | Phase::Succeeded | Phase::Cancelled | Phase::Failed { .. } => return,
+            Phase::Copying { .. }
+            | Phase::CuttingOver { .. }
+            | Phase::Committed
+            | Phase::Reaping { .. }
+            | Phase::Aborting { .. } => {}
+        }
+        let plan = self.plan(now, m, m.slots);
+        let surplus = self.surplus.get_or_insert_with(|| Surplus::begin(plan));
+        surplus.are(m.slots.without(&m.moved), m.moved);
+    }
+
+    async fn end_surplus(&mut self) {
+        let Some(surplus) = self.surplus.take() else {
+            return;
+        };
+        match timeout(PATIENCE, surplus.end()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => warn!(migration = %self.id, %e, "DBSIZE is too small for a while"),
+            Err(_) => warn!(migration = %self.id, "DBSIZE is too small for a while"),
         }
     }
 
@@ -359,6 +390,9 @@ impl Drive {
                     let progress = watch::Sender::new(Reaped::default());
                     let plan = self.plan(now, m, m.slots);
                     mover::reap(&plan, m.slots, || true, &progress).await.ok();
+                }
+                if advance == Advance::End {
+                    self.end_surplus().await;
                 }
                 self.record(m, advance).await
             }

@@ -112,7 +112,7 @@ impl Worker {
         request: &Request<'r>,
     ) -> Cow<'r, [u8]> {
         let database = self.clients.session(id).client.database;
-        let instead = dbsize::of_clients(command, database)
+        let instead = dbsize::of_clients(command)
             .or_else(|| erasure::keeping_record(command, request, database));
         instead.map_or(Cow::Borrowed(request.raw()), Cow::Owned)
     }
