@@ -205,7 +205,7 @@ impl<'a> Attempt<'a> {
                 passed: None,
                 throttle: throttle.clone(),
                 report: report.clone(),
-                state: State::default(),
+                state: State::of(&Role::Big),
             };
             if let Some(big) = big {
                 let (give, take) = mpsc::channel(FOUND);
@@ -213,6 +213,7 @@ impl<'a> Attempt<'a> {
                 found.push(give);
                 passes.push(pass);
                 lane.role = Role::Common(big);
+                lane.state = State::of(&lane.role);
                 lane.found = Some(take);
                 lane.passed = Some(passed);
             }

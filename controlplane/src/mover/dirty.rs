@@ -1,7 +1,7 @@
-//! The keys that have changed at the source since they were copied: each once, the oldest change first.
+//! The keys that have changed at the source since they were copied: each once, in some order.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -15,22 +15,48 @@ pub(super) type Key = Arc<[u8]>;
 /// What a key costs here besides its bytes, about.
 const OVERHEAD: usize = 64;
 
+/// In which order keys are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Order {
+    /// The oldest change first.
+    #[default]
+    Age,
+    /// Slot by slot, of each the oldest change first. When more changes than can be copied, at least the first
+    /// slots have few that are dirty: enough for the next hold.
+    Slot,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Dirty {
-    queue: VecDeque<Key>,
+    order: Order,
+    /// By slot, if that is the order; all in the first, if not. None is empty.
+    queues: BTreeMap<Slot, VecDeque<Key>>,
     known: HashSet<Key>,
     tally: Tally,
     bytes: usize,
 }
 
 impl Dirty {
+    /// None yet.
+    pub(super) fn new(order: Order) -> Self {
+        Self {
+            order,
+            ..Self::default()
+        }
+    }
+
     /// Adds a key, unless it is there.
     pub(super) fn insert(&mut self, key: Key) {
         if self.known.insert(key.clone()) {
             self.bytes += key.len() + OVERHEAD;
-            self.tally.add(Slot::of_key(&key), 1);
-            self.queue.push_back(key);
+            let slot = Slot::of_key(&key);
+            self.tally.add(slot, 1);
+            let queue = match self.order {
+                Order::Age => Slot::all().next().expect("there are slots"),
+                Order::Slot => slot,
+            };
+            self.queues.entry(queue).or_default().push_back(key);
         }
     }
 
@@ -41,12 +67,13 @@ impl Dirty {
 
     /// How many of them are of these slots.
     pub(super) fn count_of(&self, slots: &SlotSet) -> usize {
-        self.queue.iter().filter(|key| slots.owns(key)).count()
+        let keys = self.queues.values().flatten();
+        keys.filter(|key| slots.owns(key)).count()
     }
 
     /// Whether something is true of all of them.
     pub(super) fn all(&self, test: impl FnMut(&Key) -> bool) -> bool {
-        self.queue.iter().all(test)
+        self.queues.values().flatten().all(test)
     }
 
     /// How many of them are of each slot.
@@ -56,12 +83,12 @@ impl Dirty {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.known.len()
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.known.is_empty()
     }
 
     /// What they cost in memory, in bytes, about.
@@ -69,20 +96,33 @@ impl Dirty {
         self.bytes
     }
 
-    /// Takes the oldest out, this many at most.
+    /// Takes the first out, this many at most.
     pub(super) fn take(&mut self, most: usize) -> Vec<Key> {
-        let taken: Vec<Key> = self.queue.drain(..most.min(self.queue.len())).collect();
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(mut queue) = self.queues.first_entry()
+        {
+            let keys = queue.get_mut();
+            taken.extend(keys.drain(..keys.len().min(most - taken.len())));
+            if keys.is_empty() {
+                queue.remove();
+            }
+        }
         self.forget(&taken);
         taken
     }
 
     /// Takes out all keys of these slots.
     pub(super) fn take_of(&mut self, slots: &SlotSet) -> Vec<Key> {
-        let queue = std::mem::take(&mut self.queue);
-        let (taken, kept) = queue.into_iter().partition(|key| slots.owns(key));
-        self.queue = kept;
-        let taken: VecDeque<Key> = taken;
-        let taken = Vec::from(taken);
+        let mut taken = Vec::new();
+        self.queues.retain(|_, queue| {
+            let (of_slots, kept): (VecDeque<Key>, VecDeque<Key>) = std::mem::take(queue)
+                .into_iter()
+                .partition(|key| slots.owns(key));
+            taken.extend(of_slots);
+            *queue = kept;
+            !queue.is_empty()
+        });
         self.forget(&taken);
         taken
     }
@@ -115,6 +155,22 @@ mod tests {
         assert_eq!(dirty.take(9), [key("c"), key("a")]);
         assert!(dirty.is_empty());
         assert_eq!(dirty.bytes(), 0);
+    }
+
+    #[test]
+    fn or_slot_by_slot() {
+        let mut dirty = Dirty::new(Order::Slot);
+        let mut keys = ["a", "b", "c", "{a}2", "{b}2"].map(key);
+        for key in &keys {
+            dirty.insert(key.clone());
+        }
+        keys.sort_by_key(|key| Slot::of_key(key)); // of each slot in order
+        assert_eq!(dirty.take(3), keys[..3]);
+        dirty.insert(keys[0].clone());
+        assert_eq!(dirty.take(1), keys[..1]);
+        assert_eq!(dirty.len(), 2);
+        assert_eq!(dirty.take(9), keys[3..]);
+        assert!(dirty.is_empty());
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio::{
 
 use super::{
     Interruption, Throttle,
-    dirty::{Dirty, Key},
+    dirty::{Dirty, Key, Order},
     pace::Portion,
     pieces::{Go, Manner, Outcome, Way},
     relay::{LATER, Relay},
@@ -40,7 +40,7 @@ use super::{
 
 /// Big keys that are handed over by one notice.
 const HANDED: usize = 128;
-/// Dirty keys of one lane that go before those the pass has found.
+/// Dirty keys of one lane that are copied while the pass goes on, in turns with what that finds.
 const MANY: usize = 8192;
 /// Memory that the dirty keys of one lane may take. Beyond it the copy starts over: nobody could cut over
 /// with so many.
@@ -172,6 +172,8 @@ pub(super) struct State {
     /// The newest barrier that came.
     barrier: u64,
     drain: Option<Drain>,
+    /// Dirty keys were copied since the last that the pass has found: it is their turn.
+    owes_found: bool,
     /// When changes were copied last.
     last_round: Option<Instant>,
     /// Before it changes are gathered.
@@ -188,6 +190,18 @@ enum Tried {
 }
 
 impl State {
+    /// Of a lane that knows nothing yet.
+    pub(super) fn of(role: &Role) -> Self {
+        let order = match role {
+            Role::Common(_) => Order::Slot,
+            Role::Big => Order::Age,
+        };
+        Self {
+            dirty: Dirty::new(order),
+            ..Self::default()
+        }
+    }
+
     fn take(&mut self, notice: Notice, role: &Role) {
         match notice {
             Notice::Changed(keys) => {
@@ -353,7 +367,9 @@ impl Lane {
         let dirty = self.state.dirty.len();
         let gathering = self.state.next_round.filter(|round| *round > now);
         let round = self.found.is_none() && dirty > 0 && gathering.is_none();
-        if !paused && (round || dirty >= MANY) {
+        let many = dirty >= MANY && !(self.found.is_some() && self.state.owes_found);
+        if !paused && (round || many) {
+            self.state.owes_found = true;
             self.state.last_round = Some(now);
             let portion = self.relay.portion();
             let keys = self.state.dirty.take(self.role.batch(portion));
@@ -377,6 +393,7 @@ impl Lane {
             found = next(&mut self.found), if !paused && handed_over => match found {
                 Some(found) => {
                     self.state.databases.insert(found.database);
+                    self.state.owes_found = false;
                     self.copy(found.database, &found.keys, None).await
                 }
                 None => {

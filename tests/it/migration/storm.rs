@@ -5,15 +5,16 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use proto::v1::{self, migration::Phase};
 use redis::{aio::MultiplexedConnection, pipe};
 use tests::{
     Cluster,
-    migration::{assert_keys_are_at_their_owners, migrate},
+    migration::{assert_keys_are_at_their_owners, enters},
 };
 use tokio::time::Instant;
 
 /// How many keys each client has.
-const KEYS: usize = 8000;
+const KEYS: usize = 16_000;
 /// How many it sets at a time.
 const AT_ONCE: usize = 64;
 const CLIENTS: usize = 4;
@@ -46,8 +47,8 @@ async fn write(
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn slots_move_though_many_keys_change_all_the_time() {
+/// Moves half of the slots, copying so many keys a second, while their keys change all the time.
+async fn check(rate: u32) {
     let cluster = Cluster::builder().groups(2).proxies(2).start().await;
     let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
@@ -56,7 +57,16 @@ async fn slots_move_though_many_keys_change_all_the_time() {
         let link = cluster.proxies[client % 2].connect().await;
         clients.push(tokio::spawn(write(link, client, stop.clone())));
     }
-    let moved = migrate(&cluster, "0-511", "g2").await;
+    let request = v1::CreateMigrationRequest {
+        id: "m".to_owned(),
+        slots: "0-511".to_owned(),
+        target_group_id: "g2".to_owned(),
+        rate,
+        ..v1::CreateMigrationRequest::default()
+    };
+    let mut admin = cluster.controller.admin().await;
+    admin.create_migration(request).await.unwrap();
+    let moved = enters(&cluster.controller, "m", Phase::Succeeded).await;
     let took = begun.elapsed();
     stop.store(true, Relaxed);
     let mut writes = 0;
@@ -84,4 +94,14 @@ async fn slots_move_though_many_keys_change_all_the_time() {
     // What gives a hold up comes a little later on a busy machine.
     assert!(moved.longest_hold_ms < 1500.0, "{moved:?}");
     assert_keys_are_at_their_owners(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_though_many_keys_change_all_the_time() {
+    check(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_though_more_keys_change_than_may_be_copied() {
+    check(6000).await;
 }
