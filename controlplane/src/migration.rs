@@ -21,7 +21,10 @@
 //!    each has its own copy and its own holds. A fence that one raises around a source that two share is one
 //!    for the other, too: it closes more than that needed, never less.
 //! 2. *COPYING*. The source serves; the copy makes the target equal to it (`mover` says how), and knows
-//!    which keys are not equal yet. Proxies note what the copy cannot see: commands of consumer groups.
+//!    which keys are not equal yet. Proxies note what the copy cannot see: commands of consumer groups, and some
+//!    others of which a source older than Redis 6 does not tell. Of consumer groups all can be copied again
+//!    where notes are lost. A copy from such a source depends on notes: where they are lost it begins anew, once
+//!    all proxies that are registered note.
 //!    Nothing is held while a proxy that uses the source has been away for a moment only: after an election it
 //!    is on its way to the new leader, and its clients would notice that it is fenced.
 //! 3. *CUTTING_OVER* moves a batch of slots. It is short, and each of its parts has a limit:
@@ -252,6 +255,8 @@ pub enum GiveUp {
     },
     /// The copy is not there, or began anew: that of another leader is worth nothing to this one.
     CopyLost,
+    /// The copy depends on what proxies have noted, and that is lost, or more than they can name.
+    Unseen,
     /// Its operator wants it to wait.
     Paused,
 }
@@ -304,6 +309,10 @@ pub struct World {
     /// Since the copy began, a proxy used the source that did not note what the copy cannot see, or is
     /// gone with what it had noted.
     pub notes_lost: bool,
+    /// The copy depends on what proxies note: the source is older than Redis 6.
+    pub needs_notes: bool,
+    /// Proxies that are registered and not connected.
+    pub absent: Vec<ProxyId>,
     /// How long the record is in its phase, as far as this leader knows.
     pub in_phase: Duration,
     /// That the target has nothing of what is not moved any more.
@@ -446,6 +455,8 @@ pub enum Why {
     Unfit(String),
     /// Proxies that do not note yet what the copy cannot see.
     Notes(Vec<ProxyId>),
+    /// Proxies that are registered and not connected, where the copy depends on what they note.
+    Absent(Vec<ProxyId>),
     /// The copy.
     Copy,
     /// Fewer keys that are not equal yet, of the slots that are held next.
@@ -477,7 +488,15 @@ impl fmt::Display for Why {
             Self::Unfit(reason) => write!(f, "waiting for its servers: {reason}"),
             Self::Notes(proxies) => {
                 names(f, proxies)?;
-                write!(f, " to note changes of consumer groups")
+                write!(f, " to note changes that the source does not tell of")
+            }
+            Self::Absent(proxies) => {
+                names(f, proxies)?;
+                write!(
+                    f,
+                    " to connect, or to be removed: a source older than Redis 6 does not tell of all changes, \
+                     and every proxy has to note them"
+                )
             }
             Self::Copy => write!(f, "copying keys"),
             Self::Dirty(keys) => write!(
@@ -515,6 +534,11 @@ impl fmt::Display for GiveUp {
                 "{proxies} proxies had no reply of the source: are they cut off from it?"
             ),
             Self::CopyLost => write!(f, "the copy began anew"),
+            Self::Unseen => write!(
+                f,
+                "keys had changed of which a source older than Redis 6 does not tell, and proxies could not name \
+                 them all"
+            ),
             Self::Paused => write!(f, "it was paused"),
         }
     }
@@ -632,6 +656,9 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
     if !(w.claims.source && w.claims.target) {
         return Step::Claim;
     }
+    if w.needs_notes && w.notes_lost {
+        return begin_anew(w, m.entered);
+    }
     let (batch, dirty) = match &w.copy {
         Copying::None => return begin_copy(w, m.entered),
         Copying::Underway => return Step::Wait(Why::Copy),
@@ -684,6 +711,20 @@ fn begin_copy(w: &World, copying: u64) -> Step {
     }
 }
 
+/// A copy that depends on notes, and has lost some, begins anew when all proxies note.
+fn begin_anew(w: &World, copying: u64) -> Step {
+    let late = names(w, |proxy| {
+        proxy.connected && proxy.settled_in(copying).is_none()
+    });
+    if !w.absent.is_empty() {
+        Step::Wait(Why::Absent(w.absent.clone()))
+    } else if !late.is_empty() {
+        Step::Wait(Why::Notes(late))
+    } else {
+        Step::Copy
+    }
+}
+
 fn cutting_over(m: &Migration, w: &World, batch: SlotSet, patience: Duration) -> Step {
     let hold = m.entered;
     let give_up = |why| Step::Record(Advance::GiveUp(why));
@@ -729,10 +770,14 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet, patience: Duration) ->
     if w.copy == (Copying::Settled { hold }) {
         return Step::Record(Advance::Commit);
     }
+    let streams = streams(w, hold);
+    if w.needs_notes && streams == Streams::Any {
+        return give_up(GiveUp::Unseen);
+    }
     Step::Settle {
         slots: batch,
         hold,
-        streams: streams(w, hold),
+        streams,
     }
 }
 
@@ -771,6 +816,7 @@ fn patience(given_up: &Option<(GiveUp, u32)>) -> Duration {
             | GiveUp::OverBudget
             | GiveUp::Silent { .. }
             | GiveUp::CopyLost
+            | GiveUp::Unseen
             | GiveUp::Paused,
             _,
         ))
@@ -823,7 +869,7 @@ fn fence(w: &World, hold: u64, patience: Duration) -> Step {
     }
 }
 
-/// The streams that proxies have touched unseen. Any, if one of them does not know, or cannot tell.
+/// What proxies have touched unseen. Any, if one of them does not know, or cannot tell.
 fn streams(w: &World, hold: u64) -> Streams {
     let Some(fence) = w.fence.as_ref().filter(|fence| !fence.hit && !w.notes_lost) else {
         return Streams::Any;
@@ -1034,6 +1080,13 @@ impl Migration {
     /// The phase after a hold was given up, so often in a row for this reason.
     fn give_up(&mut self, batch: SlotSet, why: &GiveUp, tries: u32) -> Phase {
         let again = |tries| Some((why.clone(), tries));
+        if *why == GiveUp::Unseen && tries > TRIES_MAX {
+            return Phase::Aborting {
+                then: Ending::Failed {
+                    reason: format!("{tries} times in a row, {why}"),
+                },
+            };
+        }
         if *why != GiveUp::OverBudget {
             return self.rest_of(again(tries));
         }

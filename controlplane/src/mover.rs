@@ -20,7 +20,8 @@
 //!
 //! What servers do *not* tell of is what happens to consumer groups of streams. Whoever settles says on
 //! which keys such commands, or scripts, were used; those of them that are streams are copied once more, of a
-//! big one all but the entries.
+//! big one all but the entries. A server older than Redis 6 tells of keyspace events alone, and there is more
+//! that it does not tell of (`events`).
 //!
 //! From then on the slots are *shut*: they may be the target's at any moment, and nothing of them is
 //! written any more, unless it is said that they stay. A migration of many slots settles, and moves, some
@@ -31,7 +32,8 @@
 //!
 //! # What it never does
 //!
-//! A copy never decides who owns a slot, never writes to the source but its barrier, and never touches a
+//! A copy never decides who owns a slot, never writes to the source but its barrier (and, where there is no
+//! tracking, the marks and the setting of `events`), and never touches a
 //! key that begins with `{sluice}:`, but for its own at the target. It believes nothing of what it cannot see
 //! to the end: when the source is flushed, tracking is lost, a connection breaks, or the target was
 //! restarted or flushed or has thrown out keys, the copy starts over, from an empty target, with all
@@ -55,7 +57,6 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::Opener;
 pub use self::{
     examine::{Fit, Share, Unfit},
     link::{Endpoint, LinkError, Mandate},
@@ -66,12 +67,14 @@ pub use self::{
     tally::Tally,
     verify::{Difference, Scope, Verified, What, Which},
 };
+use self::{link::Opener, tracker::Telling};
 
 mod attempt;
 mod chase;
 mod clean;
 mod company;
 mod dirty;
+mod events;
 mod examine;
 mod flow;
 mod groups;
@@ -129,7 +132,8 @@ pub struct Throttle {
 pub struct Settle {
     /// Slots of the copy to which nobody writes from now on, and every write to which was answered.
     pub slots: SlotSet,
-    /// Streams whose consumer groups may have changed.
+    /// Keys that may have changed so that the source did not tell of it: streams, by their consumer groups, and
+    /// of a source older than Redis 6 others.
     pub streams: Streams,
     /// How long it may take.
     pub budget: Duration,
@@ -175,6 +179,9 @@ pub enum Unsettled {
     /// No replica of the target has all of it yet.
     #[error("no replica of the target has it yet")]
     ReplicaBehind,
+    /// The source does not tell of all changes, and what proxies noted of the others is lost, or too much.
+    #[error("keys may have changed of which nobody has told")]
+    Unseen,
     /// The copy starts over.
     #[error("the copy starts over")]
     Interrupted,
@@ -192,7 +199,15 @@ pub enum Interruption {
     /// The source tells of no changes any more.
     #[error("tracking is lost: {0}")]
     TrackingLost(#[source] LinkError),
-    /// A database of the source was flushed.
+    /// Somebody has turned off the keyspace events of a source that tells of changes by them.
+    #[error(
+        "the source tells of no keyspace events any more: its `notify-keyspace-events` was changed"
+    )]
+    EventsOff,
+    /// The source does not tell of all changes, and of the others nobody knows.
+    #[error("keys may have changed of which nobody has told")]
+    Unseen,
+    /// A database of the source was flushed, or swapped with another.
     #[error("the source was flushed")]
     SourceFlushed,
     /// The source is another process, or a replica now.
@@ -351,12 +366,7 @@ impl Copy {
         clean::close_former(&mut link, is_former).await?;
         for database in link.server().await?.keyspace.into_keys() {
             link.select(database).await?;
-            // One more than planned: that for big keys.
-            for lane in 0..=self.plan.lanes.get() {
-                let own = attempt::own_keys(&self.plan.name, lane);
-                let (mark, place) = (relay::mark(&own), relay::place(&own));
-                clean::unlink(&mut link, &[mark.as_bytes(), place.as_bytes()]).await?;
-            }
+            unmark(&mut link, &self.plan).await?;
         }
         Ok(())
     }
@@ -369,7 +379,46 @@ pub async fn clean_up(plan: &Plan) -> Result<u64, LinkError> {
     let name = format!("{}:clean:", plan.name);
     let is_former = |other: &str| attempt::is_former(other, plan, &name);
     clean::close_former(&mut link, is_former).await?;
-    clean::clean(&mut link, &plan.slots, &attempt::own_prefix(&plan.name)).await
+    let deleted = clean::clean(&mut link, &plan.slots, &attempt::own_prefix(&plan.name)).await?;
+    leave(plan, "clean").await;
+    Ok(deleted)
+}
+
+/// Leaves a source as it was, as far as it lets us: nothing may fail for it.
+async fn leave(plan: &Plan, purpose: &str) {
+    if let Err(why) = try_leave(plan, purpose).await {
+        let copy = &plan.name;
+        tracing::warn!(%copy, %why, "a source that has no tracking may keep marks and events");
+    }
+}
+
+/// On a link of its own: one on which a transaction has failed is of no use any more.
+async fn try_leave(plan: &Plan, purpose: &str) -> Result<(), LinkError> {
+    let (mut source, is) = opener(plan, purpose).open(&plan.source, 0).await?;
+    match Telling::of(&is) {
+        Telling::Tracking => Ok(()),
+        Telling::Events => {
+            let name = format!("{}:{purpose}:", plan.name);
+            let is_former = |other: &str| attempt::is_former(other, plan, &name);
+            clean::close_former(&mut source, is_former).await?;
+            for database in is.keyspace.into_keys() {
+                source.select(database).await?;
+                unmark(&mut source, plan).await?;
+            }
+            events::put_back(&mut source).await
+        }
+    }
+}
+
+/// Deletes the marks of a copy in a database, and what grew there.
+async fn unmark(link: &mut link::Link, plan: &Plan) -> Result<(), LinkError> {
+    // One more than planned: that for big keys.
+    for lane in 0..=plan.lanes.get() {
+        let own = attempt::own_keys(&plan.name, lane);
+        let (mark, place) = (relay::mark(&own), relay::place(&own));
+        clean::unlink(link, &[mark.as_bytes(), place.as_bytes()]).await?;
+    }
+    Ok(())
 }
 
 /// Deletes what the source of a plan still has of slots that have moved. `still_ours` is asked before each
@@ -384,6 +433,7 @@ pub async fn reap(
     let name = format!("{}:reap:", plan.name);
     let is_former = |other: &str| attempt::is_former(other, plan, &name);
     clean::close_former(&mut link, is_former).await?;
+    leave(plan, "reap").await;
     reap::reap(&mut link, &slots, still_ours, progress).await
 }
 

@@ -242,6 +242,17 @@ impl Command {
         }
     }
 
+    /// Whether it changes a key, and servers do not tell of it: to nobody, or, before Redis 6, by no keyspace
+    /// event. Who copies keys while they are written has to be told by us.
+    pub fn is_untold(&self) -> bool {
+        // Of SINTERSTORE they do not where it deletes, since one of the sets is not there.
+        self.changes_consumers()
+            || matches!(
+                self.name,
+                "move" | "persist" | "pfdebug" | "restore" | "sinterstore"
+            )
+    }
+
     /// Whether servers may pass it, or something that it does, on to their replicas. Redis has a flag for
     /// that which `COMMAND` does not tell.
     pub fn may_be_replicated(&self) -> bool {

@@ -20,7 +20,13 @@ use std::{
 
 use sha1_smol::Sha1;
 
-use crate::{command::Command, memory::Memory, resp::Request};
+use crate::{
+    command::{self, Class, Command},
+    memory::Memory,
+    resp::Request,
+};
+
+mod commands;
 
 /// So many are kept.
 const SCRIPTS: usize = 4096;
@@ -66,6 +72,18 @@ pub(crate) fn called(command: &Command, request: &Request<'_>) -> Option<Sha> {
         "evalsha" | "evalsha_ro" => Sha::parse(request.arg(1)),
         _ => None,
     }
+}
+
+/// Whether a script calls nothing that servers do not tell of ([`Command::is_untold`]), for certain.
+fn is_told(source: &[u8]) -> bool {
+    let is_told = |name: &String| {
+        let is_of = |row: &&Command| row.name.split('|').next() == Some(name);
+        let mut rows = command::all().iter().filter(is_of).peekable();
+        // What clients have not may stand in a script all the same.
+        let is_told = |row: &Command| !row.is_untold() && !matches!(row.class, Class::Denied(_));
+        rows.peek().is_some() && rows.all(is_told)
+    };
+    commands::commands(source).is_some_and(|commands| commands.iter().all(is_told))
 }
 
 /// Whether a request asks that all scripts be forgotten, in a way that servers accept.
@@ -131,6 +149,16 @@ impl Scripts {
     /// Whether one was seen.
     pub(crate) fn has(&self, sha: Sha) -> bool {
         self.kept().sources.contains_key(&sha)
+    }
+
+    /// Whether a request runs a script that may change keys so that servers do not tell of it, as far as is
+    /// known.
+    pub(crate) fn may_be_untold(&self, command: &Command, request: &Request<'_>) -> bool {
+        let called = called(command, request).and_then(|sha| self.source(sha));
+        match source(command, request).or(called.as_deref()) {
+            Some(source) => !is_told(source),
+            None => true,
+        }
     }
 
     /// Forgets them all, as `SCRIPT FLUSH` says.

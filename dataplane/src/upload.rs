@@ -252,7 +252,7 @@ impl Worker {
         if self.settling.touched.is_attentive() {
             let database = client.database;
             let touched = &mut self.settling.touched;
-            touched.see(command, request, database, topology);
+            touched.see(command, request, database, topology, &self.proxy.scripts);
         }
         match route(command, request, topology) {
             Route::Forward(group) => {

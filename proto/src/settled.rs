@@ -13,7 +13,7 @@ use crate::{
 
 /// How many lost connections are named.
 pub const LOST_MAX: usize = 1000;
-/// How many bytes the keys of the streams that are named have together.
+/// How many bytes the keys that are named have together.
 pub const STREAM_BYTES_MAX: usize = 1 << 20;
 
 /// See the module.
@@ -49,7 +49,7 @@ pub enum Lost {
     Many,
 }
 
-/// A key that holds a stream.
+/// A key, as a rule of a stream.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StreamKey {
     /// The database it is in.
@@ -58,7 +58,8 @@ pub struct StreamKey {
     pub key: Vec<u8>,
 }
 
-/// Streams whose groups of consumers may have changed while nobody saw it.
+/// Keys that may have changed while nobody saw it: streams, by their groups of consumers, and others where the
+/// server is older than Redis 6 and does not tell of all that clients do.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Streams {
     /// These, and no others.

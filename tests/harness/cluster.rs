@@ -1,6 +1,7 @@
 //! Groups of servers, a controller and proxies, wired up.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -59,6 +60,7 @@ pub struct Builder {
     controller_args: Vec<String>,
     server_args: Vec<String>,
     server: Option<PathBuf>,
+    others: BTreeMap<usize, PathBuf>,
     unassigned: bool,
     relayed: bool,
     bug: Option<Bug>,
@@ -113,6 +115,12 @@ impl Builder {
         self
     }
 
+    /// The program that the servers of one group are, which are counted from 1.
+    pub fn server_of(mut self, group: usize, program: PathBuf) -> Self {
+        self.others.insert(group, program);
+        self
+    }
+
     /// Puts a relay before each server (there must be no replicas) and, for proxies, each controller.
     pub fn relayed(mut self) -> Self {
         self.relayed = true;
@@ -146,8 +154,9 @@ impl Builder {
             [PROXY, CONTROLLER].map(|name| self.program(name));
         let program = self.server.unwrap_or_else(|| REDIS_SERVER.into());
         for group in 1..=self.groups {
+            let program = self.others.get(&group).unwrap_or(&program);
             let name = format!("g{group}-primary");
-            let primary = Server::run(&program, dir.path(), &name, &self.server_args);
+            let primary = Server::run(program, dir.path(), &name, &self.server_args);
             primary.answers().await;
             let mut servers = vec![primary];
             for replica in 1..=self.replicas {
@@ -155,7 +164,7 @@ impl Builder {
                 let port = servers[0].port.to_string();
                 let mut args = self.server_args.clone();
                 args.extend(["--replicaof".to_owned(), "127.0.0.1".to_owned(), port]);
-                servers.push(Server::run(&program, dir.path(), &name, &args));
+                servers.push(Server::run(program, dir.path(), &name, &args));
             }
             groups.push(servers);
         }

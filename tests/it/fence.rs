@@ -189,6 +189,12 @@ fn programs() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Those that have neither users nor threads.
+fn old_programs() -> impl Iterator<Item = PathBuf> {
+    let names = ["redis-3.2", "redis-5.0"];
+    names.into_iter().filter_map(other_server)
+}
+
 #[tokio::test]
 async fn what_was_flushed_deleted_lowered_or_spoilt_is_mended() {
     let cluster = Cluster::builder().groups(1).start().await;
@@ -480,41 +486,47 @@ async fn nothing_of_a_killed_connection_is_executed_afterwards() {
         incr.repeat(200)
     );
     let kinds = [incr.repeat(20_000), block.repeat(100)];
-    for (index, program) in programs().into_iter().enumerate() {
-        for threads in ["1", "4"] {
-            let args = ["--io-threads", threads].map(str::to_owned);
-            let name = format!("s{index}-{threads}");
-            let server = Server::run(&program, dir.path(), &name, &args);
-            server.answers().await;
-            let mut killer = Raw::connect(&server.addr).await;
-            let mut cut_short = [0; 2];
-            for (round, kind) in (0..ROUNDS).flat_map(|round| [(round, 0), (round, 1)]) {
-                let mut victim = named(&server, &proxy_name()).await;
-                let list = killer.command("CLIENT LIST").await;
-                let line = list.lines().find(|line| line.contains(&proxy_name()));
-                let (_, rest) = line.unwrap().split_once("id=").unwrap();
-                let kill = format!("CLIENT KILL ID {}", rest.split(' ').next().unwrap());
-                assert_eq!(killer.command("DEL n").await.chars().next(), Some(':'));
-                let block = kinds[kind].clone();
-                let writing = tokio::spawn(async move {
-                    victim.send_to_the_end(block.as_bytes()).await;
-                });
-                tokio::time::sleep(Duration::from_micros(300 * round)).await;
-                assert_eq!(killer.command(&kill).await, ":1");
-                let then = killer.command("GET n").await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                assert_eq!(killer.command("GET n").await, then, "{program:?} {threads}");
-                cut_short[kind] += u32::from(!then.ends_with(" 20000"));
-                let executed: u32 = then.rsplit(' ').next().unwrap().parse().unwrap_or(0);
-                assert!(
-                    kind == 0 || executed.is_multiple_of(200),
-                    "{program:?} {threads}: {then}"
-                );
-                writing.await.unwrap();
-            }
-            let in_time = cut_short.iter().all(|count| *count > 0);
-            assert!(in_time, "{program:?} {threads}: it was never in time");
+    let threaded = programs().into_iter().flat_map(|program| {
+        ["1", "4"].map(|threads| {
+            (
+                program.clone(),
+                vec!["--io-threads".to_owned(), threads.to_owned()],
+            )
+        })
+    });
+    let servers = threaded.chain(old_programs().map(|program| (program, Vec::new())));
+    for (index, (program, args)) in servers.enumerate() {
+        let name = format!("s{index}");
+        let server = Server::run(&program, dir.path(), &name, &args);
+        server.answers().await;
+        let mut killer = Raw::connect(&server.addr).await;
+        let mut cut_short = [0; 2];
+        for (round, kind) in (0..ROUNDS).flat_map(|round| [(round, 0), (round, 1)]) {
+            let mut victim = named(&server, &proxy_name()).await;
+            let list = killer.command("CLIENT LIST").await;
+            let line = list.lines().find(|line| line.contains(&proxy_name()));
+            let (_, rest) = line.unwrap().split_once("id=").unwrap();
+            let kill = format!("CLIENT KILL ID {}", rest.split(' ').next().unwrap());
+            assert_eq!(killer.command("DEL n").await.chars().next(), Some(':'));
+            let block = kinds[kind].clone();
+            let writing = tokio::spawn(async move {
+                victim.send_to_the_end(block.as_bytes()).await;
+            });
+            tokio::time::sleep(Duration::from_micros(300 * round)).await;
+            assert_eq!(killer.command(&kill).await, ":1");
+            let then = killer.command("GET n").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(killer.command("GET n").await, then, "{program:?} {args:?}");
+            cut_short[kind] += u32::from(!then.ends_with(" 20000"));
+            let executed: u32 = then.rsplit(' ').next().unwrap().parse().unwrap_or(0);
+            assert!(
+                kind == 0 || executed.is_multiple_of(200),
+                "{program:?} {args:?}: {then}"
+            );
+            writing.await.unwrap();
         }
+        let in_time = cut_short.iter().all(|count| *count > 0);
+        assert!(in_time, "{program:?} {args:?}: it was never in time");
     }
 }
 

@@ -246,14 +246,26 @@ async fn streams_whose_consumers_change_while_they_are_copied_are_named() {
         "SELECT 3",
         "XGROUP CREATE {foo}5 g 0 MKSTREAM",
         "EVAL return{} 1 {foo}6",
+        "EVAL return{redis.call(ARGV[1],KEYS[1])} 1 {foo}7 PERSIST",
+        "EVAL return{redis.call('PERSIST',KEYS[1])} 1 {foo}8",
         "EVAL_RO return{} 1 {foo}7",
+        // Servers older than Redis 6 have no event for these.
+        "SELECT 0",
+        "SET {foo}a v EX 100",
+        "PERSIST {foo}a",
+        "SET {foo}b v",
+        "MOVE {foo}b 1",
+        "EXPIRE {foo}c 100",
     ] {
         let reply = client.command(command).await;
         assert!(!reply.starts_with('-'), "{command}: {reply}");
     }
     scene.publish(&held(&scene, 3)).await;
     let settled = scene.settled().await;
-    let expected = ["0:{foo}2", "0:{foo}3", "0:{foo}9", "3:{foo}5", "3:{foo}6"];
+    let expected = [
+        "0:{foo}2", "0:{foo}3", "0:{foo}9", "0:{foo}a", "0:{foo}b", "3:{foo}5", "3:{foo}7",
+        "3:{foo}8",
+    ];
     assert_eq!(keys(&settled.streams).unwrap(), expected);
     // It is given up, and begun again: only who still waits is asked again.
     scene.publish(&scene.topology(4, |_| None)).await;

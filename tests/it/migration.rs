@@ -17,6 +17,7 @@ mod blast;
 mod fitness;
 mod groups;
 mod hang;
+mod old;
 mod parallel;
 mod primary;
 mod rebalance;

@@ -22,6 +22,7 @@ use self::stand::{
 
 mod around;
 mod big;
+mod events;
 mod facts;
 mod pressure;
 mod probe;
@@ -63,7 +64,7 @@ const EVERY_TYPE: &[&str] = &[
     "SADD intset 1 2 3",
     "SADD set a b c",
     "ZADD zset 1 a 2.5 b inf c -inf d",
-    "HSET hash a 1 b 2",
+    "HMSET hash a 1 b 2",
     "PEXPIRE hash 7200999",
     "XADD stream 1-1 a 1",
     "XADD stream 2-1 b 2",

@@ -123,6 +123,8 @@ fn world() -> World {
             closed: BTreeSet::new(),
         }),
         notes_lost: false,
+        needs_notes: false,
+        absent: Vec::new(),
         in_phase: Duration::ZERO,
         is_clean: false,
         is_reaped: false,
@@ -593,7 +595,60 @@ fn streams_are_made_anew_by_what_proxies_have_noted() {
             },
             settle(Streams::Any),
         );
+        // A copy that depends on notes is worth nothing then.
+        let blind = |w: &mut World| {
+            noted(w);
+            w.needs_notes = true;
+            spoil(w);
+        };
+        check(&m, blind, Step::Record(Advance::GiveUp(GiveUp::Unseen)));
     }
+}
+
+#[test]
+fn a_copy_that_depends_on_notes_begins_anew_when_all_proxies_note() {
+    let m = copying_phase();
+    let blind = |w: &mut World| (w.needs_notes, w.notes_lost) = (true, true);
+    check(&m, blind, Step::Copy);
+    let absent = |w: &mut World| {
+        blind(w);
+        w.absent = vec![id("p3")];
+    };
+    check(&m, absent, Step::Wait(Why::Absent(vec![id("p3")])));
+    let late = |w: &mut World| {
+        blind(w);
+        proxy(w, "p2").settled = None;
+        w.in_phase = NOTE_DEADLINE;
+    };
+    check(&m, late, Step::Wait(Why::Notes(vec![id("p2")])));
+    // Of others what is lost matters only to consumer groups.
+    let tracked = |w: &mut World| {
+        absent(w);
+        w.needs_notes = false;
+    };
+    check(&m, tracked, Step::Record(Advance::Hold(set("0-9"))));
+}
+
+#[test]
+fn where_notes_are_never_whole_it_fails_with_the_reason() {
+    let mut m = cutting_over_phase();
+    let mut tries = 0;
+    while let Phase::CuttingOver { .. } = m.phase {
+        tries += 1;
+        m = m.after(&Advance::GiveUp(GiveUp::Unseen)).unwrap();
+        m = m.after(&Advance::Hold(set("0-9"))).unwrap_or(m);
+    }
+    assert_eq!(tries, TRIES_MAX + 1);
+    let Phase::Aborting {
+        then: Ending::Failed { reason },
+    } = m.phase
+    else {
+        panic!("it goes on: {:?}", m.phase);
+    };
+    assert!(
+        reason.contains("proxies could not name them all"),
+        "{reason}"
+    );
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::{
     Unsettled, clean,
     company::Commands,
     dirty::Key,
-    examine,
+    events, examine,
     flow::Door,
     lane::{self, Drain, Drained, Lane, Notice, Role, State},
     link::{Link, Opener},
@@ -35,7 +35,7 @@ use super::{
     report::Report,
     scan::Pass,
     server::Server,
-    tracker::{Tracker, barrier_prefix},
+    tracker::{Telling, Tracker, barrier_prefix},
 };
 
 /// Notices that wait for a lane. When there are more, the tracker stops reading, and the source closes
@@ -63,6 +63,7 @@ pub(super) struct Attempt<'a> {
     progress: &'a watch::Sender<Progress>,
     source: Link,
     source_run_id: String,
+    telling: Telling,
     target: Link,
     target_run_id: String,
     /// `evicted_keys` of the target at the beginning.
@@ -135,6 +136,7 @@ impl<'a> Attempt<'a> {
         let open_source = opener.open(&plan.source, next()).await;
         let (mut source, source_is) = open_source.map_err(Interruption::Source)?;
         examine::fit(&source_is, &target_is).map_err(Interruption::Unfit)?;
+        let telling = Telling::of(&source_is);
         tell(progress, |progress| progress.stage = Stage::Cleaning);
 
         let is_former = |name: &str| is_former(name, plan, &prefix);
@@ -224,6 +226,7 @@ impl<'a> Attempt<'a> {
         link.count_in(&commands);
         tell(progress, |progress| {
             progress.stage = Stage::Copying;
+            progress.needs_notes = telling == Telling::Events;
             progress.total = is.keys();
         });
         let databases = is.keyspace.into_keys().collect();
@@ -245,6 +248,7 @@ impl<'a> Attempt<'a> {
             progress,
             source,
             source_run_id: source_is.run_id,
+            telling,
             target,
             target_run_id: target_is.run_id,
             evicted: target_is.evicted,
@@ -301,12 +305,16 @@ impl<'a> Attempt<'a> {
                         told = Instant::now();
                         tell(self.progress, |progress| self.report.tell(progress, since));
                         let settled = result.is_ok();
+                        let unseen = result == Err(Unsettled::Unseen);
                         if settled {
                             // As soon as the caller is told, they may be the target's.
                             slots.shut = slots.shut.with(&held);
                         }
                         if done.send(result).is_err() || !settled {
                             self.reopen(held, slots).await?;
+                        }
+                        if unseen {
+                            return Err(Interruption::Unseen);
                         }
                     }
                     Request::Reopen(again) => self.reopen(again, slots).await?,
@@ -360,6 +368,12 @@ impl<'a> Attempt<'a> {
         if is.run_id != self.source_run_id || !is.primary {
             return Err(Interruption::SourceReplaced);
         }
+        if self.telling == Telling::Events {
+            let are_on = events::are_on(&mut self.source).await;
+            if !are_on.map_err(Interruption::Source)? {
+                return Err(Interruption::EventsOff);
+            }
+        }
         Ok(())
     }
 
@@ -386,6 +400,9 @@ impl<'a> Attempt<'a> {
         &mut self,
         settle: Settle,
     ) -> Result<Result<Evidence, Unsettled>, Interruption> {
+        if self.telling == Telling::Events && settle.streams == Streams::Any {
+            return Ok(Err(Unsettled::Unseen));
+        }
         let begun = Instant::now();
         let ended = time::timeout(settle.budget, self.gather(&settle)).await;
         match ended {
@@ -440,10 +457,14 @@ impl<'a> Attempt<'a> {
         for (lane, touched) in self.lanes.iter().zip(touched) {
             let (drain, result) = drain(self.barriers);
             drained.push(result);
-            tell_lane(lane, Notice::Touched(touched)).await?;
+            let touched = match self.telling {
+                Telling::Tracking => Notice::Touched(touched),
+                Telling::Events => Notice::Changed(touched),
+            };
+            tell_lane(lane, touched).await?;
             tell_lane(lane, Notice::Drain(drain)).await?;
         }
-        if self.source.is_broken() {
+        if self.source.is_broken() || self.telling == Telling::Events {
             self.look_at_source().await?;
         }
         let key = format!("{}{}", self.barrier, self.barriers);

@@ -47,11 +47,12 @@ pub(super) fn of_slots<'a>(keys: &'a [Key], slots: &SlotSet) -> Vec<&'a [u8]> {
 pub(super) async fn unlink(link: &mut Link, keys: &[&[u8]]) -> Result<u64, LinkError> {
     let mut deleted = 0;
     for keys in keys.chunks(BATCH) {
-        let mut words: Vec<&[u8]> = vec![b"UNLINK"];
+        let command = link.deletion();
+        let mut words: Vec<&[u8]> = vec![command.as_bytes()];
         words.extend(keys);
-        match link.demand("UNLINK", &words).await? {
+        match link.demand(command, &words).await? {
             Reply::Integer(number) => deleted += u64::try_from(number).unwrap_or(0),
-            other => return Err(link.unexpected("UNLINK", &other)),
+            other => return Err(link.unexpected(command, &other)),
         }
     }
     Ok(deleted)

@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use super::{
+    events,
     link::{Link, LinkError},
     reply::Reply,
     server::Server,
+    tracker::Telling,
     value::{self, Verdict, millis},
 };
 
@@ -61,10 +63,8 @@ pub(super) fn fit(source: &Server, target: &Server) -> Result<(), String> {
             return Err(format!("the {role} is a node of a Redis Cluster"));
         }
     }
-    if !source.tracks() {
-        return Err(
-            "the source is older than Redis 6: it cannot tell which keys change".to_owned(),
-        );
+    if !source.is_source() {
+        return Err("the source is older than Redis 3.2".to_owned());
     }
     if !target.restores_exactly() {
         return Err("the target is older than Redis 5".to_owned());
@@ -104,7 +104,8 @@ pub(super) async fn look(
     room(source_is, target_is, needed).map_err(Unfit::Reason)?;
     clocks(source, target).await?;
     databases(source_is, target).await?;
-    functions((source, source_is), (target, target_is)).await
+    functions((source, source_is), (target, target_is)).await?;
+    events(source, source_is).await
 }
 
 async fn clocks(source: &mut Link, target: &mut Link) -> Result<(), Unfit> {
@@ -120,6 +121,23 @@ async fn clocks(source: &mut Link, target: &mut Link) -> Result<(), Unfit> {
         )));
     }
     Ok(())
+}
+
+/// A source that does not track is to tell of keyspace events.
+async fn events(source: &mut Link, is: &Server) -> Result<(), Unfit> {
+    match Telling::of(is) {
+        Telling::Tracking => Ok(()),
+        Telling::Events => match events::may_be_set(source).await {
+            Ok(()) => Ok(()),
+            Err(LinkError::Refused {
+                command, answer, ..
+            }) => Err(Unfit::Reason(format!(
+                "the source is older than Redis 6, and tells of changes only by keyspace events, which \
+                 cannot be turned on: it answers {command} with: {answer}"
+            ))),
+            Err(other) => Err(other.into()),
+        },
+    }
 }
 
 async fn time(link: &mut Link) -> Result<u64, LinkError> {
@@ -241,8 +259,11 @@ mod tests {
         let mut old = server("b", PRIMARY);
         old.version = (4, 0);
         check(old.clone(), "the target is older than Redis 5");
+        old.version = (3, 2);
+        assert_eq!(fit(&old, &server("c", PRIMARY)), Ok(()));
+        old.version = (3, 0);
         let got = fit(&old, &server("c", PRIMARY)).unwrap_err();
-        assert!(got.starts_with("the source is older than Redis 6"), "{got}");
+        assert_eq!(got, "the source is older than Redis 3.2");
     }
 
     #[test]

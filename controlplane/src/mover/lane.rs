@@ -762,6 +762,7 @@ mod tests {
         let role = Role::Common(big);
         let mut state = State::default();
         state.handed.insert(key("a"));
+        state.streams.insert(key("c"));
         changed(&mut state, &role, &["a", "b"]);
         state.take(Notice::Touched(vec![key("a"), key("c")]), &role);
         assert_eq!(state.dirty.take(9), [key("b")]);

@@ -115,6 +115,8 @@ pub(super) struct Link {
     reads: bool,
     /// Where what is asked is counted.
     commands: Commands,
+    /// The server has `UNLINK`.
+    unlinks: bool,
 }
 
 /// A command whose last word is sent by parts. Dropped before its end, it is never executed.
@@ -149,6 +151,7 @@ impl Opener {
             broken: false,
             reads: false,
             commands: Commands::default(),
+            unlinks: false,
         };
         if let Some(login) = &endpoint.login {
             link.log_in(login).await?;
@@ -159,6 +162,7 @@ impl Opener {
             rest: format!("{}{number}", self.prefix),
         };
         let server = link.pass(&name.to_string(), &self.mandate).await?;
+        link.unlinks = server.unlinks();
         Ok((link, server))
     }
 }
@@ -233,6 +237,11 @@ impl Link {
     /// again.
     pub(super) fn only_reads(&mut self) {
         self.reads = true;
+    }
+
+    /// The command that deletes keys, and makes nobody wait for large values if the server can do that.
+    pub(super) fn deletion(&self) -> &'static str {
+        if self.unlinks { "UNLINK" } else { "DEL" }
     }
 
     /// From now on what is asked is counted here, too.
@@ -415,9 +424,17 @@ impl Sending {
 pub(super) struct Client {
     pub(super) id: i64,
     pub(super) name: String,
+    /// It is subscribed to a pattern.
+    pub(super) has_pattern: bool,
 }
 
 impl Client {
+    /// Whether it is of a copy, and told of keyspace events.
+    pub(super) fn follows_events(&self) -> bool {
+        let name = self.name.parse::<Name>();
+        self.has_pattern && name.is_ok_and(|name| name.role == Role::Mover)
+    }
+
     fn read(line: &str) -> Option<Self> {
         let find = |name: &str| {
             let mut words = line.split(' ');
@@ -426,6 +443,7 @@ impl Client {
         Some(Self {
             id: find("id")?.parse().ok()?,
             name: find("name").unwrap_or_default().to_owned(),
+            has_pattern: find("psub").is_some_and(|count| count != "0"),
         })
     }
 }
@@ -494,7 +512,9 @@ mod tests {
             (client.id, client.name.as_str()),
             (7, "sluice:mover:0f:m:1")
         );
-        assert_eq!(Client::read("id=7 name= age=0").unwrap().name, "");
+        assert!(!client.has_pattern);
+        let nameless = Client::read("id=7 name= age=0 psub=1").unwrap();
+        assert!(nameless.name.is_empty() && nameless.has_pattern);
         assert_eq!(Client::read("nothing"), None);
     }
 }

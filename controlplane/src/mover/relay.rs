@@ -3,7 +3,8 @@
 //! Owns one connection to each. A key that is there is dumped and restored, one that is gone is deleted
 //! at the target. It knows nothing of why a key is to be copied, and keeps nothing between two calls but
 //! the mark it has set in each database of the target: a key that is gone when somebody has flushed the
-//! database, or when the target has thrown out keys.
+//! database, or when the target has thrown out keys. A source that would not tell of a flush has such marks,
+//! too, set before anything is read there.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use super::{
     report::Report,
     server::{Server, keyspace},
     staged::Shelf,
+    tracker::Telling,
     value::{self, Asked, Clock, Usage, Verdict},
 };
 
@@ -26,6 +28,13 @@ use super::{
 const PIECE: u64 = 256 << 10;
 /// How long is waited before a target is asked again that has said *later*.
 pub(super) const LATER: Duration = Duration::from_millis(100);
+
+/// What the source is marked with. `DEL` goes first, so that it is also taken by a server that is full.
+const MARK: &[u8] = b"redis.call('DEL', KEYS[1]) return redis.call('SET', KEYS[1], ARGV[1])";
+/// Bytes that an element of a value is reckoned to be, where the source does not tell sizes.
+const ELEMENT: u64 = 64;
+/// What tells how long a value is, of each type; of others it is refused.
+const LENGTHS: [&str; 5] = ["STRLEN", "LLEN", "SCARD", "ZCARD", "HLEN"];
 
 /// See the module.
 pub(super) struct Relay {
@@ -48,8 +57,9 @@ pub(super) struct Relay {
     pub(super) shelf: Shelf,
     /// The key of the mark, and what it says.
     mark: (String, String),
-    /// The databases of the target in which the mark stands.
+    /// The databases of the target in which the mark stands; those of the source, if it has any.
     marked: BTreeSet<u32>,
+    telling: Telling,
     pub(super) report: Arc<Report>,
     pace: Arc<Pace>,
     /// When the next may be copied, if no slots are held for it.
@@ -120,6 +130,7 @@ impl Relay {
             shelf: Shelf::default(),
             mark: (mark(own), attempt.to_owned()),
             marked: BTreeSet::new(),
+            telling: Telling::of(&is),
             report,
             pace,
             not_before: Instant::now(),
@@ -223,8 +234,42 @@ impl Relay {
                 Reply::Text(value) if value == self.mark.1.as_bytes() => {}
                 _ => return Err(Interruption::TargetFlushed),
             }
+            self.check_source_mark(database).await?;
         }
         Ok(())
+    }
+
+    /// The same at the source, of one database: nor has anybody swapped it with another.
+    async fn check_source_mark(&mut self, database: u32) -> Result<(), Interruption> {
+        match self.telling {
+            Telling::Tracking => return Ok(()),
+            Telling::Events => {}
+        }
+        let (key, expected) = (self.mark.0.clone(), self.source_mark(database));
+        let selected = self.source.select(database).await;
+        selected.map_err(Interruption::Source)?;
+        let value = self.source.demand("GET", &[b"GET", key.as_bytes()]).await;
+        match value.map_err(Interruption::Source)? {
+            Reply::Text(value) if value == expected.as_bytes() => Ok(()),
+            _ => Err(Interruption::SourceFlushed),
+        }
+    }
+
+    /// What the mark says in a database of the source.
+    fn source_mark(&self, database: u32) -> String {
+        format!("{}:{database}", self.mark.1)
+    }
+
+    /// Sets the mark in the database of the source where it is.
+    async fn mark_source(&mut self, database: u32) -> Result<(), Interruption> {
+        match self.telling {
+            Telling::Tracking => return Ok(()),
+            Telling::Events => {}
+        }
+        let (key, value) = (self.mark.0.clone(), self.source_mark(database));
+        let words: [&[u8]; 5] = [b"EVAL", MARK, b"1", key.as_bytes(), value.as_bytes()];
+        let marked = self.source.demand("EVAL", &words).await;
+        marked.map(drop).map_err(Interruption::Source)
     }
 
     /// Waits until one replica of the target has all that was written here, and by anybody before; whether
@@ -257,6 +302,7 @@ impl Relay {
             .await
             .map_err(Interruption::Target)?;
         if !self.marked.contains(&database) {
+            self.mark_source(database).await?;
             let (key, value) = self.mark.clone();
             self.write(|link| link.push(&[b"SET", key.as_bytes(), value.as_bytes()]))
                 .await?;
@@ -265,10 +311,10 @@ impl Relay {
         Ok(())
     }
 
-    /// How much each key is, in bytes, about; 0 where it is gone, or where nobody can say.
+    /// How much each key is, in bytes, about; 0 where it is gone.
     async fn sizes(&mut self, keys: &[Key]) -> Result<Vec<u64>, Interruption> {
         if !self.sizes {
-            return Ok(vec![0; keys.len()]);
+            return self.lengths(keys).await;
         }
         for key in keys {
             self.source.push(&[b"MEMORY", b"USAGE", key]);
@@ -283,6 +329,30 @@ impl Relay {
         sizes
             .collect::<Result<_, _>>()
             .map_err(Interruption::Source)
+    }
+
+    /// The same by what servers of all versions tell: how many elements it has, or bytes.
+    async fn lengths(&mut self, keys: &[Key]) -> Result<Vec<u64>, Interruption> {
+        for key in keys {
+            for command in LENGTHS {
+                self.source.push(&[command.as_bytes(), key]);
+            }
+        }
+        let replies = self.source.exchange().await.map_err(Interruption::Source)?;
+        let size = |of_key: &[Reply]| {
+            let of_each = LENGTHS.iter().zip(of_key);
+            let found = of_each.map(|(command, reply)| match reply {
+                Reply::Integer(length) => {
+                    let each = if *command == "STRLEN" { 1 } else { ELEMENT };
+                    u64::try_from(*length).unwrap_or(0) * each
+                }
+                Reply::Nil | Reply::Text(_) | Reply::Error(_) | Reply::List(_) | Reply::Push(_) => {
+                    0
+                }
+            });
+            found.max().unwrap_or(0)
+        };
+        Ok(replies.chunks(LENGTHS.len()).map(size).collect())
     }
 
     /// One round: asks for the keys and writes what they are. Gives back those to ask for again at once.

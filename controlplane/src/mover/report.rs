@@ -21,6 +21,9 @@ pub struct Progress {
     pub attempt: u32,
     /// Why the one before ended.
     pub interruption: Option<String>,
+    /// The source tells of changes by keyspace events: not of all, so that the copy depends on what
+    /// proxies note. Known once it copies.
+    pub needs_notes: bool,
     /// Keys that the pass has seen, of whatever slot.
     pub seen: u64,
     /// Keys that the source had when the pass began.

@@ -75,9 +75,19 @@ impl Server {
         self.version >= (7, 0)
     }
 
-    /// Whether it tells which keys change.
+    /// Whether it is new enough for its slots to be copied.
+    pub(super) fn is_source(&self) -> bool {
+        self.version >= (3, 2)
+    }
+
+    /// Whether it tells which keys change, whatever changes them (`CLIENT TRACKING`).
     pub(super) fn tracks(&self) -> bool {
         self.version >= (6, 0)
+    }
+
+    /// Whether it has `UNLINK`.
+    pub(super) fn unlinks(&self) -> bool {
+        self.version >= (4, 0)
     }
 
     /// Whether it has `MEMORY USAGE`.

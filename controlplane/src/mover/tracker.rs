@@ -1,12 +1,14 @@
-//! The source tells which keys change.
+//! The source tells which keys change: by tracking, or, before Redis 6, by keyspace events.
 //!
-//! Owns the tracking connection. Every key of the copy's slots that it tells of goes to the lane whose
+//! Owns the connection on which it does. Every key of the copy's slots that it tells of goes to the lane whose
 //! key it is, in the order in which it was told; so does each barrier: all that was told before a barrier
 //! has reached a lane before the barrier does. It copies nothing.
 //!
 //! It also subscribes to a channel on which nothing is ever said: then the source counts it as a
 //! subscriber, and closes it when too much waits for it (32 MiB by default), instead of throwing out
-//! users' keys to make room. A lost tracking connection is an interruption of the copy.
+//! users' keys to make room. A lost connection is an interruption of the copy.
+//!
+//! What events do not tell is told in `events`.
 
 use proto::SlotSet;
 use tokio::sync::mpsc;
@@ -14,10 +16,32 @@ use tokio::sync::mpsc;
 use super::{
     Interruption,
     dirty::Key,
+    events,
     lane::{self, Notice},
     link::{Endpoint, Link, LinkError, Opener},
     reply::Reply,
+    server::Server,
 };
+
+/// How a source tells which keys change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Telling {
+    /// It tracks them.
+    Tracking,
+    /// By keyspace events: not of all changes.
+    Events,
+}
+
+impl Telling {
+    /// How this one does.
+    pub(super) fn of(source: &Server) -> Self {
+        if source.tracks() {
+            Self::Tracking
+        } else {
+            Self::Events
+        }
+    }
+}
 
 /// What the key of a barrier begins with: the attempt's own, so that no other copy from this source is
 /// taken for it, and a number behind it, so that no earlier one is.
@@ -43,16 +67,26 @@ impl Tracker {
         lanes: Vec<mpsc::Sender<Notice>>,
         barrier: String,
     ) -> Result<Self, LinkError> {
-        let (mut link, _) = opener.open(source, number).await?;
-        link.demand("HELLO", &[b"HELLO", b"3"]).await?;
-        // Last, so that no invalidation is taken for an answer.
-        link.demand("SUBSCRIBE", &[b"SUBSCRIBE", b"{sluice}:mover"])
-            .await?;
-        link.demand(
-            "CLIENT TRACKING",
-            &[b"CLIENT", b"TRACKING", b"ON", b"BCAST"],
-        )
-        .await?;
+        let (mut link, is) = opener.open(source, number).await?;
+        match Telling::of(&is) {
+            Telling::Tracking => {
+                link.demand("HELLO", &[b"HELLO", b"3"]).await?;
+                // Last, so that no invalidation is taken for an answer.
+                link.demand("SUBSCRIBE", &[b"SUBSCRIBE", b"{sluice}:mover"])
+                    .await?;
+                link.demand(
+                    "CLIENT TRACKING",
+                    &[b"CLIENT", b"TRACKING", b"ON", b"BCAST"],
+                )
+                .await?;
+            }
+            Telling::Events => {
+                link.demand("PSUBSCRIBE", &[b"PSUBSCRIBE", events::PATTERN])
+                    .await?;
+                let (mut other, _) = opener.open(source, number).await?;
+                events::turn_on(&mut other).await?;
+            }
+        }
         let barrier = barrier.into_bytes();
         Ok(Self {
             link,
@@ -121,8 +155,10 @@ enum Told {
 }
 
 fn read(reply: Reply) -> Told {
-    let Reply::Push(items) = reply else {
-        return Told::Other;
+    let items = match reply {
+        Reply::Push(items) => items,
+        Reply::List(items) => return read_event(items),
+        Reply::Nil | Reply::Integer(_) | Reply::Text(_) | Reply::Error(_) => return Told::Other,
     };
     let mut items = items.into_iter();
     match (items.next(), items.next()) {
@@ -148,6 +184,16 @@ fn read(reply: Reply) -> Told {
     }
 }
 
+/// A message of a subscription to a pattern: what a keyspace event is.
+fn read_event(items: Vec<Reply>) -> Told {
+    match <[Reply; 4]>::try_from(items) {
+        Ok([Reply::Text(kind), _, _, Reply::Text(key)]) if kind == b"pmessage" => {
+            Told::Changed(vec![key])
+        }
+        _ => Told::Other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +209,12 @@ mod tests {
         let message = vec![text("message"), text("{sluice}:mover"), text("hm")];
         assert_eq!(read(Reply::Push(message)), Told::Other);
         assert_eq!(read(text("PONG")), Told::Other);
+        let event = |kind| {
+            let words = [kind, "__keyevent@*__:*", "__keyevent@0__:set", "a"];
+            Reply::List(words.map(text).to_vec())
+        };
+        assert_eq!(read(event("pmessage")), Told::Changed(vec![b"a".to_vec()]));
+        assert_eq!(read(event("message")), Told::Other);
+        assert_eq!(read(Reply::List(vec![text("pmessage")])), Told::Other);
     }
 }

@@ -27,8 +27,8 @@ use crate::{
     failpoint::{Point, reach},
     fence::{Mark, Spare, Target},
     migration::{
-        Advance, Answer, Claims, Copying, Fenced, Fitness, HOLD_BUDGET, Incarnation, Migration,
-        Phase, Step, Wish, World, next_step, reapable, turn,
+        Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, HOLD_BUDGET, Incarnation,
+        Migration, Phase, Step, Wish, World, next_step, reapable, turn,
     },
     mover::{self, Copy, Plan, Reaped, Settle, Stage, Surplus, Throttle, Unfit},
     snapshot::Snapshot,
@@ -194,6 +194,9 @@ impl Drive {
                     self.census = None; // it is to be no older than this phase when the next begins
                 }
                 self.unshut(m).await;
+                if entered != m.entered && given_up_unseen(&m.phase) {
+                    self.copy = None; // nobody knows what it lacks
+                }
                 if let Some(copy) = &self.copy {
                     let paused = m.wish == Wish::Pause;
                     let rate = m.manner.rate;
@@ -301,6 +304,9 @@ impl Drive {
             .proxies
             .values()
             .any(|proxy| is_gone(&proxy.incarnation));
+        let absent = now.proxies.iter();
+        let absent = absent.filter(|(_, proxy)| is_gone(&proxy.incarnation));
+        let absent = absent.map(|(id, _)| id.clone()).collect();
         let notes_lost = !self.noted_all || self.noting.iter().any(is_gone);
         let census = self.census.iter().flatten();
         let away: BTreeSet<&Incarnation> = census.filter(|proxy| is_gone(proxy)).collect();
@@ -327,6 +333,8 @@ impl Drive {
             proxies,
             fence: self.fence.clone(),
             notes_lost,
+            needs_notes: self.needs_notes(),
+            absent,
             in_phase: self.phase.1.elapsed(),
             is_clean: self.is_clean,
             is_reaped: self.is_reaped,
@@ -353,6 +361,11 @@ impl Drive {
             (live.incarnation.clone(), answer)
         });
         answers.collect()
+    }
+
+    fn needs_notes(&self) -> bool {
+        let copy = self.copy.as_ref();
+        copy.is_some_and(|copy| copy.progress().borrow().needs_notes)
     }
 
     fn copying(&mut self, m: &Migration) -> Copying {
@@ -628,6 +641,15 @@ fn points(advance: &Advance) -> (Point, Point) {
         Advance::Reap => (Point::ReapCommit, Point::ReapCommitted),
         Advance::End => (Point::EndCommit, Point::EndCommitted),
     }
+}
+
+fn given_up_unseen(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Copying {
+            given_up: Some((GiveUp::Unseen, _)),
+        }
+    )
 }
 
 /// Of these groups. Those of a migration that is over may be no more.

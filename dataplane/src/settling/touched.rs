@@ -1,7 +1,10 @@
-//! The streams whose groups of consumers may have changed while their slots are copied.
+//! The keys that may have changed while their slots are copied, and of which servers tell nobody: streams, by
+//! their groups of consumers, and, if the server is older than Redis 6, keys that commands have changed for
+//! which it has no keyspace event.
 //!
-//! Servers tell nobody of such changes, so that who copies the keys has to be told of them here. What a
-//! script does nobody knows: of one that may write all keys count.
+//! So who copies the keys has to be told of them here. How old the server is does not matter: these commands are
+//! rare, and one key more to copy is cheap. Of a script that may write all keys count, unless its text says that
+//! it calls nothing of that kind. A key is noted before the command is sent.
 //!
 //! Invariant: of a slot that is copied, all are known that were touched since that is so, or it is known
 //! that they are not known.
@@ -18,6 +21,7 @@ use crate::{
     config::Serving,
     local::Turn,
     resp::Request,
+    scripts::Scripts,
     transaction::visit_frames,
     worker::Worker,
 };
@@ -103,9 +107,15 @@ impl Touched {
         request: &Request<'_>,
         database: u16,
         topology: &Topology,
+        scripts: &Scripts,
     ) {
         let is_script = command.kind() == Kind::Script && command.may_write();
-        if !is_script && !command.changes_consumers() {
+        let may_touch = if is_script {
+            scripts.may_be_untold(command, request)
+        } else {
+            command.is_untold()
+        };
+        if !may_touch {
             return;
         }
         command.visit_keys(request, |index| {
@@ -118,13 +128,20 @@ impl Touched {
     }
 
     /// The same of several, which may select another.
-    fn see_all(&mut self, frames: &[u8], serving: &Serving, from: u16, topology: &Topology) {
+    fn see_all(
+        &mut self,
+        frames: &[u8],
+        serving: &Serving,
+        from: u16,
+        topology: &Topology,
+        scripts: &Scripts,
+    ) {
         let mut database = from;
         visit_frames(frames, &serving.limits, |command, request| {
             if let Some(Turn::Database(selected)) = Turn::of(command.class, request, serving) {
                 database = selected;
             }
-            self.see(command, request, database, topology);
+            self.see(command, request, database, topology, scripts);
         });
     }
 }
@@ -136,14 +153,14 @@ impl Worker {
             return;
         };
         let client = &self.clients.session(id).client;
-        let touched = &mut self.settling.touched;
+        let (touched, scripts) = (&mut self.settling.touched, &self.proxy.scripts);
         match &client.transaction {
             Some(queued) if command.name == "exec" => {
                 let serving = &self.serving;
-                touched.see_all(queued.frames(), serving, client.database, topology);
+                touched.see_all(queued.frames(), serving, client.database, topology, scripts);
             }
             Some(_) => {}
-            None => touched.see(command, request, client.database, topology),
+            None => touched.see(command, request, client.database, topology, scripts),
         }
     }
 
@@ -152,7 +169,7 @@ impl Worker {
         let database = self.clients.session(id).client.database;
         if let (Some(topology), true) = (&self.topology, self.settling.touched.is_attentive()) {
             let (serving, touched) = (&self.serving, &mut self.settling.touched);
-            touched.see_all(request, serving, database, topology);
+            touched.see_all(request, serving, database, topology, &self.proxy.scripts);
         }
     }
 }

@@ -227,6 +227,8 @@ impl System {
                 closed: walls.closed.iter().copied().map(connection).collect(),
             }),
             notes_lost: false,
+            needs_notes: false,
+            absent: Vec::new(),
             in_phase: Duration::from_millis(in_phase),
             is_clean: leader.is_clean,
             is_reaped: leader.is_reaped,

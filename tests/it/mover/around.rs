@@ -18,7 +18,7 @@ use super::{
 };
 
 /// All that a source has.
-const ALL: Share = Share {
+pub(super) const ALL: Share = Share {
     slots: 1024,
     owned: 1024,
 };

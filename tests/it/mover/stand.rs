@@ -1,6 +1,6 @@
 //! Two servers, one of which is copied to the other.
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use controlplane::mover::{
     Copy, Endpoint, Evidence, Mandate, Plan, Progress, Settle, Stage, Unsettled,
@@ -130,6 +130,7 @@ impl Stand {
     pub(super) async fn must_be_equal(&self, slots: &SlotSet) -> usize {
         let mut source = self.source.connect().await;
         let mut target = self.target.connect().await;
+        let tells_all = knows_full(&mut source).await;
         let mut count = 0;
         for database in 0..16 {
             for link in [&mut source, &mut target] {
@@ -142,8 +143,8 @@ impl Stand {
                 "database {database}"
             );
             for key in &keys {
-                let here = content(&mut source, key).await;
-                let there = content(&mut target, key).await;
+                let here = content(&mut source, key, tells_all).await;
+                let there = content(&mut target, key, tells_all).await;
                 let name = String::from_utf8_lossy(key);
                 assert!(here == there, "{name} in {database}: {here:?} {there:?}");
             }
@@ -162,7 +163,7 @@ pub(super) async fn admit(server: &Server) {
         .await
         .unwrap();
     let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-    let _: () = cmd("HSET")
+    let _: () = cmd("HMSET")
         .arg("{sluice}:fence")
         .arg(&["cluster", "test", "term", "1", "epoch", "1"])
         .arg(&["run_id", run_id.unwrap().trim()])
@@ -174,9 +175,9 @@ pub(super) async fn admit(server: &Server) {
 /// Empties a server, all but the fence record.
 pub(super) async fn flush(server: &Server) {
     let script = "local record = redis.call('HGETALL', KEYS[1]) redis.call('FLUSHALL') \
-        return redis.call('HSET', KEYS[1], unpack(record))";
+        return redis.call('HMSET', KEYS[1], unpack(record))";
     let mut link = server.connect().await;
-    let _: i64 = cmd("EVAL")
+    let _: () = cmd("EVAL")
         .arg(script)
         .arg(1)
         .arg("{sluice}:fence")
@@ -273,8 +274,21 @@ async fn keys_of(link: &mut MultiplexedConnection, slots: &SlotSet) -> Vec<Vec<u
     keys
 }
 
-/// A value as its elements, in an order that does not depend on the server, and when it expires.
-async fn content(link: &mut MultiplexedConnection, key: &[u8]) -> (String, Vec<Value>, i64) {
+/// Whether a server tells all of a stream at once (since 6.0).
+async fn knows_full(link: &mut MultiplexedConnection) -> bool {
+    let mut ask = cmd("INFO");
+    let info: String = ask.arg("server").query_async(link).await.unwrap();
+    let version = info.split_once("redis_version:").unwrap().1;
+    !version.starts_with(['3', '5'])
+}
+
+/// A value as its elements, in an order that does not depend on the server, and when it expires. `tells_all`:
+/// the server knows `XINFO STREAM … FULL`.
+async fn content(
+    link: &mut MultiplexedConnection,
+    key: &[u8],
+    tells_all: bool,
+) -> (String, Vec<Value>, i64) {
     let kind: String = cmd("TYPE").arg(key).query_async(link).await.unwrap();
     let mut ask = async |words: &[&str]| {
         let (name, args) = words.split_first().unwrap();
@@ -289,6 +303,11 @@ async fn content(link: &mut MultiplexedConnection, key: &[u8]) -> (String, Vec<V
         "set" => sorted(list(ask(&["SMEMBERS"]).await.unwrap()), 1),
         "hash" => sorted(list(ask(&["HGETALL"]).await.unwrap()), 2),
         "zset" => list(ask(&["ZRANGE", "0", "-1", "WITHSCORES"]).await.unwrap()),
+        "stream" if !tells_all => {
+            let mut parts = vec![ask(&["XRANGE", "-", "+"]).await.unwrap()];
+            parts.extend(groups_of(link, key).await);
+            parts
+        }
         "stream" => {
             let entries = ask(&["XRANGE", "-", "+"]).await.unwrap();
             let command = cmd("XINFO")
@@ -309,6 +328,28 @@ async fn content(link: &mut MultiplexedConnection, key: &[u8]) -> (String, Vec<V
         Err(_) => expiry_by_clock(link, key).await,
     };
     (kind, elements, expiry)
+}
+
+/// The last id of a stream, its groups, and what is pending there, as Redis 5 tells it.
+async fn groups_of(link: &mut MultiplexedConnection, key: &[u8]) -> Vec<Value> {
+    let mut info = redis::pipe();
+    info.cmd("XINFO").arg("STREAM").arg(key);
+    info.cmd("XINFO").arg("GROUPS").arg(key);
+    let (stream, groups): (HashMap<String, Value>, Vec<HashMap<String, Value>>) =
+        info.query_async(link).await.unwrap();
+    let mut parts = vec![stream["last-generated-id"].clone()];
+    for group in groups {
+        let name: String = redis::from_redis_value(group["name"].clone()).unwrap();
+        parts.push(group["last-delivered-id"].clone());
+        let mut pending = cmd("XPENDING");
+        pending.arg(key).arg(&name).arg("-").arg("+").arg(100_000);
+        let pending: Vec<(String, String, i64, i64)> = pending.query_async(link).await.unwrap();
+        let told = pending.into_iter().map(|(id, consumer, _, deliveries)| {
+            Value::SimpleString(format!("{name} {id} {consumer} {deliveries}"))
+        });
+        parts.extend(told);
+    }
+    parts
 }
 
 /// When a key expires, at a server that only tells what is left.
