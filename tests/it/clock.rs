@@ -12,7 +12,7 @@ use proto::v1::{self, cluster::Role, migration::Phase};
 use redis::{aio::MultiplexedConnection, cmd};
 use tests::{
     Cluster, Load, Program, Raw, SOON, Server, ZooKeeper, eventually,
-    migration::{assert_keys_are_at_their_owners, create, enters, get},
+    migration::{assert_keys_are_at_their_owners, create, enters},
     operator::{self, Operator, becomes},
     other_server,
 };
@@ -258,18 +258,17 @@ async fn check_server(other: usize, program: &str) {
         is_let_in(&cluster, &key).await;
         load.advance(500).await;
 
-        let refused = create(&cluster.controller, "100-199", target).await;
-        eventually(|| async {
-            let migration = get(&cluster.controller, &refused.id).await?;
-            let says = format!("{} {}", migration.waits_for, migration.reason);
-            match says.contains("the clocks of source and target are") {
-                true => Ok(()),
-                false => Err(format!("{migration:?}")),
-            }
-        })
-        .await;
+        let next = v1::CreateMigrationRequest {
+            slots: "100-199".to_owned(),
+            target_group_id: target.to_owned(),
+            ..v1::CreateMigrationRequest::default()
+        };
+        let refused = admin.create_migration(next).await.unwrap_err();
+        let why = "the clocks of source and target are";
+        assert!(refused.message().contains(why), "{refused:?}");
         clock.set("+0");
-        enters(&cluster.controller, &refused.id, Phase::Succeeded).await;
+        let migration = create(&cluster.controller, "100-199", target).await;
+        enters(&cluster.controller, &migration.id, Phase::Succeeded).await;
         load.advance(500).await;
     }
     assert_eq!(load.stop().await, Vec::<String>::new());

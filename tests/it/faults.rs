@@ -367,7 +367,7 @@ async fn on_zookeeper(edge: &Relay, bug: Option<Bug>) -> Cluster {
 const KEY: &str = "foo";
 const SLOT: &str = "289";
 /// A piece of what the mover writes to the source when all that is dirty is to be copied.
-const BARRIER: &[u8] = b"'PX', 60000";
+const BARRIER: &[u8] = b"return redis.call('DEL', KEYS[1])";
 
 async fn set(client: &mut MultiplexedConnection, key: &str, value: &str) -> Result<(), String> {
     let set = cmd("SET").arg(key).arg(value).query_async(client).await;

@@ -249,6 +249,10 @@ impl Drive {
             | Phase::Reaping { .. }
             | Phase::Aborting { .. } => {}
         }
+        // Not before this term stands at both: nothing else comes first, and the claim closes what copies.
+        if !(self.claims.source && self.claims.target) {
+            return;
+        }
         let plan = self.plan(now, m, m.slots);
         let surplus = self.surplus.get_or_insert_with(|| Surplus::begin(plan));
         surplus.are(m.slots.without(&m.moved), m.moved);
