@@ -2,7 +2,7 @@
 //! several at once. The only module that knows the client library, with `roster` below it.
 //!
 //! Every call has a deadline: the library has none, and waits for as long as it is disconnected. None ends
-//! later than the session may be relied on ([`Session::safe_until`]), so that whoever leads by it does not
+//! later than the session may be relied on (`Session::safe_until`), so that whoever leads by it does not
 //! wait beyond that. A call that was given up may have been sent and may be done yet (`Failure::Lost`).
 
 pub(crate) mod roster;

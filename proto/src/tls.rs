@@ -1,6 +1,6 @@
 //! gRPC between the processes of Sluice over mutual TLS, and in plain text: both ends.
 //!
-//! [`connect`] opens a connection to a controller, [`accept`] takes those of proxies and operators. What
+//! [`connect()`] opens a connection to a controller, [`accept()`] takes those of proxies and operators. What
 //! goes wrong is told in the words of who has to mend it (`explain`), on the side where it is noticed: in
 //! TLS 1.3 a client learns only by its first read that it was refused.
 
