@@ -35,8 +35,9 @@ use crate::{
     settling::report::{self, Report},
 };
 
-/// Between two attempts to connect: doubled each time, up to the second. A new leader is to be found soon.
-const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// Between two attempts to connect: doubled each time, up to the second. Each goes to the next controller, and a new
+/// leader is to be found within a second or so, wherever it stands among them.
+const RECONNECT: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 /// How often a controller is asked whether it lives, and how long it may take to say so.
 const ALIVE_EVERY: Duration = Duration::from_secs(2);
 const ALIVE_MAX: Duration = Duration::from_secs(3);
