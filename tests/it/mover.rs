@@ -162,21 +162,27 @@ async fn write_all_the_time(mut link: MultiplexedConnection, stop: Arc<AtomicBoo
     rounds
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_changes_during_the_copy_is_the_same_in_the_end() {
-    let stand = Stand::start().await;
-    fill(&mut stand.source.connect().await, 20_000).await;
+/// A copy of half of the slots, under writes that go on for so long after it follows.
+async fn copied_under_writes(stand: &Stand, after: Duration) -> Copy {
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = [stand.source.connect().await, stand.source.connect().await]
         .into_iter()
         .map(|link| tokio::spawn(write_all_the_time(link, stop.clone())))
         .collect();
-    let mut copy = stand.copied(half()).await;
-    time::sleep(Duration::from_millis(500)).await;
+    let copy = stand.copied(half()).await;
+    time::sleep(after).await;
     stop.store(true, Relaxed);
     for writer in writers {
         assert!(writer.await.unwrap() > 100);
     }
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_during_the_copy_is_the_same_in_the_end() {
+    let stand = Stand::start().await;
+    fill(&mut stand.source.connect().await, 20_000).await;
+    let mut copy = copied_under_writes(&stand, Duration::from_millis(500)).await;
     settle(&mut copy, half()).await.unwrap();
     // Short ones may expire between two looks; then they are gone at both.
     time::sleep(Duration::from_millis(300)).await;

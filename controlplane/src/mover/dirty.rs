@@ -67,8 +67,7 @@ impl Dirty {
 
     /// How many of them are of these slots.
     pub(super) fn count_of(&self, slots: &SlotSet) -> usize {
-        let keys = self.queues.values().flatten();
-        keys.filter(|key| slots.owns(key)).count()
+        self.tally.of_all(slots) as usize
     }
 
     /// Whether something is true of all of them.

@@ -1,13 +1,6 @@
 //! Copies from servers older than Redis 6, which tell of changes by keyspace events; and what those do not tell.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use controlplane::mover::{Copy, Unsettled, clean_up, examine};
 use dataplane::command::{self, Class};
@@ -18,12 +11,11 @@ use tokio::time;
 
 use super::{
     around::ALL,
-    fill, run,
+    copied_under_writes, fill, run,
     stand::{
         Stand, all, flush, follows, half, program, reaches, settle, settle_at_last, settle_streams,
         touched,
     },
-    write_all_the_time,
 };
 
 const OLD: [&str; 2] = ["redis-3.2", "redis-5.0"];
@@ -316,17 +308,7 @@ async fn stands() -> Vec<(&'static str, Stand)> {
 async fn what_changes_during_the_copy_is_the_same_in_the_end() {
     for (_, stand) in stands().await {
         fill(&mut stand.source.connect().await, 5000).await;
-        let stop = Arc::new(AtomicBool::new(false));
-        let writers: Vec<_> = [stand.source.connect().await, stand.source.connect().await]
-            .into_iter()
-            .map(|link| tokio::spawn(write_all_the_time(link, stop.clone())))
-            .collect();
-        let mut copy = stand.copied(half()).await;
-        time::sleep(Duration::from_millis(300)).await;
-        stop.store(true, Relaxed);
-        for writer in writers {
-            assert!(writer.await.unwrap() > 100);
-        }
+        let mut copy = copied_under_writes(&stand, Duration::from_millis(300)).await;
         // These were moved to another database.
         let moved: Vec<String> = (0..3000).map(|n| format!("k{n}")).collect();
         let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
