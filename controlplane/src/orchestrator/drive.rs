@@ -253,9 +253,12 @@ impl Drive {
         if !(self.claims.source && self.claims.target) {
             return;
         }
-        let plan = self.plan(now, m, m.slots);
-        let surplus = self.surplus.get_or_insert_with(|| Surplus::begin(plan));
-        surplus.are(m.slots.without(&m.moved), m.moved);
+        if self.surplus.is_none() {
+            self.surplus = Some(Surplus::begin(self.plan(now, m, m.slots)));
+        }
+        if let Some(surplus) = &self.surplus {
+            surplus.are(m.slots.without(&m.moved), m.moved);
+        }
     }
 
     async fn end_surplus(&mut self) {
