@@ -152,15 +152,6 @@ pub struct Evidence {
     pub took: Duration,
 }
 
-/// What there is to copy before slots are settled, if nobody writes to them from now on.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Dirt {
-    /// Dirty keys.
-    pub keys: usize,
-    /// Big ones, which are copied by pieces.
-    pub big: usize,
-}
-
 /// Why slots are not settled. Nothing is lost: the copy goes on, or starts over.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unsettled {
@@ -239,7 +230,6 @@ pub enum Interruption {
 /// What is asked of a running copy.
 enum Request {
     Settle(Settle, oneshot::Sender<Result<Evidence, Unsettled>>),
-    Count(SlotSet, oneshot::Sender<Result<Dirt, Unsettled>>),
     Reopen(SlotSet),
     Release(SlotSet, oneshot::Sender<Result<(), Unsettled>>),
 }
@@ -268,7 +258,6 @@ impl Slots {
         match request {
             // Whoever asked may not want to know any more.
             Request::Settle(_, done) => drop(done.send(Err(Unsettled::NotCopied))),
-            Request::Count(_, done) => drop(done.send(Err(Unsettled::NotCopied))),
             Request::Reopen(slots) => self.shut = self.shut.without(&slots),
             Request::Release(slots, done) => drop(done.send(self.release(&slots))),
         }
@@ -331,14 +320,6 @@ impl Copy {
         let (done, result) = oneshot::channel();
         let request = Request::Settle(settle, done);
         let sent = self.requests.send(request).await;
-        sent.map_err(|_| Unsettled::Interrupted)?;
-        result.await.unwrap_or(Err(Unsettled::Interrupted))
-    }
-
-    /// How much there is to copy yet of some slots.
-    pub async fn dirt(&mut self, slots: SlotSet) -> Result<Dirt, Unsettled> {
-        let (done, result) = oneshot::channel();
-        let sent = self.requests.send(Request::Count(slots, done)).await;
         sent.map_err(|_| Unsettled::Interrupted)?;
         result.await.unwrap_or(Err(Unsettled::Interrupted))
     }

@@ -7,7 +7,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
-use controlplane::mover::{Copy, Dirt, Endpoint, Mandate, Plan, Settle, Stage};
+use controlplane::mover::{Copy, Endpoint, Mandate, Plan, Progress, Settle, Stage};
 use proto::{ClusterId, MigrationId, ServerAddr, Slot, settled::Streams};
 use redis::{cmd, pipe};
 use tests::Server;
@@ -111,13 +111,9 @@ async fn copy(source: &Server, target: &Server, lanes: usize) -> (Duration, Dura
         .await
         .unwrap();
     let begun = Instant::now();
-    progress
-        .wait_for(|p| p.stage == Stage::Following)
-        .await
-        .unwrap();
-    while copy.dirt(Slot::all().collect()).await != Ok(Dirt::default()) {
-        sleep(Duration::from_millis(2)).await;
-    }
+    let is_copied =
+        |p: &Progress| p.stage == Stage::Following && (p.fresh, p.big, p.dirty) == (0, 0, 0);
+    progress.wait_for(is_copied).await.unwrap();
     let copied = begun.elapsed();
     (copied, settle(&mut copy).await)
 }

@@ -22,8 +22,8 @@ use tokio::{
 };
 
 use super::{
-    Dirt, Evidence, Interruption, Plan, Progress, Request, Settle, Slots, Stage, Throttle,
-    Unsettled, clean,
+    Evidence, Interruption, Plan, Progress, Request, Settle, Slots, Stage, Throttle, Unsettled,
+    clean,
     company::Commands,
     dirty::Key,
     events, examine,
@@ -44,7 +44,7 @@ const NOTICES: usize = 1024;
 /// Batches of the pass that wait for a lane.
 const FOUND: usize = 4;
 /// How often progress is told.
-const TELL: Duration = Duration::from_millis(200);
+const TELL: Duration = Duration::from_millis(50);
 /// How often both servers are asked whether they are still what they were.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -78,6 +78,8 @@ pub(super) struct Attempt<'a> {
     barrier: String,
     /// The newest barrier that was written.
     barriers: u64,
+    /// Whether slots are being settled: then what the source tells is waited for.
+    hurry: watch::Sender<bool>,
 }
 
 /// Runs an attempt to its end, and says why it came.
@@ -163,6 +165,7 @@ impl<'a> Attempt<'a> {
             "{}:{}:{number}",
             plan.mandate.incarnation, plan.name
         ));
+        let hurry = watch::Sender::new(false);
         let tracker = Tracker::open(
             &opener,
             &plan.source,
@@ -170,6 +173,7 @@ impl<'a> Attempt<'a> {
             slots,
             notices.clone(),
             barrier.clone(),
+            hurry.subscribe(),
         );
         let tracker = tracker.await.map_err(Interruption::Source)?;
         tasks.spawn(async move { Err(tracker.follow().await) });
@@ -259,6 +263,7 @@ impl<'a> Attempt<'a> {
             pace,
             barrier,
             barriers: 0,
+            hurry,
         })
     }
 
@@ -284,6 +289,7 @@ impl<'a> Attempt<'a> {
         slots: &mut Slots,
     ) -> Result<std::convert::Infallible, Interruption> {
         let mut tick = time::interval(TELL);
+        tick.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut look = time::interval(LOOK);
         let mut told = Instant::now();
         let mut passes = passes.into_iter();
@@ -301,9 +307,7 @@ impl<'a> Attempt<'a> {
                             (settle.slots, self.settle(settle).await?)
                         };
                         // The caller may want no more of it than this.
-                        let since = told.elapsed();
-                        told = Instant::now();
-                        tell(self.progress, |progress| self.report.tell(progress, since));
+                        self.tell_progress(&mut told, |_| {});
                         let settled = result.is_ok();
                         let unseen = result == Err(Unsettled::Unseen);
                         if settled {
@@ -325,29 +329,18 @@ impl<'a> Attempt<'a> {
                         }
                         done.send(released).ok(); // nobody wants to know any more
                     }
-                    Request::Count(some, done) => {
-                        let result = match pass {
-                            Some(_) => Err(Unsettled::NotCopied),
-                            None => Ok(self.count(some).await?),
-                        };
-                        done.send(result).ok(); // nobody wants to know any more
-                    }
                 },
                 copied = copied(&mut pass), if pass.is_some() => {
                     // A lane that has ended says nothing more; why it has, is told elsewhere.
                     copied.map_err(|_| Interruption::LaneGone)?;
                     pass = passes.next();
                     if pass.is_none() {
-                        tell(self.progress, |progress| progress.stage = Stage::Following);
+                        self.tell_progress(&mut told, |now| now.stage = Stage::Following);
                     }
                 }
                 _ = tick.tick() => {
-                    let since = told.elapsed();
-                    told = Instant::now();
-                    tell(self.progress, |progress| {
-                        self.report.tell(progress, since);
-                        progress.share_percent = self.pace.percent();
-                    });
+                    let percent = self.pace.percent();
+                    self.tell_progress(&mut told, |now| now.share_percent = percent);
                 }
                 _ = look.tick() => {
                     self.look_at_source().await?;
@@ -355,6 +348,15 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
+    }
+
+    /// Tells how far it is now, and something besides.
+    fn tell_progress(&self, told: &mut Instant, besides: impl FnOnce(&mut Progress)) {
+        let since = std::mem::replace(told, Instant::now()).elapsed();
+        tell(self.progress, |progress| {
+            self.report.tell(progress, since);
+            besides(progress);
+        });
     }
 
     /// Whether the source is still a primary: to one that is not, no barrier can be written, and slots would
@@ -404,7 +406,9 @@ impl<'a> Attempt<'a> {
             return Ok(Err(Unsettled::Unseen));
         }
         let begun = Instant::now();
+        self.hurry.send_replace(true);
         let ended = time::timeout(settle.budget, self.gather(&settle)).await;
+        self.hurry.send_replace(false);
         match ended {
             Err(_) => Ok(Err(Unsettled::OverBudget(settle.budget))),
             Ok(Err(why)) => Err(why),
@@ -517,16 +521,6 @@ impl<'a> Attempt<'a> {
         }
         Ok(())
     }
-
-    /// How many keys of these slots are dirty, of common ones and of big ones.
-    async fn count(&mut self, slots: SlotSet) -> Result<Dirt, Interruption> {
-        let mut dirt = Dirt::default();
-        for lane in &self.lanes {
-            dirt.keys += count(lane, slots).await?;
-        }
-        dirt.big = count(&self.big, slots).await?;
-        Ok(dirt)
-    }
 }
 
 /// What the keys of a lane at the target begin with, that are Sluice's.
@@ -548,12 +542,6 @@ pub(super) fn is_former(name: &str, plan: &Plan, prefix: &str) -> bool {
     let of_copy = name.rest.starts_with(&format!("{}:", plan.name));
     let own = name.incarnation == plan.mandate.incarnation && name.rest.starts_with(prefix);
     name.role == fence::Role::Mover && of_copy && !own
-}
-
-async fn count(lane: &mpsc::Sender<Notice>, slots: SlotSet) -> Result<usize, Interruption> {
-    let (answer, count) = oneshot::channel();
-    tell_lane(lane, Notice::Count(slots, answer)).await?;
-    count.await.map_err(|_| Interruption::LaneGone)
 }
 
 async fn tell_lane(lane: &mpsc::Sender<Notice>, notice: Notice) -> Result<(), Interruption> {

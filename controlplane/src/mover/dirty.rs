@@ -65,11 +65,6 @@ impl Dirty {
         self.known.contains(key)
     }
 
-    /// How many of them are of these slots.
-    pub(super) fn count_of(&self, slots: &SlotSet) -> usize {
-        self.tally.of_all(slots) as usize
-    }
-
     /// Whether something is true of all of them.
     pub(super) fn all(&self, test: impl FnMut(&Key) -> bool) -> bool {
         self.queues.values().flatten().all(test)
@@ -179,7 +174,6 @@ mod tests {
             dirty.insert(key(text));
         }
         let slots: SlotSet = [Slot::of_key(b"a")].into_iter().collect();
-        assert_eq!(dirty.count_of(&slots), 2);
         assert_eq!(dirty.tally().of(Slot::of_key(b"a")), 2);
         assert_eq!(
             dirty.tally().slots(),

@@ -72,8 +72,6 @@ pub(super) enum Notice {
     Reopen(SlotSet),
     /// These slots, which are shut, will never be opened again.
     Release(SlotSet),
-    /// How many keys of these slots are dirty?
-    Count(SlotSet, oneshot::Sender<usize>),
 }
 
 /// See [`Notice::Drain`].
@@ -151,8 +149,6 @@ pub(super) struct State {
     kept: Dirty,
     /// Slots that are none of this copy's any more.
     released: SlotSet,
-    /// Keys taken out of them that are being copied.
-    under_way: Vec<Key>,
     /// Keys that were named as streams whose consumer groups may have changed. Scripts make proxies name keys
     /// of any type.
     touched: HashSet<Key>,
@@ -239,11 +235,6 @@ impl State {
                 }
                 self.streams.retain(|key| !slots.owns(key));
                 self.touched.retain(|key| !slots.owns(key));
-            }
-            Notice::Count(slots, answer) => {
-                let under_way = self.under_way.iter().filter(|key| slots.owns(key)).count();
-                let waiting = self.dirty.count_of(&slots) + self.handing.count_of(&slots);
-                answer.send(under_way + waiting).ok(); // nobody wants to know any more
             }
         }
     }
@@ -349,18 +340,20 @@ impl Lane {
         if state.dirty.bytes() + state.kept.bytes() + state.handing.bytes() > MOST_BYTES {
             return Err(Interruption::TooManyDirty);
         }
-        self.report.dirty(self.number, state.dirty.tally());
+        let handed_over = self.hand_over()?;
+        let state = &self.state;
+        self.report
+            .dirty(self.number, state.dirty.tally(), state.handing.tally());
         if matches!(self.role, Role::Big) {
             let slots = state.dirty.tally().slots();
             self.report.slow(slots.with(&state.hot));
             self.relay.shelf.forget(&state.released);
         }
-        if state.due().is_some()
-            && let Some(drain) = state.drain.take()
+        if self.state.due().is_some()
+            && let Some(drain) = self.state.drain.take()
         {
             return self.drain(drain).await;
         }
-        let handed_over = self.hand_over()?;
         let now = Instant::now();
         let early = Some(self.relay.not_before).filter(|then| *then > now);
         let paused = self.throttle.borrow_and_update().paused || early.is_some();
@@ -373,9 +366,7 @@ impl Lane {
             self.state.last_round = Some(now);
             let portion = self.relay.portion();
             let keys = self.state.dirty.take(self.role.batch(portion));
-            self.state.under_way.clone_from(&keys);
             self.copy_everywhere(&keys, None).await?;
-            self.state.under_way.clear();
             if matches!(self.role, Role::Big) {
                 self.state.rest(now, Instant::now(), self.role.gathers());
             }

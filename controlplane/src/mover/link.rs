@@ -329,6 +329,11 @@ impl Link {
             .map_err(|source| self.lost(source))
     }
 
+    /// Whether there is more to hear that has been read already.
+    pub(super) fn hears_more(&self) -> bool {
+        self.replies.has_read_ahead()
+    }
+
     fn late(&self) -> LinkError {
         let (address, patience) = (self.address.clone(), self.patience);
         LinkError::Late { address, patience }

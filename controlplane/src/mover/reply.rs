@@ -57,6 +57,11 @@ impl<R: AsyncRead + Unpin> Replies<R> {
         self.stream.get_mut()
     }
 
+    /// Whether the next reply, or some of it, has been read already.
+    pub(crate) fn has_read_ahead(&self) -> bool {
+        !self.stream.buffer().is_empty()
+    }
+
     /// The next reply. Whoever drops this before its end has lost its place in the stream.
     pub(crate) async fn next(&mut self) -> io::Result<Reply> {
         let mut allowance = LARGEST;

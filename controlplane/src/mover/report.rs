@@ -66,6 +66,12 @@ pub enum Stage {
     Following,
 }
 
+/// A rate, smoothed over about a second, after so many keys in this time.
+fn smoothed(rate: f64, keys: u64, time: Duration) -> f64 {
+    let time = time.as_secs_f64().max(0.001);
+    rate + (keys as f64 / time - rate) * time.min(1.0)
+}
+
 /// The counters of one attempt.
 pub(super) struct Report {
     seen: AtomicU64,
@@ -76,6 +82,8 @@ pub(super) struct Report {
     fresh: AtomicU64,
     slow: Mutex<SlotSet>,
     waits_for: Mutex<Option<String>>,
+    /// Keys copied a second, lately.
+    rate: Mutex<f64>,
 }
 
 impl Report {
@@ -89,6 +97,7 @@ impl Report {
             fresh: AtomicU64::new(0),
             slow: Mutex::new(SlotSet::EMPTY),
             waits_for: Mutex::new(None),
+            rate: Mutex::new(0.0),
         }
     }
 
@@ -103,12 +112,15 @@ impl Report {
         self.bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// How many dirty keys a lane has.
-    pub(super) fn dirty(&self, lane: usize, keys: &Tally) {
+    /// How many dirty keys a lane has, and is about to hand over.
+    pub(super) fn dirty(&self, lane: usize, keys: &Tally, handing: &Tally) {
         let mut told = self.dirty[lane]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         told.become_like(keys);
+        if handing.total() > 0 {
+            told.add_all(handing);
+        }
     }
 
     /// A big key is found, and its first copy to be made.
@@ -138,9 +150,10 @@ impl Report {
     pub(super) fn tell(&self, progress: &mut Progress, since: Duration) {
         let keys = self.keys.load(Relaxed);
         let new = keys.saturating_sub(progress.keys);
-        let rate = new as f64 / since.as_secs_f64().max(0.001);
-        // Smoothed over about a second.
-        progress.keys_per_second = ((progress.keys_per_second as f64 * 4.0 + rate) / 5.0) as u64;
+        let smooth = self.rate.lock();
+        let mut smooth = smooth.unwrap_or_else(PoisonError::into_inner);
+        *smooth = smoothed(*smooth, new, since);
+        progress.keys_per_second = smooth.round() as u64;
         progress.seen = self.seen.load(Relaxed);
         progress.keys = keys;
         progress.bytes = self.bytes.load(Relaxed);
@@ -154,5 +167,24 @@ impl Report {
         progress.slow = *self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         let waits_for = self.waits_for.lock();
         progress.waits_for = waits_for.unwrap_or_else(PoisonError::into_inner).clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_that_stays_is_told_however_low_it_is() {
+        let often = Duration::from_millis(50);
+        let after = |rate: f64, all: u64| {
+            let second = (0..20).map(|n| u64::from(n < all));
+            second.fold(rate, |rate, keys| smoothed(rate, keys, often))
+        };
+        let rate = (0..5).fold(0.0, |rate, _| after(rate, 10));
+        assert!((9.0..11.5).contains(&rate), "{rate}");
+        let rate = (0..10).fold(rate, |rate, _| after(rate, 0));
+        assert!(rate < 0.5, "{rate}");
+        assert_eq!(smoothed(0.0, 3000, Duration::from_secs(3)), 1000.0);
     }
 }

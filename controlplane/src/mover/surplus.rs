@@ -22,9 +22,12 @@ use super::{
 };
 
 /// Keys that are looked at, at a time.
-const PAGE: u64 = 512;
-/// How long is rested after that: so a server is kept busy for about a hundredth of its time.
+const PAGE: u64 = 256;
+/// How long is rested after that: a server is kept busy for a hundredth of its time, about.
 const REST: Duration = Duration::from_millis(10);
+/// So many times as long is rested as it took, if that is longer: less is asked of a server that is busy with others.
+const REST_FACTOR: u32 = 50;
+const LONGEST_REST: Duration = Duration::from_millis(50);
 /// How long is rested after a pass, at least; or for as long as it took.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long what was written stays when it is not written anew, besides what four passes take.
@@ -121,13 +124,17 @@ async fn count_in(
     let own = attempt::own_prefix(&plan.name);
     let mut count = 0;
     let mut walk = Walk::new();
-    while let Some(keys) = walk.next(link, PAGE).await? {
+    loop {
+        let begun = Instant::now();
+        let Some(keys) = walk.next(link, PAGE).await? else {
+            return Ok(count);
+        };
+        let took = begun.elapsed();
         count += clean::of_slots(&keys, slots).len();
         let is_own = |key: &&super::dirty::Key| key.starts_with(own.as_bytes());
         count += keys.iter().filter(is_own).count();
-        time::sleep(REST).await;
+        time::sleep((took * REST_FACTOR).clamp(REST, LONGEST_REST)).await;
     }
-    Ok(count)
 }
 
 /// Writes the number down; a server that is full may refuse it.

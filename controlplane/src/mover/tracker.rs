@@ -8,10 +8,18 @@
 //! subscriber, and closes it when too much waits for it (32 MiB by default), instead of throwing out
 //! users' keys to make room. A lost connection is an interruption of the copy.
 //!
+//! A source tells in each of its turns, thousands of times a second; the tracker listens a few hundred times,
+//! unless somebody waits for what it tells: to be woken for each would cost more than the copy itself.
+//!
 //! What events do not tell is told in `events`.
 
+use std::time::Duration;
+
 use proto::SlotSet;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::{
     Interruption,
@@ -22,6 +30,9 @@ use super::{
     reply::Reply,
     server::Server,
 };
+
+/// How long what is told gathers before it is listened to.
+const REST: Duration = Duration::from_millis(5);
 
 /// How a source tells which keys change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +66,8 @@ pub(super) struct Tracker {
     slots: SlotSet,
     lanes: Vec<mpsc::Sender<Notice>>,
     barrier: Vec<u8>,
+    /// Whether what is told is waited for.
+    hurry: watch::Receiver<bool>,
 }
 
 impl Tracker {
@@ -66,6 +79,7 @@ impl Tracker {
         slots: SlotSet,
         lanes: Vec<mpsc::Sender<Notice>>,
         barrier: String,
+        hurry: watch::Receiver<bool>,
     ) -> Result<Self, LinkError> {
         let (mut link, is) = opener.open(source, number).await?;
         match Telling::of(&is) {
@@ -93,6 +107,7 @@ impl Tracker {
             slots,
             lanes,
             barrier,
+            hurry,
         })
     }
 
@@ -110,6 +125,10 @@ impl Tracker {
             };
             if told.is_err() {
                 return Interruption::LaneGone;
+            }
+            if !self.link.hears_more() {
+                let hurry = self.hurry.wait_for(|hurry| *hurry);
+                timeout(REST, hurry).await.ok(); // whichever comes first
             }
         }
     }

@@ -30,7 +30,7 @@ use crate::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, HOLD_BUDGET, Incarnation,
         Migration, Phase, Step, Wish, World, next_step, reapable, turn,
     },
-    mover::{self, Copy, Plan, Reaped, Settle, Stage, Surplus, Throttle, Unfit},
+    mover::{self, Copy, Plan, Progress, Reaped, Settle, Stage, Surplus, Throttle, Unfit},
     snapshot::Snapshot,
     store::Standing,
 };
@@ -136,6 +136,11 @@ impl Drive {
             self.face(&now, &migration);
             self.bury_copy();
             self.count_surplus(&now, &migration);
+            let mut copied = self.copy.as_ref().map(|copy| {
+                let progress = copy.progress();
+                let before = milestone(&progress.borrow());
+                (progress, before)
+            });
             let world = self.world(&now, &migration);
             let held = matches!(migration.phase, Phase::CuttingOver { .. });
             let tick = match next_step(&migration, &world) {
@@ -159,6 +164,7 @@ impl Drive {
                         }
                         Err(trouble) => {
                             self.trouble(trouble);
+                            copied = None; // the step is tried again after a pause
                             if held { HELD_TICK } else { PAUSE }
                         }
                     }
@@ -167,6 +173,7 @@ impl Drive {
             tokio::select! {
                 changed = snapshots.changed() => if changed.is_err() { return },
                 changed = proxies.changed() => if changed.is_err() { return },
+                () = moves_on(copied) => {}
                 () = sleep(tick) => {}
             }
         }
@@ -657,6 +664,27 @@ fn given_up_unseen(phase: &Phase) -> bool {
             given_up: Some((GiveUp::Unseen, _)),
         }
     )
+}
+
+/// What of a copy's progress may let a migration go on at once.
+type Milestone = (Stage, u32, [bool; 2]);
+
+fn milestone(progress: &Progress) -> Milestone {
+    let big_ones_over = [progress.fresh == 0, progress.big == 0];
+    (progress.stage, progress.attempt, big_ones_over)
+}
+
+/// Resolves when a copy, if there is one, is further on than it was.
+async fn moves_on(copied: Option<(watch::Receiver<Progress>, Milestone)>) {
+    if let Some((mut progress, before)) = copied
+        && progress
+            .wait_for(|now| milestone(now) != before)
+            .await
+            .is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await; // that it has ended is seen to elsewhere
 }
 
 /// Of these groups. Those of a migration that is over may be no more.

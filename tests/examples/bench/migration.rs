@@ -59,7 +59,7 @@ enum Part {
 }
 
 /// How long is measured before a move under load, and after it.
-const ASIDE: Duration = Duration::from_secs(3);
+const ASIDE: Duration = Duration::from_secs(5);
 /// How often servers are asked, to see how long they stall: without load seldom, or that would be load.
 const SELDOM: Duration = Duration::from_millis(25);
 const OFTEN: Duration = Duration::from_millis(1);

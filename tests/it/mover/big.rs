@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use controlplane::mover::Dirt;
+use controlplane::mover::{Progress, Stage};
 use proto::settled::Streams;
 use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe};
 use tokio::time;
@@ -59,11 +59,16 @@ async fn fill(link: &mut MultiplexedConnection, thousands: usize) {
 
 /// Returns once no big key is left to copy.
 async fn big_ones_are_copied(copy: &mut controlplane::mover::Copy) {
-    let slots = all();
-    reaches(copy, |progress| progress.big == 0).await;
-    while copy.dirt(slots).await != Ok(Dirt::default()) {
-        time::sleep(Duration::from_millis(20)).await;
+    let are_copied = |now: &Progress| {
+        now.stage == Stage::Following && (now.fresh, now.big, now.dirty) == (0, 0, 0)
+    };
+    // What has changed just now is told a moment later.
+    let mut progress = copy.progress();
+    for _ in 0..3 {
+        progress.mark_unchanged();
+        progress.changed().await.unwrap();
     }
+    reaches(copy, are_copied).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

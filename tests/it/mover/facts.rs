@@ -314,8 +314,12 @@ async fn what_large_values_take() {
             micros
         };
         let dump = redis::cmd("DUMP").arg("large").to_owned();
-        let payload: Vec<u8> = dump.query_async(&mut link).await.unwrap();
-        let dumped = took("dump").await;
+        let mut payload: Vec<u8> = Vec::new();
+        let mut dumped = u64::MAX;
+        for _ in 0..3 {
+            payload = dump.query_async(&mut link).await.unwrap();
+            dumped = dumped.min(took("dump").await);
+        }
         let mut run = async |words: &[&[u8]]| {
             let mut command = redis::Cmd::new();
             words.iter().for_each(|word| {
