@@ -70,7 +70,8 @@ pub struct Settings {
     /// that is connected, in Codis's format
     #[arg(long, value_name = "/jodis/PRODUCT", requires = "zookeeper", value_parser = node)]
     pub jodis: Option<String>,
-    /// After so long without a word from the leader another controller takes over
+    /// After so long without a word from the leader another controller takes over. The proxies'
+    /// --hold-patience is to be longer, by some seconds
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = positive)]
     pub zookeeper_session_timeout: Duration,
     /// Where operators and proxies reach gRPC, as stand-by controllers are to tell them: of each controller

@@ -148,6 +148,11 @@ pub struct Args {
     /// admitted it again, since it may have come back with an old data set, or trust it
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     pub on_restart_without_leader: OnRestart,
+    /// How long requests for held slots wait, and after the newest topology: for longer than it takes until
+    /// another controller leads (its --zookeeper-session-timeout, and some seconds). After that each waits
+    /// for 2 s at most, and is answered with -TRYAGAIN
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = settings::duration)]
+    pub hold_patience: Duration,
     /// How long clients may take to finish when the proxy is asked to stop
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = settings::duration)]
     pub drain_timeout: Duration,
@@ -251,6 +256,8 @@ pub struct Serving {
     pub connect_timeout: Duration,
     /// See [`Args::server_timeout`].
     pub server_timeout: Duration,
+    /// See [`Args::hold_patience`].
+    pub hold_patience: Duration,
     /// What the proxy presents to the servers.
     pub credentials: Credentials,
     /// There is no controller.
@@ -317,6 +324,7 @@ fn shown(args: &Args) -> Vec<(&'static str, String)> {
         ("connect-timeout", time(args.connect_timeout)),
         ("server-timeout", time(args.server_timeout)),
         ("on-restart-without-leader", on_restart.to_owned()),
+        ("hold-patience", time(args.hold_patience)),
         ("drain-timeout", time(args.drain_timeout)),
         ("log", args.log.clone()),
         ("log-format", args.log_format.clone()),
@@ -471,6 +479,7 @@ impl Config {
                 tracking_keys: args.tracking_table_max_keys.div_ceil(workers),
                 connect_timeout: args.connect_timeout,
                 server_timeout: args.server_timeout,
+                hold_patience: args.hold_patience,
                 credentials: Credentials::load(args.server_auth_file.as_deref())?,
                 is_static: args.r#static.is_some(),
             },

@@ -6,9 +6,8 @@
 //! way of a request that goes to a server.
 //!
 //! Nobody waits for a worker without end, and nothing is asked by halves: a question goes to all, or, as
-//! long as one of the mailboxes has no room, waits as a request for a held slot does. A worker that has
-//! not answered by [`PATIENCE`] makes the reply an error; one that has ended has no sessions, and
-//! nothing to say.
+//! long as one of the mailboxes has no room, waits for some ticks. A worker that has not answered by
+//! [`PATIENCE`] makes the reply an error; one that has ended has no sessions, and nothing to say.
 //!
 //! Invariant: a request that asks takes one number of its session's outbox, and gets one reply.
 
@@ -126,7 +125,7 @@ impl Worker {
             return Dispatched::Waits;
         }
         if self.crew.asking >= ASKING {
-            return self.hold_for(id, error::CREW_BUSY);
+            return self.wait_for_tick(id, error::CREW_BUSY);
         }
         let mailboxes = Arc::clone(&self.crew.mailboxes);
         let mut room = Vec::with_capacity(mailboxes.len());
@@ -137,7 +136,7 @@ impl Worker {
             match mailbox.try_reserve() {
                 Ok(permit) => room.push(permit),
                 Err(mpsc::error::TrySendError::Full(())) => {
-                    return self.hold_for(id, error::CREW_BUSY);
+                    return self.wait_for_tick(id, error::CREW_BUSY);
                 }
                 Err(mpsc::error::TrySendError::Closed(())) => {}
             }

@@ -57,8 +57,9 @@ pub(crate) use clients::Clients;
 pub(crate) use detour::Detour;
 pub(crate) use parts::Splitting;
 
-/// How long a request may wait for its held slot; then it is answered with -TRYAGAIN.
-const HOLD_MAX: Duration = Duration::from_secs(2);
+/// How long a request waits at most for what passes by itself; then it is answered with -TRYAGAIN. For a
+/// held slot it may be longer, see [`crate::config::Args::hold_patience`].
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(2);
 /// A session reads so often in one turn at most: then the others have their turn.
 const READS: usize = 2;
 /// And so much at once, but in the middle of a larger request: a burst of small ones takes long.
@@ -106,7 +107,7 @@ pub(crate) struct Session {
     bulk: bool,
     /// They go by the pipes of scripts: it has called one, and not all has been answered since.
     scripts: bool,
-    /// Since when the first request in `input` waits for its held slot.
+    /// Since when the first request in `input` waits for its held slot, or for the next tick.
     pub(crate) held_since: Option<Instant>,
     /// When it last sent or took bytes, and when the request in `input` began; in the worker's seconds.
     pub(crate) active: u32,
@@ -799,20 +800,36 @@ impl Worker {
 
     /// Lets the session wait for the next topology, but not for ever.
     pub(crate) fn hold(&mut self, id: u32) -> Dispatched {
-        self.hold_for(id, error::HELD_TOO_LONG)
+        if self.waits_for_hold(id) {
+            Dispatched::Waits
+        } else {
+            self.answer_error(id, error::HELD_TOO_LONG)
+        }
     }
 
-    /// Lets the session wait for the next topology or tick; after too long, with this error.
-    pub(crate) fn hold_for(&mut self, id: u32, late: &str) -> Dispatched {
-        if self.waits_for_hold(id) {
+    /// The same, of what has left its place in the input. Whether it waits: else it has for too long.
+    pub(crate) fn waits_for_hold(&mut self, id: u32) -> bool {
+        // A leader releases a slot within a second or so. One that has died is followed by another, which does it
+        // later; if that has not come by now, nobody knows when it will.
+        let patience = self.serving.hold_patience;
+        let most = match self.topology_since.elapsed() < patience && !self.draining {
+            true => patience,
+            false => WAIT_MAX,
+        };
+        self.waits(id, most)
+    }
+
+    /// Lets the session wait for the next tick; after too long, with this error.
+    pub(crate) fn wait_for_tick(&mut self, id: u32, late: &str) -> Dispatched {
+        if self.waits(id, WAIT_MAX) {
             Dispatched::Waits
         } else {
             self.answer_error(id, late)
         }
     }
 
-    /// The same, of what has left its place in the input. Whether it waits: else it has for too long.
-    pub(crate) fn waits_for_hold(&mut self, id: u32) -> bool {
+    /// Whether what the session asked for first waits: for so long at most.
+    pub(crate) fn waits(&mut self, id: u32, most: Duration) -> bool {
         let session = &mut self.clients.sessions[id as usize];
         let since = match session.held_since {
             Some(since) => since,
@@ -821,7 +838,9 @@ impl Worker {
                 *session.held_since.insert(Instant::now())
             }
         };
-        let waits = since.elapsed() < HOLD_MAX;
+        let waited = since.elapsed();
+        // A client that has left may have asked somebody else meanwhile. It is not to be done long after that.
+        let waits = waited < WAIT_MAX.min(most) || (waited < most && !session.socket.has_ended());
         if waits {
             self.clients.wait(id);
         }

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -120,6 +121,12 @@ impl Socket {
     pub(crate) fn is_quiet(&self) -> bool {
         let peeked = self.0.get_ref().peek(&mut [0]);
         peeked.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the other side will send no more, though what it sent before may not be read yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut ended = [PollFd::new(self.0.get_ref(), PollFlags::RDHUP)];
+        poll(&mut ended, Some(&Timespec::default())).is_ok_and(|events| events > 0)
     }
 
     /// Tells the other side that it is over, though the descriptor may live on for a while.

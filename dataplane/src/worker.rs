@@ -72,6 +72,8 @@ pub(crate) struct Worker {
     pub(crate) trackers: Trackers,
     /// What is routed by. `None`: nothing has come yet.
     pub(crate) topology: Option<Arc<Topology>>,
+    /// Since when it is routed by.
+    pub(crate) topology_since: Instant,
     pub(crate) serving: Arc<Serving>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) stats: Arc<WorkerStats>,
@@ -198,6 +200,7 @@ impl Worker {
                 pubsub: PubSub::new(worker.clone(), Arc::clone(&proxy.census)),
                 trackers: Trackers::new(serving.tracking_keys),
                 topology: None,
+                topology_since: Instant::now(),
                 serving,
                 stats: Arc::clone(&proxy.workers[index]),
                 proxy,
@@ -230,6 +233,7 @@ impl Worker {
         self.leases.keep(|door| self.backends.is_known(&door.addr));
         self.clients.look_again(&topology);
         let before = self.topology.replace(topology);
+        self.topology_since = Instant::now();
         self.move_subscriptions();
         self.move_tracked(before.as_deref());
         self.settle_anew(before.as_deref());

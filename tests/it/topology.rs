@@ -28,13 +28,22 @@ fn serving(_: Slot) -> SlotState {
     SlotState::Serving
 }
 
-/// One server, and a proxy whose controller says what it is told to.
-async fn scripted() -> (tempfile::TempDir, Server, ScriptedController, Proxy) {
+/// But for the one slot.
+fn hold_a(slot: Slot) -> SlotState {
+    if slot == Slot::of_key(b"a") {
+        SlotState::Held { target: None }
+    } else {
+        SlotState::Serving
+    }
+}
+
+/// One server, and a proxy with these arguments whose controller says what it is told to.
+async fn scripted(args: &[&str]) -> (tempfile::TempDir, Server, ScriptedController, Proxy) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), "server", &[]);
     server.answers().await;
     let mut controller = ScriptedController::start().await;
-    let args = [
+    let usual = [
         "--controller",
         &controller.addr,
         "--id",
@@ -42,7 +51,12 @@ async fn scripted() -> (tempfile::TempDir, Server, ScriptedController, Proxy) {
         "--workers",
         "2",
     ];
-    let proxy = Proxy::start(dir.path(), "p1", &args.map(str::to_owned)).await;
+    let args: Vec<String> = [&usual, args]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let proxy = Proxy::start(dir.path(), "p1", &args).await;
     let Said::Hello(hello) = controller.hear().await else {
         panic!("no hello first")
     };
@@ -60,7 +74,7 @@ fn acked(message: Said) -> u64 {
 
 #[tokio::test]
 async fn a_bad_topology_is_refused_and_the_old_one_kept() {
-    let (_dir, server, mut controller, proxy) = scripted().await;
+    let (_dir, server, mut controller, proxy) = scripted(&[]).await;
     let mut client = proxy.raw().await;
     assert!(
         client
@@ -119,14 +133,7 @@ async fn a_bad_topology_is_refused_and_the_old_one_kept() {
 
 #[tokio::test]
 async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
-    let (_dir, server, mut controller, proxy) = scripted().await;
-    let hold_a = |slot: Slot| {
-        if slot == Slot::of_key(b"a") {
-            SlotState::Held { target: None }
-        } else {
-            SlotState::Serving
-        }
-    };
+    let (_dir, server, mut controller, proxy) = scripted(&["--hold-patience", "2s"]).await;
     controller
         .say(Say::Snapshot(v1::Topology::from(&topology(
             1, &server, hold_a,
@@ -203,6 +210,97 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
         .await
         .unwrap();
     assert_eq!(value, 2);
+}
+
+/// The controller that holds a slot dies. Until another one leads clients wait, and notice nothing else.
+#[tokio::test]
+async fn held_slots_wait_until_another_controller_leads() {
+    let (_dir, server, mut controller, proxy) = scripted(&["--hold-patience", "8s"]).await;
+    let mut client = proxy.raw().await;
+    let (mut queued, mut blocked) = (proxy.raw().await, proxy.raw().await);
+    let first = topology(1, &server, hold_a);
+    let first = Say::Snapshot(v1::Topology::from(&first));
+    controller.say(first).await;
+    assert_eq!(acked(controller.hear().await), 1);
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    client.pipeline(&["SET a 1", "GET b"].map(words)).await;
+    queued
+        .pipeline(&["MULTI", "INCR {a}n", "EXEC"].map(words))
+        .await;
+    blocked
+        .pipeline(&["BLPOP {a}list 0", "PING"].map(words))
+        .await;
+    controller.hang_up().await;
+    let Said::Hello(hello) = controller.hear().await else {
+        panic!("no hello first")
+    };
+    assert_eq!(hello.last_version.map(|v| v.epoch), Some(1));
+    let told = client.reply_within(std::time::Duration::from_secs(3)).await;
+    assert_eq!(told, None, "it waits for longer than two seconds");
+
+    let mut late = proxy.raw().await;
+    let next = topology(2, &server, serving);
+    let next = Say::Snapshot(v1::Topology::from(&next));
+    controller.say(next).await;
+    assert_eq!(acked(controller.hear().await), 2);
+    assert_eq!(client.reply().await, "+OK");
+    assert_eq!(client.reply().await, "$-1");
+    for expected in ["+OK", "+QUEUED", "*1 :1"] {
+        assert_eq!(queued.reply().await, expected);
+    }
+    assert_eq!(late.command("RPUSH {a}list x").await, ":1");
+    assert_eq!(blocked.reply().await, "*2 $7 {a}list $1 x");
+    assert_eq!(blocked.reply().await, "+PONG");
+
+    // Nobody comes for a long time: nobody is waited for any more, but for the two seconds.
+    let held = topology(3, &server, hold_a);
+    let held = Say::Snapshot(v1::Topology::from(&held));
+    controller.say(held).await;
+    assert_eq!(acked(controller.hear().await), 3);
+    controller.hang_up().await;
+    for (command, waits) in [("GET a", 6000..12_000), ("SET a 2", 1900..5000)] {
+        let since = tokio::time::Instant::now();
+        assert!(late.command(command).await.starts_with("-TRYAGAIN "));
+        let waited = since.elapsed();
+        assert!(waits.contains(&waited.as_millis()), "after {waited:?}");
+    }
+}
+
+/// Nobody is kept waiting who wants no more, and who waits is not taken for one who stands still.
+#[tokio::test]
+async fn who_leaves_while_a_slot_is_held_is_not_served_later() {
+    let args = ["--hold-patience", "60s", "--stall-timeout", "1s"];
+    let (_dir, server, mut controller, proxy) = scripted(&args).await;
+    let say = |epoch, state: fn(Slot) -> SlotState| {
+        Say::Snapshot(v1::Topology::from(&topology(epoch, &server, state)))
+    };
+    controller.say(say(1, hold_a)).await;
+    assert_eq!(acked(controller.hear().await), 1);
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = proxy.raw().await;
+        client.pipeline(&[words("INCR a")]).await;
+        clients.push(client);
+    }
+    drop(clients.remove(0));
+    let told = clients[0].reply_within(std::time::Duration::from_secs(4));
+    assert_eq!(told.await, None, "it waits for longer than two seconds");
+    controller.say(say(2, serving)).await;
+    assert_eq!(acked(controller.hear().await), 2);
+    assert_eq!(clients[0].reply().await, ":1", "only one has waited");
+
+    let mut timed = proxy.raw().await;
+    timed.pipeline(&[words("BLPOP {a}list 1")]).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    controller.say(say(3, hold_a)).await;
+    assert_eq!(acked(controller.hear().await), 3);
+    clients[0].pipeline(&[words("INCR a")]).await;
+    let told = timed.reply().await;
+    assert!(told.starts_with("-TRYAGAIN "), "its time is over: {told}");
+    proxy.process.terminate();
+    let told = clients[0].reply().await;
+    assert!(told.starts_with("-TRYAGAIN "), "the proxy stops: {told}");
 }
 
 #[tokio::test]

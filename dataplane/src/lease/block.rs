@@ -30,7 +30,7 @@ use crate::{
     framer::Piece,
     resp::{Request, put_bulk},
     route::Owner,
-    session::{Detour, Dispatched},
+    session::{Detour, Dispatched, WAIT_MAX},
     settling::passages::Passage,
     socket::Socket,
     worker::{self, Worker},
@@ -350,10 +350,18 @@ impl Worker {
                     None => error::NO_LEASE,
                 }
             }
-            Owner::Held => match self.waits_for_hold(id) {
-                true => return Poll::Pending,
-                false => error::HELD_TOO_LONG,
-            },
+            Owner::Held => {
+                // Its client does not expect it to take much longer than its own time.
+                let is_over = block.until.is_some_and(|until| until <= Instant::now());
+                let waits = match is_over {
+                    true => self.waits(id, WAIT_MAX),
+                    false => self.waits_for_hold(id),
+                };
+                if waits {
+                    return Poll::Pending;
+                }
+                error::HELD_TOO_LONG
+            }
             Owner::Missing(why) => error::rejection(why),
         };
         self.answer_failure(id, text);

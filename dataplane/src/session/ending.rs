@@ -38,6 +38,7 @@ impl Worker {
                 || (session.stalled
                     && !paused
                     && session.outbox.in_flight() == 0
+                    && session.held_since.is_none()
                     && detour.is_none())
                 || detour.is_some_and(|detour| detour.waits_for_client());
             if crawls || (silent > stall && waits) {

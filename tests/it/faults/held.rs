@@ -58,7 +58,13 @@ async fn the_target_dies() {
 /// answered with `TRYAGAIN`, while the others serve; it serves again when it has heard.
 #[tokio::test]
 async fn a_give_up_is_not_heard_of() {
-    let cluster = cluster(2, None).await;
+    let cluster = Cluster::builder()
+        .groups(2)
+        .proxies(2)
+        .proxy_args(&["--hold-patience", "2s"])
+        .relayed()
+        .start()
+        .await;
     let [mut hears, mut deaf] = [
         cluster.proxies[0].raw().await,
         cluster.proxies[1].raw().await,

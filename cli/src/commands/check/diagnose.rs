@@ -261,7 +261,8 @@ fn slots(cluster: &Cluster) -> Vec<Finding> {
         faults.push(warning(
             Category::Slots,
             format!("requests wait for {what}, which are held"),
-            "it should be over within 2 seconds: if this stays, read the controller's log",
+            "it should be over within 2 seconds, or when another controller leads: if this stays, read the \
+             controller's log",
         ));
     }
     or_right(faults, Category::Slots, || {
