@@ -148,9 +148,9 @@ pub struct Args {
     /// admitted it again, since it may have come back with an old data set, or trust it
     #[arg(long, value_name = "WHAT", default_value = "refuse")]
     pub on_restart_without_leader: OnRestart,
-    /// How long requests for held slots wait, and after the newest topology: for longer than it takes until
-    /// another controller leads (its --zookeeper-session-timeout, and some seconds). After that each waits
-    /// for 2 s at most, and is answered with -TRYAGAIN
+    /// How long a request for a held slot waits at most, and for how long after the newest topology any does:
+    /// longer than another controller needs to take over (--zookeeper-session-timeout, and some seconds).
+    /// After that each waits for 2 s at most, and is answered with -TRYAGAIN
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = settings::duration)]
     pub hold_patience: Duration,
     /// How long clients may take to finish when the proxy is asked to stop

@@ -394,6 +394,7 @@ impl Worker {
                     self.clients.recount(id);
                     return Poll::Pending;
                 }
+                session.held_since = None; // what comes next has not waited yet
                 self.tell_unheard(id);
                 continue;
             }

@@ -26,8 +26,8 @@ const PAGE: u64 = 256;
 /// How long is rested after that: a server is kept busy for a hundredth of its time, about.
 const REST: Duration = Duration::from_millis(10);
 /// So many times as long is rested as it took, if that is longer: less is asked of a server that is busy with others.
-const REST_FACTOR: u32 = 50;
-const LONGEST_REST: Duration = Duration::from_millis(50);
+const REST_FACTOR: u32 = 20;
+const LONGEST_REST: Duration = Duration::from_millis(20);
 /// How long is rested after a pass, at least; or for as long as it took.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long what was written stays when it is not written anew, besides what four passes take.
