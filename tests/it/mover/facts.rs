@@ -290,8 +290,8 @@ fn number(text: &str, before: &str) -> u64 {
     text[..digits.unwrap_or(text.len())].parse().unwrap()
 }
 
-/// To dump a large value blocks a server for long, to restore it longer, and so does taking its name from it,
-/// unless it was unlinked before.
+/// To dump a large value blocks a server for long, so does restoring it, and so does taking its name from it, unless
+/// it was unlinked before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_large_values_take() {
     const MEMBERS: u64 = 500_000;
@@ -343,7 +343,7 @@ async fn what_large_values_take() {
         let all = format!(
             "{name}: dumped {dumped}, restored {restored}, renamed {renamed}, {unlinked} µs"
         );
-        assert!(dumped > 5_000 && restored > dumped, "{all}");
+        assert!(dumped > 5_000 && restored > 5_000, "{all}");
         assert!(unlinked < 1_000, "{all}");
         // By default later ones unlink by themselves.
         if name.as_str() < "redis-8" {
