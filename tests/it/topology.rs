@@ -37,6 +37,11 @@ fn hold_a(slot: Slot) -> SlotState {
     }
 }
 
+/// A whole topology, as a controller says it.
+fn snapshot(epoch: u64, server: &Server, state: impl Fn(Slot) -> SlotState) -> Say {
+    Say::Snapshot(v1::Topology::from(&topology(epoch, server, state)))
+}
+
 /// One server, and a proxy with these arguments whose controller says what it is told to.
 async fn scripted(args: &[&str]) -> (tempfile::TempDir, Server, ScriptedController, Proxy) {
     let dir = tempfile::tempdir().unwrap();
@@ -134,11 +139,7 @@ async fn a_bad_topology_is_refused_and_the_old_one_kept() {
 #[tokio::test]
 async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     let (_dir, server, mut controller, proxy) = scripted(&["--hold-patience", "2s"]).await;
-    controller
-        .say(Say::Snapshot(v1::Topology::from(&topology(
-            1, &server, hold_a,
-        ))))
-        .await;
+    controller.say(snapshot(1, &server, hold_a)).await;
     assert_eq!(acked(controller.hear().await), 1);
 
     let (mut held, mut other) = (proxy.raw().await, proxy.raw().await);
@@ -172,11 +173,7 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
         .unwrap();
     assert!(!there, "a request for a held slot was sent");
 
-    controller
-        .say(Say::Snapshot(v1::Topology::from(&topology(
-            2, &server, serving,
-        ))))
-        .await;
+    controller.say(snapshot(2, &server, serving)).await;
     assert_eq!(acked(controller.hear().await), 2);
     assert_eq!(held.reply().await, "+OK");
     assert_eq!(held.reply().await, "*2 $1 2 $2 99");
@@ -185,11 +182,7 @@ async fn held_slots_wait_for_the_next_topology_and_others_do_not() {
     assert_eq!(flush.reply().await, "+OK");
 
     // Held for too long: the client may try again, and nothing was executed.
-    controller
-        .say(Say::Snapshot(v1::Topology::from(&topology(
-            3, &server, hold_a,
-        ))))
-        .await;
+    controller.say(snapshot(3, &server, hold_a)).await;
     assert_eq!(acked(controller.hear().await), 3);
     queued.pipeline(&transaction).await;
     let since = tokio::time::Instant::now();
@@ -218,9 +211,7 @@ async fn held_slots_wait_until_another_controller_leads() {
     let (_dir, server, mut controller, proxy) = scripted(&["--hold-patience", "12s"]).await;
     let mut client = proxy.raw().await;
     let (mut queued, mut blocked) = (proxy.raw().await, proxy.raw().await);
-    let first = topology(1, &server, hold_a);
-    let first = Say::Snapshot(v1::Topology::from(&first));
-    controller.say(first).await;
+    controller.say(snapshot(1, &server, hold_a)).await;
     assert_eq!(acked(controller.hear().await), 1);
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     client.pipeline(&["SET a 1", "GET b"].map(words)).await;
@@ -239,9 +230,7 @@ async fn held_slots_wait_until_another_controller_leads() {
     assert_eq!(told, None, "it waits for longer than two seconds");
 
     let mut late = proxy.raw().await;
-    let next = topology(2, &server, serving);
-    let next = Say::Snapshot(v1::Topology::from(&next));
-    controller.say(next).await;
+    controller.say(snapshot(2, &server, serving)).await;
     assert_eq!(acked(controller.hear().await), 2);
     assert_eq!(client.reply().await, "+OK");
     assert_eq!(client.reply().await, "$-1");
@@ -253,9 +242,7 @@ async fn held_slots_wait_until_another_controller_leads() {
     assert_eq!(blocked.reply().await, "+PONG");
 
     // Nobody comes for a long time: nobody is waited for any more, but for the two seconds.
-    let held = topology(3, &server, hold_a);
-    let held = Say::Snapshot(v1::Topology::from(&held));
-    controller.say(held).await;
+    controller.say(snapshot(3, &server, hold_a)).await;
     assert_eq!(acked(controller.hear().await), 3);
     controller.hang_up().await;
     for (command, waits) in [("GET a", 9000..16_000), ("SET a 2", 1900..5000)] {
@@ -271,10 +258,7 @@ async fn held_slots_wait_until_another_controller_leads() {
 async fn who_leaves_while_a_slot_is_held_is_not_served_later() {
     let args = ["--hold-patience", "60s", "--stall-timeout", "1s"];
     let (_dir, server, mut controller, proxy) = scripted(&args).await;
-    let say = |epoch, state: fn(Slot) -> SlotState| {
-        Say::Snapshot(v1::Topology::from(&topology(epoch, &server, state)))
-    };
-    controller.say(say(1, hold_a)).await;
+    controller.say(snapshot(1, &server, hold_a)).await;
     assert_eq!(acked(controller.hear().await), 1);
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let mut clients = Vec::new();
@@ -286,14 +270,14 @@ async fn who_leaves_while_a_slot_is_held_is_not_served_later() {
     drop(clients.remove(0));
     let told = clients[0].reply_within(std::time::Duration::from_secs(4));
     assert_eq!(told.await, None, "it waits for longer than two seconds");
-    controller.say(say(2, serving)).await;
+    controller.say(snapshot(2, &server, serving)).await;
     assert_eq!(acked(controller.hear().await), 2);
     assert_eq!(clients[0].reply().await, ":1", "only one has waited");
 
     let mut timed = proxy.raw().await;
     timed.pipeline(&[words("BLPOP {a}list 1")]).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    controller.say(say(3, hold_a)).await;
+    controller.say(snapshot(3, &server, hold_a)).await;
     assert_eq!(acked(controller.hear().await), 3);
     clients[0].pipeline(&[words("INCR a")]).await;
     let told = timed.reply().await;

@@ -27,6 +27,7 @@ const PAGE: u64 = 256;
 const REST: Duration = Duration::from_millis(10);
 /// So many times as long is rested as it took, if that is longer: less is asked of a server that is busy with others.
 const REST_FACTOR: u32 = 20;
+/// But no longer: it may be the way there that takes long.
 const LONGEST_REST: Duration = Duration::from_millis(20);
 /// How long is rested after a pass, at least; or for as long as it took.
 const PAUSE: Duration = Duration::from_millis(500);
