@@ -385,7 +385,7 @@ impl Lane {
                 Some(found) => {
                     self.state.databases.insert(found.database);
                     self.state.owes_found = false;
-                    self.copy(found.database, &found.keys, None).await
+                    self.copy(found.database, &found.keys, None, false).await
                 }
                 None => {
                     self.found = None;
@@ -425,7 +425,8 @@ impl Lane {
     /// Copies keys in all databases: a change is told of without its database.
     ///
     /// The keys must have been taken before this: a database that has none of them and no other key when
-    /// it is asked, and never had one, cannot be one in which one of them was written.
+    /// it is asked, and never had one, cannot be one in which one of them was written. It is asked along with
+    /// the first of them.
     async fn copy_everywhere(
         &mut self,
         keys: &[Key],
@@ -434,12 +435,16 @@ impl Lane {
         if keys.is_empty() {
             return Ok(());
         }
-        let databases = self.relay.databases().await?;
-        self.state.databases.extend(databases);
-        for database in self.state.databases.clone() {
-            for batch in keys.chunks(Portion::LARGE.keys) {
-                self.copy(database, batch, drain).await?;
+        if self.state.databases.is_empty() {
+            self.state.databases = self.relay.databases().await?;
+        }
+        let mut copied = BTreeSet::new();
+        while let Some(database) = self.state.databases.difference(&copied).next().copied() {
+            for (number, batch) in keys.chunks(Portion::LARGE.keys).enumerate() {
+                let asks_databases = copied.is_empty() && number == 0;
+                self.copy(database, batch, drain, asks_databases).await?;
             }
+            copied.insert(database);
         }
         if matches!(self.role, Role::Big) {
             for key in keys {
@@ -456,6 +461,7 @@ impl Lane {
         database: u32,
         keys: &[Key],
         drain: Option<&Drain>,
+        asks_databases: bool,
     ) -> Result<(), Interruption> {
         let handed = &self.state.handed;
         let (handed, own): (Vec<Key>, Vec<Key>) =
@@ -463,12 +469,13 @@ impl Lane {
         for key in handed {
             self.state.handing.insert(key);
         }
-        let mut copied = self.relay.copy(database, &own).await?;
+        let mut copied = self.relay.copy(database, &own, asks_databases).await?;
         while !copied.later.is_empty() && drain.is_some_and(|drain| !drain.done.is_closed()) {
             time::sleep(LATER).await;
             let later = std::mem::take(&mut copied.later);
-            copied.add(self.relay.copy(database, &later).await?);
+            copied.add(self.relay.copy(database, &later, false).await?);
         }
+        self.state.databases.extend(copied.databases);
         for key in copied.later {
             self.state.mark(key, &self.role);
         }
@@ -586,7 +593,7 @@ impl Lane {
             for database in self.state.databases.clone() {
                 self.relay.enter(database).await?;
                 if self.relay.regroup(&key).await?.is_some() {
-                    self.copy(database, std::slice::from_ref(&key), Some(drain))
+                    self.copy(database, std::slice::from_ref(&key), Some(drain), false)
                         .await?;
                 }
             }

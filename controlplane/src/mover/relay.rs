@@ -77,6 +77,8 @@ pub(super) struct Copied {
     pub(super) foreign: Vec<Key>,
     /// Keys that the target does not take now.
     pub(super) later: Vec<Key>,
+    /// The databases of the source that had keys, if that was asked, too.
+    pub(super) databases: BTreeSet<u32>,
 }
 
 impl Copied {
@@ -86,6 +88,7 @@ impl Copied {
         self.big.extend(more.big);
         self.foreign.extend(more.foreign);
         self.later.extend(more.later);
+        self.databases.extend(more.databases);
     }
 }
 
@@ -141,18 +144,31 @@ impl Relay {
     pub(super) async fn databases(&mut self) -> Result<BTreeSet<u32>, Interruption> {
         let info = self.source.info(&[b"INFO", b"keyspace"]).await;
         let info = info.map_err(Interruption::Source)?;
-        Ok(keyspace(&info).into_keys().collect())
+        Ok(databases(&info))
     }
 
-    /// Makes these keys of a database at the target what they are at the source.
+    /// Makes these keys of a database at the target what they are at the source. It can also be asked, at the
+    /// same time, which databases the source has.
     pub(super) async fn copy(
         &mut self,
         database: u32,
         keys: &[Key],
+        asks_databases: bool,
     ) -> Result<Copied, Interruption> {
         self.enter(database).await?;
-        let sizes = self.sizes(keys).await?;
         let mut copied = Copied::default();
+        if asks_databases {
+            self.source.push(&[b"INFO", b"keyspace"]);
+        }
+        let mut replies = self.ask_sizes(keys).await?.into_iter();
+        if asks_databases {
+            let info = replies.next().unwrap_or(Reply::Nil);
+            copied.databases = match info {
+                Reply::Text(info) => databases(&String::from_utf8_lossy(&info)),
+                other => return Err(Interruption::Source(self.source.unexpected("INFO", &other))),
+            };
+        }
+        let sizes = self.sizes(replies.as_slice())?;
         let (mut small, mut small_sizes) = (Vec::new(), Vec::new());
         for (key, size) in keys.iter().zip(sizes) {
             if size > PIECE {
@@ -311,48 +327,34 @@ impl Relay {
         Ok(())
     }
 
-    /// How much each key is, in bytes, about; 0 where it is gone.
-    async fn sizes(&mut self, keys: &[Key]) -> Result<Vec<u64>, Interruption> {
-        if !self.sizes {
-            return self.lengths(keys).await;
-        }
+    /// Asks how much each key is. What was pushed before is answered before.
+    async fn ask_sizes(&mut self, keys: &[Key]) -> Result<Vec<Reply>, Interruption> {
         for key in keys {
-            self.source.push(&[b"MEMORY", b"USAGE", key]);
-        }
-        let replies = self.source.exchange().await.map_err(Interruption::Source)?;
-        let read = |reply| match reply {
-            Reply::Integer(size) => Ok(u64::try_from(size).unwrap_or(0)),
-            Reply::Nil => Ok(0),
-            other => Err(self.source.unexpected("MEMORY USAGE", &other)),
-        };
-        let sizes = replies.into_iter().map(read);
-        sizes
-            .collect::<Result<_, _>>()
-            .map_err(Interruption::Source)
-    }
-
-    /// The same by what servers of all versions tell: how many elements it has, or bytes.
-    async fn lengths(&mut self, keys: &[Key]) -> Result<Vec<u64>, Interruption> {
-        for key in keys {
-            for command in LENGTHS {
-                self.source.push(&[command.as_bytes(), key]);
+            if self.sizes {
+                self.source.push(&[b"MEMORY", b"USAGE", key]);
+            } else {
+                // What servers of all versions tell: how many elements it has, or bytes.
+                for command in LENGTHS {
+                    self.source.push(&[command.as_bytes(), key]);
+                }
             }
         }
-        let replies = self.source.exchange().await.map_err(Interruption::Source)?;
-        let size = |of_key: &[Reply]| {
-            let of_each = LENGTHS.iter().zip(of_key);
-            let found = of_each.map(|(command, reply)| match reply {
-                Reply::Integer(length) => {
-                    let each = if *command == "STRLEN" { 1 } else { ELEMENT };
-                    u64::try_from(*length).unwrap_or(0) * each
-                }
-                Reply::Nil | Reply::Text(_) | Reply::Error(_) | Reply::List(_) | Reply::Push(_) => {
-                    0
-                }
-            });
-            found.max().unwrap_or(0)
+        self.source.exchange().await.map_err(Interruption::Source)
+    }
+
+    /// How much each key is by the answers, in bytes, about; 0 where it is gone.
+    fn sizes(&self, replies: &[Reply]) -> Result<Vec<u64>, Interruption> {
+        if !self.sizes {
+            return Ok(replies.chunks(LENGTHS.len()).map(size_by_lengths).collect());
+        }
+        let read = |reply: &Reply| match reply {
+            Reply::Integer(size) => Ok(u64::try_from(*size).unwrap_or(0)),
+            Reply::Nil => Ok(0),
+            other => Err(Interruption::Source(
+                self.source.unexpected("MEMORY USAGE", other),
+            )),
         };
-        Ok(replies.chunks(LENGTHS.len()).map(size).collect())
+        replies.iter().map(read).collect()
     }
 
     /// One round: asks for the keys and writes what they are. Gives back those to ask for again at once.
@@ -435,6 +437,24 @@ impl Relay {
             }
         }
     }
+}
+
+/// The databases that have keys, by what the server tells.
+fn databases(info: &str) -> BTreeSet<u32> {
+    keyspace(info).into_keys().collect()
+}
+
+/// How much a key is, in bytes, about, by what the commands of [`LENGTHS`] answer; 0 where it is gone.
+fn size_by_lengths(replies: &[Reply]) -> u64 {
+    let of_each = LENGTHS.iter().zip(replies);
+    let found = of_each.map(|(command, reply)| match reply {
+        Reply::Integer(length) => {
+            let each = if *command == "STRLEN" { 1 } else { ELEMENT };
+            u64::try_from(*length).unwrap_or(0) * each
+        }
+        Reply::Nil | Reply::Text(_) | Reply::Error(_) | Reply::List(_) | Reply::Push(_) => 0,
+    });
+    found.max().unwrap_or(0)
 }
 
 /// The key under which values grow, of a lane whose own keys begin with `own`.

@@ -33,6 +33,8 @@ use super::{
 
 /// How long what is told gathers before it is listened to.
 const REST: Duration = Duration::from_millis(5);
+/// Bytes of keys that are passed on together, about, at most.
+const MANY: usize = 64 << 10;
 
 /// How a source tells which keys change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,16 +116,11 @@ impl Tracker {
     /// Passes on what is told, until that cannot go on.
     pub(super) async fn follow(mut self) -> Interruption {
         loop {
-            let reply = match self.link.listen().await {
-                Ok(reply) => reply,
-                Err(why) => return Interruption::TrackingLost(why),
+            let heard = match self.hear().await {
+                Ok(heard) => heard,
+                Err(why) => return why,
             };
-            let told = match read(reply) {
-                Told::Changed(keys) => self.pass_on(keys).await,
-                Told::Flushed => return Interruption::SourceFlushed,
-                Told::Other => Ok(()),
-            };
-            if told.is_err() {
+            if self.pass_on(heard).await.is_err() {
                 return Interruption::LaneGone;
             }
             if !self.link.hears_more() {
@@ -133,33 +130,71 @@ impl Tracker {
         }
     }
 
-    /// The keys of one message, and behind them the barrier that came with them: a message names the keys
-    /// that changed in one turn of the server in no order.
-    async fn pass_on(&self, keys: Vec<Vec<u8>>) -> Result<(), mpsc::error::SendError<Notice>> {
-        let mut changed: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
-        let mut barrier = None;
-        for key in keys {
-            if let Some(number) = key.strip_prefix(self.barrier.as_slice()) {
-                barrier = barrier.max(
-                    std::str::from_utf8(number)
-                        .ok()
-                        .and_then(|n| n.parse().ok()),
-                );
-            } else if self.slots.owns(&key) {
-                changed[lane::of(&key, self.lanes.len())].push(Key::from(key));
+    /// Waits for a message, and takes those with it that have come, too: each that is passed on wakes a lane.
+    async fn hear(&mut self) -> Result<Heard, Interruption> {
+        let mut heard = Heard::of(self.lanes.len());
+        loop {
+            let reply = self.link.listen().await;
+            match read(reply.map_err(Interruption::TrackingLost)?) {
+                Told::Changed(keys) => heard.take(keys, &self.slots, &self.barrier),
+                Told::Flushed => return Err(Interruption::SourceFlushed),
+                Told::Other => {}
+            }
+            if heard.bytes >= MANY || heard.barrier.is_some() || !self.link.hears_more() {
+                return Ok(heard);
             }
         }
-        for (lane, keys) in self.lanes.iter().zip(changed) {
+    }
+
+    /// The keys, and behind them the barrier.
+    async fn pass_on(&self, heard: Heard) -> Result<(), mpsc::error::SendError<Notice>> {
+        for (lane, keys) in self.lanes.iter().zip(heard.changed) {
             if !keys.is_empty() {
                 lane.send(Notice::Changed(keys)).await?;
             }
         }
-        if let Some(number) = barrier {
+        if let Some(number) = heard.barrier {
             for lane in &self.lanes {
                 lane.send(Notice::Barrier(number)).await?;
             }
         }
         Ok(())
+    }
+}
+
+/// What was told and is not passed on yet.
+struct Heard {
+    /// Of each lane.
+    changed: Vec<Vec<Key>>,
+    /// Of how many bytes they are.
+    bytes: usize,
+    /// One that came with them: a message names the keys that changed in one turn of the server in no order, so
+    /// all of them may be before it.
+    barrier: Option<u64>,
+}
+
+impl Heard {
+    /// Nothing, for so many lanes.
+    fn of(lanes: usize) -> Self {
+        Self {
+            changed: vec![Vec::new(); lanes],
+            bytes: 0,
+            barrier: None,
+        }
+    }
+
+    /// The keys of one message: those of the slots, and the barrier, which begins like this.
+    fn take(&mut self, keys: Vec<Vec<u8>>, slots: &SlotSet, barrier: &[u8]) {
+        for key in keys {
+            if let Some(number) = key.strip_prefix(barrier) {
+                let number = str::from_utf8(number).ok().and_then(|n| n.parse().ok());
+                self.barrier = self.barrier.max(number);
+            } else if slots.owns(&key) {
+                let lane = lane::of(&key, self.changed.len());
+                self.bytes += key.len();
+                self.changed[lane].push(Key::from(key));
+            }
+        }
     }
 }
 
@@ -216,6 +251,24 @@ fn read_event(items: Vec<Reply>) -> Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_heard_together() {
+        let slots: SlotSet = proto::Slot::all().collect();
+        let mut heard = Heard::of(2);
+        let texts = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+        heard.take(texts(&["a", "barrier:7"]), &slots, b"barrier:");
+        heard.take(texts(&["b", "a", "barrier:6"]), &slots, b"barrier:");
+        heard.take(texts(&["c"]), &SlotSet::EMPTY, b"barrier:");
+        assert_eq!((heard.bytes, heard.barrier), (3, Some(7)));
+        for (lane, keys) in heard.changed.iter().enumerate() {
+            assert!(keys.iter().all(|key| lane::of(key, 2) == lane));
+        }
+        // Each as often as it was told of, and nothing of other slots.
+        let mut keys: Vec<Key> = heard.changed.concat();
+        keys.sort();
+        assert_eq!(keys, ["a", "a", "b"].map(|text| Key::from(text.as_bytes())));
+    }
 
     #[test]
     fn what_is_told() {
