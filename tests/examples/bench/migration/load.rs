@@ -13,6 +13,7 @@ use std::{
 use super::{
     client::{Client, write_command},
     data::{self, KEYS, MEMBERS, VALUE_BYTES},
+    strangers::Strangers,
 };
 
 /// How many clients.
@@ -40,10 +41,15 @@ struct Sample {
     took: Duration,
 }
 
+/// How many samples are kept in one piece.
+const PIECE: usize = 4096;
+
 /// What came of the requests.
 #[derive(Default)]
 pub(super) struct Samples {
-    samples: Vec<Sample>,
+    /// In pieces: a single list that grows is copied whole, which for all clients together, all at the same
+    /// time, is milliseconds that nobody could tell from those of a server.
+    pieces: Vec<Vec<Sample>>,
     /// When each was got.
     errors: Vec<(Instant, String)>,
 }
@@ -58,6 +64,10 @@ pub(super) struct Latency {
     pub(super) p99: f64,
     pub(super) p999: f64,
     pub(super) max: f64,
+    /// Of those that were due while nobody from outside of the benchmark disturbed them.
+    pub(super) undisturbed_p99: f64,
+    /// The share of the others.
+    pub(super) disturbed: f64,
 }
 
 impl Load {
@@ -89,7 +99,7 @@ impl Load {
             let mut all = Samples::default();
             for client in clients {
                 let samples = client.join().unwrap();
-                all.samples.extend(samples.samples);
+                all.pieces.extend(samples.pieces);
                 all.errors.extend(samples.errors);
             }
             (all, result)
@@ -140,7 +150,7 @@ fn ask(
         };
         let answer = client.ask(key, &command);
         let took = since.elapsed();
-        all.samples.push(Sample { due: since, took });
+        all.push(Sample { due: since, took });
         if let Err(error) = answer {
             all.errors.push((since, error));
         }
@@ -150,16 +160,33 @@ fn ask(
 }
 
 impl Samples {
+    fn push(&mut self, sample: Sample) {
+        match self.pieces.last_mut() {
+            Some(piece) if piece.len() < PIECE => piece.push(sample),
+            _ => {
+                let mut piece = Vec::with_capacity(PIECE);
+                piece.push(sample);
+                self.pieces.push(piece);
+            }
+        }
+    }
+
+    /// How many a second were due between these.
+    pub(super) fn rate(&self, from: Instant, to: Instant) -> f64 {
+        let all = self.pieces.iter().flatten();
+        let count = all
+            .filter(|sample| (from..to).contains(&sample.due))
+            .count();
+        count as f64 / (to - from).as_secs_f64()
+    }
+
     /// Of the requests that were due between these.
-    pub(super) fn between(&self, from: Instant, to: Instant) -> Latency {
+    pub(super) fn between(&self, from: Instant, to: Instant, strangers: &Strangers) -> Latency {
         let within = |at: &Instant| (from..to).contains(at);
-        let some = self.samples.iter().filter(|sample| within(&sample.due));
-        let mut took: Vec<Duration> = some.map(|sample| sample.took).collect();
-        took.sort_unstable();
-        let rank = |share: f64| match took.len() {
-            0 => f64::NAN,
-            len => took[((len - 1) as f64 * share) as usize].as_secs_f64() * 1000.0,
-        };
+        let all = self.pieces.iter().flatten();
+        let some = all.filter(|sample| within(&sample.due));
+        let took = sorted(some.clone());
+        let undisturbed = sorted(some.filter(|sample| !strangers.disturbed(sample.due)));
         let mut errors = BTreeMap::new();
         for (at, error) in &self.errors {
             if within(at) {
@@ -167,12 +194,28 @@ impl Samples {
             }
         }
         Latency {
-            rate: took.len() as f64 / (to - from).as_secs_f64(),
+            rate: self.rate(from, to),
             errors,
-            p50: rank(0.5),
-            p99: rank(0.99),
-            p999: rank(0.999),
-            max: rank(1.0),
+            p50: millis_at(&took, 0.5),
+            p99: millis_at(&took, 0.99),
+            p999: millis_at(&took, 0.999),
+            max: millis_at(&took, 1.0),
+            undisturbed_p99: millis_at(&undisturbed, 0.99),
+            disturbed: 1.0 - undisturbed.len() as f64 / took.len() as f64,
         }
+    }
+}
+
+fn sorted<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Duration> {
+    let mut took: Vec<Duration> = samples.map(|sample| sample.took).collect();
+    took.sort_unstable();
+    took
+}
+
+/// Which of these, in order, so large a share is not above.
+fn millis_at(took: &[Duration], share: f64) -> f64 {
+    match took.len() {
+        0 => f64::NAN,
+        len => took[((len - 1) as f64 * share) as usize].as_secs_f64() * 1000.0,
     }
 }
