@@ -288,7 +288,13 @@ impl Link {
 
     /// A text of `INFO`.
     pub(super) async fn info(&mut self, words: &[&[u8]]) -> Result<String, LinkError> {
-        match self.demand("INFO", words).await? {
+        let reply = self.demand("INFO", words).await?;
+        self.read_info(reply)
+    }
+
+    /// The same of a reply that has come.
+    pub(super) fn read_info(&self, reply: Reply) -> Result<String, LinkError> {
+        match reply {
             Reply::Text(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
             other => Err(self.unexpected("INFO", &other)),
         }

@@ -162,11 +162,8 @@ impl Relay {
         }
         let mut replies = self.ask_sizes(keys).await?.into_iter();
         if asks_databases {
-            let info = replies.next().unwrap_or(Reply::Nil);
-            copied.databases = match info {
-                Reply::Text(info) => databases(&String::from_utf8_lossy(&info)),
-                other => return Err(Interruption::Source(self.source.unexpected("INFO", &other))),
-            };
+            let info = self.source.read_info(replies.next().unwrap_or(Reply::Nil));
+            copied.databases = databases(&info.map_err(Interruption::Source)?);
         }
         let sizes = self.sizes(replies.as_slice())?;
         let (mut small, mut small_sizes) = (Vec::new(), Vec::new());

@@ -750,7 +750,7 @@ fn section(text: &str, goals: &Table) -> String {
          source behind that, `redis-cli` as it goes.\n\
          * **stall**: the longest that a server took to answer a `PING` on a connection of its own; one \
          comes each millisecond, without load every 25 (more would be load, which the mover yields to).\n\
-         * **undisturbed**: the same of the requests that were not due while a process that was there before the \
+         * **undisturbed**: the p99 of the requests that were not due while a process that was there before the \
          benchmark had a processor, nor for as long again after it (`strangers.rs`). On few processors such a one \
          decides what the slowest hundredth of all requests waits for.\n\
          * **load**: {CLIENTS} clients, each with one request at a time, half `GET`, half `SET` of random \

@@ -18,11 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it is looked at who runs.
+/// How often those that were busy lately are looked at.
 const LOOK: Duration = Duration::from_millis(2);
-/// How often it is looked at who is there.
+/// How often all are, to see who is busy.
 const SEEK: Duration = Duration::from_secs(1);
-/// Who has run for one part of so many of the time between two looks has disturbed others.
+/// Who has run for such a part of the time between two looks, a quarter, has disturbed others.
 const PART: u32 = 4;
 
 /// Looks at them, on a thread of its own.
