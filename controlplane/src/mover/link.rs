@@ -340,6 +340,26 @@ impl Link {
         self.replies.has_read_ahead()
     }
 
+    /// Listens to nothing until then, unless there is more that has been read already. What comes meanwhile
+    /// stays in the kernel, and wakes no thread of ours: a connection that is only left alone does, each time.
+    pub(super) async fn rest(mut self, until: impl Future<Output = ()>) -> Result<Self, LinkError> {
+        if self.hears_more() {
+            return Ok(self);
+        }
+        let address = self.address.clone();
+        let lost = |source| LinkError::Lost { address, source };
+        let stream = match self.replies.into_stream().into_std() {
+            Ok(stream) => stream,
+            Err(source) => return Err(lost(source)),
+        };
+        until.await;
+        match TcpStream::from_std(stream) {
+            Ok(stream) => self.replies = Replies::new(stream),
+            Err(source) => return Err(lost(source)),
+        }
+        Ok(self)
+    }
+
     fn late(&self) -> LinkError {
         let (address, patience) = (self.address.clone(), self.patience);
         LinkError::Late { address, patience }
@@ -499,6 +519,8 @@ fn write_header(output: &mut Vec<u8>, kind: u8, number: u64) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -506,6 +528,37 @@ mod tests {
         let mut output = Vec::new();
         write_command(&mut output, &[b"SET", b"", b"\r\n"]);
         assert_eq!(output, b"*3\r\n$3\r\nSET\r\n$0\r\n\r\n$2\r\n\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_missed_while_it_rests() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: ServerAddr = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let (stream, server) = tokio::join!(connect(&address), listener.accept());
+        let (mut server, _) = server.unwrap();
+        let mut link = Link {
+            address,
+            replies: Replies::new(stream.unwrap()),
+            output: Vec::new(),
+            queued: 0,
+            database: 0,
+            patience: BUSY,
+            broken: false,
+            reads: false,
+            commands: Commands::default(),
+            unlinks: false,
+        };
+        let text = |text: &str| Reply::Text(text.into());
+        server.write_all(b"+a\r\n+b\r\n").await.unwrap();
+        assert_eq!(link.listen().await.unwrap(), text("a"));
+        // What has been read already is not left lying.
+        link = link.rest(std::future::pending()).await.unwrap();
+        assert_eq!(link.listen().await.unwrap(), text("b"));
+        let say = async { server.write_all(b"+c\r\n").await.unwrap() };
+        link = link.rest(say).await.unwrap();
+        assert_eq!(link.listen().await.unwrap(), text("c"));
+        link = link.rest(async { drop(server) }).await.unwrap();
+        assert!(matches!(link.listen().await, Err(LinkError::Lost { .. })));
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl<R: AsyncRead + Unpin> Replies<R> {
         self.stream.get_mut()
     }
 
+    /// The connection back. What was read ahead of the next reply is lost.
+    pub(crate) fn into_stream(self) -> R {
+        self.stream.into_inner()
+    }
+
     /// Whether the next reply, or some of it, has been read already.
     pub(crate) fn has_read_ahead(&self) -> bool {
         !self.stream.buffer().is_empty()

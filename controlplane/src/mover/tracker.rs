@@ -8,8 +8,9 @@
 //! subscriber, and closes it when too much waits for it (32 MiB by default), instead of throwing out
 //! users' keys to make room. A lost connection is an interruption of the copy.
 //!
-//! A source tells in each of its turns, thousands of times a second; the tracker listens a few hundred times,
-//! unless somebody waits for what it tells: to be woken for each would cost more than the copy itself.
+//! A source tells in each of its turns, thousands of times a second; the tracker listens a hundred times, and is
+//! woken no oftener ([`Link::rest`]), unless somebody waits for what it tells: to be woken for each would cost
+//! more than the copy itself.
 //!
 //! What events do not tell is told in `events`.
 
@@ -32,7 +33,7 @@ use super::{
 };
 
 /// How long what is told gathers before it is listened to.
-const REST: Duration = Duration::from_millis(5);
+const REST: Duration = Duration::from_millis(10);
 /// Bytes of keys that are passed on together, about, at most.
 const MANY: usize = 64 << 10;
 
@@ -123,10 +124,15 @@ impl Tracker {
             if self.pass_on(heard).await.is_err() {
                 return Interruption::LaneGone;
             }
-            if !self.link.hears_more() {
-                let hurry = self.hurry.wait_for(|hurry| *hurry);
-                timeout(REST, hurry).await.ok(); // whichever comes first
+            if *self.hurry.borrow() {
+                continue;
             }
+            let hurry = timeout(REST, self.hurry.wait_for(|hurry| *hurry));
+            // Whichever comes first.
+            self.link = match self.link.rest(async { drop(hurry.await) }).await {
+                Ok(link) => link,
+                Err(why) => return Interruption::TrackingLost(why),
+            };
         }
     }
 

@@ -145,6 +145,8 @@ struct Seen {
     stalls_before: [f64; 2],
     /// Of each of [`WINDOWS`].
     latency: Option<[Latency; WINDOWS.len()]>,
+    /// The share of the processors' time that was used before it, where that was looked at.
+    busy: f64,
     /// Who else used the machine, where that was looked at.
     strangers: BTreeSet<String>,
     steal: f64,
@@ -154,6 +156,7 @@ struct Seen {
 struct Work {
     moved: Moved,
     latency: Option<[Latency; WINDOWS.len()]>,
+    busy: f64,
     strangers: BTreeSet<String>,
 }
 
@@ -162,6 +165,7 @@ impl Work {
         Self {
             moved,
             latency: None,
+            busy: f64::NAN,
             strangers: BTreeSet::new(),
         }
     }
@@ -257,6 +261,7 @@ impl Stand {
         let Work {
             moved,
             latency,
+            busy,
             strangers,
         } = work(self);
         let stalls = probes.map(Probe::end);
@@ -266,6 +271,7 @@ impl Stand {
             stalls_before: [0, 1].map(|end| stalls[end].longest(begun, moved.begun)),
             moved,
             latency,
+            busy,
             strangers,
             steal: clock.steal(),
         };
@@ -297,11 +303,13 @@ fn under(load: &mut Load, manner: Manner<'_>, work: impl FnOnce() -> Moved) -> W
     let watch = Watch::start();
     load.during(manner, || thread::sleep(ASIDE / 3)); // warms up
     let begun = Instant::now();
-    let (samples, moved) = load.during(manner, || {
+    let (samples, (busy, moved)) = load.during(manner, || {
+        let clock = Clock::now();
         thread::sleep(ASIDE);
+        let busy = clock.busy();
         let moved = work();
         thread::sleep(ASIDE);
-        moved
+        (busy, moved)
     });
     let strangers = watch.end();
     let ended = moved.ended;
@@ -316,6 +324,7 @@ fn under(load: &mut Load, manner: Manner<'_>, work: impl FnOnce() -> Moved) -> W
     Work {
         moved,
         latency: Some(latency),
+        busy,
         strangers: strangers.names,
     }
 }
@@ -604,23 +613,26 @@ fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> S
             met(longest <= 500.0),
         ]);
     }
-    let slower = |value: fn(&Latency) -> f64| {
-        let pairs = latencies(1).zip(latencies(0));
-        spread(pairs.map(|(copying, before)| value(copying) / value(before)))
+    let slower = |window: usize, value: fn(&Latency) -> f64| {
+        let pairs = latencies(window).zip(latencies(0));
+        spread(pairs.map(|(then, before)| value(then) / value(before)))
     };
-    let undisturbed = slower(|latency| latency.undisturbed_p99);
+    let undisturbed = slower(1, |latency| latency.undisturbed_p99);
     goals.row([
         format!("{name}, p99 of undisturbed requests while copying beside before"),
         format!(
-            "{} × (of all requests {} ×)",
+            "{} × (of all requests {} ×; after the move, by chance alone: {} ×)",
             with_spread(&undisturbed, 2),
-            with_spread(&slower(|latency| latency.p99), 2)
+            with_spread(&slower(1, |latency| latency.p99), 2),
+            with_spread(&slower(4, |latency| latency.undisturbed_p99), 2)
         ),
         "at most 1.5 ×".to_owned(),
         met(undisturbed.median <= 1.5),
     ]);
+    let busy = spread(ours.iter().map(|seen| seen.busy));
     format!(
-        "\n### {title}\n\n{about}.{}\n\n{table}\n{}",
+        "\n### {title}\n\n{about}; the processors are {} % busy by it.{}\n\n{table}\n{}",
+        number(busy.median * 100.0, 0),
         match written {
             false => String::new(),
             true => format!(" One of {EACH} is a `ZADD` to the zset."),

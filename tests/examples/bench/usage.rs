@@ -53,6 +53,7 @@ impl Usage {
 
 /// The machine's CPU time at one moment, in ticks since it started.
 pub(crate) struct Clock {
+    idle: u64,
     stolen: u64,
     all: u64,
 }
@@ -64,6 +65,7 @@ impl Clock {
         // cpu  user nice system idle iowait irq softirq steal (what guests used is in user already)
         let ticks: Vec<u64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
         Self {
+            idle: ticks[3] + ticks[4],
             stolen: ticks[7],
             all: ticks.iter().take(8).sum(),
         }
@@ -73,5 +75,11 @@ impl Clock {
     pub(crate) fn steal(&self) -> f64 {
         let now = Self::now();
         (now.stolen - self.stolen) as f64 / (now.all - self.all).max(1) as f64
+    }
+
+    /// The share of it that was used, by whomever.
+    pub(crate) fn busy(&self) -> f64 {
+        let now = Self::now();
+        1.0 - (now.idle - self.idle) as f64 / (now.all - self.all).max(1) as f64
     }
 }
