@@ -1,12 +1,14 @@
 //! A child process that does not outlive its test, and whose log is shown if the test fails.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs,
     io::{self, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -241,11 +243,16 @@ pub fn other_server(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. Each is given once: the kernel would give one again before the program that
+/// it was for listens there, and two tests, or two servers of one, would share what comes first.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if given.insert(port) {
+            return port;
+        }
+    }
 }
