@@ -57,6 +57,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use self::{company::Company, link::Opener, scan::Gait, tracker::Telling};
 pub use self::{
     examine::{Fit, Share, Unfit},
     link::{Endpoint, LinkError, Mandate},
@@ -67,7 +68,6 @@ pub use self::{
     tally::Tally,
     verify::{Difference, Scope, Verified, What, Which},
 };
-use self::{link::Opener, tracker::Telling};
 
 mod attempt;
 mod chase;
@@ -90,6 +90,7 @@ mod reply;
 mod report;
 mod scan;
 mod server;
+mod sizing;
 mod staged;
 mod surplus;
 mod tally;
@@ -360,7 +361,9 @@ pub async fn clean_up(plan: &Plan) -> Result<u64, LinkError> {
     let name = format!("{}:clean:", plan.name);
     let is_former = |other: &str| attempt::is_former(other, plan, &name);
     clean::close_former(&mut link, is_former).await?;
-    let deleted = clean::clean(&mut link, &plan.slots, &attempt::own_prefix(&plan.name)).await?;
+    let gait = Gait::of(Company::at(&mut link).await?);
+    let own = attempt::own_prefix(&plan.name);
+    let deleted = clean::clean(&mut link, &plan.slots, &own, gait).await?;
     leave(plan, "clean").await;
     Ok(deleted)
 }

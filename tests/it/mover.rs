@@ -41,6 +41,16 @@ async fn run(link: &mut MultiplexedConnection, words: &str) {
     result.unwrap_or_else(|e| panic!("{command:?}: {e}"));
 }
 
+/// How often a server has executed a command.
+async fn calls(link: &mut MultiplexedConnection, command: &str) -> u64 {
+    let mut ask = cmd("INFO");
+    let stats: String = ask.arg("commandstats").query_async(link).await.unwrap();
+    let name = format!("cmdstat_{command}:calls=");
+    let line = stats.lines().find_map(|line| line.strip_prefix(&name));
+    let calls = line.and_then(|line| line.split(',').next());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}
+
 /// Writes strings of 100 bytes: `k0` and so on.
 async fn fill(link: &mut MultiplexedConnection, count: usize) {
     let value = "v".repeat(100);

@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     Evidence, Interruption, Plan, Progress, Request, Settle, Slots, Stage, Throttle, Unsettled,
     clean,
-    company::Commands,
+    company::{Commands, Company},
     dirty::Key,
     events, examine,
     flow::Door,
@@ -33,8 +33,9 @@ use super::{
     pace::{self, Pace, Usual},
     relay::Relay,
     report::Report,
-    scan::Pass,
+    scan::{Gait, Pass},
     server::Server,
+    sizing::Sizing,
     tracker::{Telling, Tracker, barrier_prefix},
 };
 
@@ -145,16 +146,16 @@ impl<'a> Attempt<'a> {
         clean::close_former(&mut target, is_former)
             .await
             .map_err(Interruption::Target)?;
+        let commands = Commands::default();
+        source.count_in(&commands);
+        let (usual, company) = tokio::join!(Usual::of(&mut source), Company::at(&mut target));
+        let usual = usual.map_err(Interruption::Source)?;
+        let gait = Gait::of(company.map_err(Interruption::Target)?);
         if !seeded::has(Bug::TargetNotCleaned) {
-            clean::clean(&mut target, &slots, &own_prefix(&plan.name))
+            clean::clean(&mut target, &slots, &own_prefix(&plan.name), gait)
                 .await
                 .map_err(Interruption::Target)?;
         }
-
-        let commands = Commands::default();
-        source.count_in(&commands);
-        let usual = Usual::of(&mut source, &commands).await;
-        let usual = usual.map_err(Interruption::Source)?;
         let pace = Arc::new(Pace::new(throttle.clone(), usual));
         let report = Arc::new(Report::new(plan.lanes.get()));
         let mut tasks = JoinSet::new();
@@ -240,11 +241,11 @@ impl<'a> Attempt<'a> {
             report: report.clone(),
             pace: pace.clone(),
         };
-        tasks.spawn(pass.run(link, databases));
+        tasks.spawn(pass.run(link, Sizing::of(&source_is), databases));
         let link = opener.open(&plan.source, next()).await;
         let (mut link, _) = link.map_err(Interruption::Source)?;
         link.count_in(&commands);
-        let watch = pace::watch(link, commands, pace.clone());
+        let watch = pace::watch(link, pace.clone());
         tasks.spawn(async move { Err(Interruption::Source(watch.await)) });
         Ok(Self {
             plan,

@@ -11,9 +11,8 @@ use proto::{
 use super::{
     dirty::Key,
     link::{Link, LinkError},
-    pace::Portion,
     reply::Reply,
-    scan::Walk,
+    scan::{Gait, Stroll},
 };
 
 /// Keys deleted by one command, at most.
@@ -21,12 +20,17 @@ const BATCH: usize = 512;
 
 /// Deletes the keys of the slots in all databases, and Sluice's own that begin with `own`; how many keys
 /// of users that were.
-pub(super) async fn clean(link: &mut Link, slots: &SlotSet, own: &str) -> Result<u64, LinkError> {
+pub(super) async fn clean(
+    link: &mut Link,
+    slots: &SlotSet,
+    own: &str,
+    gait: Gait,
+) -> Result<u64, LinkError> {
     let mut deleted = 0;
     for database in link.server().await?.keyspace.into_keys() {
         link.select(database).await?;
-        let mut walk = Walk::new();
-        while let Some(keys) = walk.next(link, Portion::LARGE.scan).await? {
+        let mut stroll = Stroll::new(gait);
+        while let Some(keys) = stroll.next(link).await? {
             deleted += unlink(link, &of_slots(&keys, slots)).await?;
             let keys = keys.iter().map(|key| &key[..]);
             let ours: Vec<_> = keys.filter(|key| key.starts_with(own.as_bytes())).collect();

@@ -1,4 +1,4 @@
-//! Who uses the source of a copy besides the copy itself.
+//! Who uses a server besides the copy itself.
 //!
 //! A server counts the commands that it executes, whoever sent them; the copy counts its own. Somebody is
 //! there only where that is certain: what the copy has sent and not heard of may be executed or not.
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 use super::link::{Link, LinkError};
 use crate::probe::field;
@@ -19,7 +19,10 @@ use crate::probe::field;
 /// Commands a second of others that are company: the controller itself and replicas send a few.
 const MANY: f64 = 200.0;
 
-/// Who uses the source besides the copy.
+/// How long [`Company::at`] looks.
+const A_LOOK: Duration = Duration::from_millis(50);
+
+/// Who uses a server besides the copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Company {
     /// Nobody that is worth mentioning.
@@ -29,6 +32,13 @@ pub(super) enum Company {
 }
 
 impl Company {
+    /// Looks who uses a server besides those whose commands the link counts.
+    pub(super) async fn at(server: &mut Link) -> Result<Self, LinkError> {
+        let before = Executed::read(server).await?;
+        time::sleep(A_LOOK).await;
+        Ok(Executed::read(server).await?.company_since(&before))
+    }
+
     /// Of so many commands in some time.
     fn of(count: u64, time: Duration) -> Self {
         if count as f64 > MANY * time.as_secs_f64() {
@@ -39,7 +49,7 @@ impl Company {
     }
 }
 
-/// Counts the commands that a copy sends to its source: what is executed there besides is others'.
+/// Counts the commands that a copy sends to a server: what is executed there besides is others'.
 #[derive(Clone, Default)]
 pub(super) struct Commands {
     sent: Arc<AtomicU64>,
@@ -58,7 +68,7 @@ impl Commands {
     }
 }
 
-/// What a source has executed at some moment.
+/// What a server has executed at some moment.
 pub(super) struct Executed {
     at: Instant,
     /// Since it started, whoever sent it.
@@ -68,9 +78,10 @@ pub(super) struct Executed {
 }
 
 impl Executed {
-    pub(super) async fn read(source: &mut Link, commands: &Commands) -> Result<Self, LinkError> {
+    pub(super) async fn read(server: &mut Link) -> Result<Self, LinkError> {
+        let commands = server.commands().clone();
         let answered = commands.answered.load(Relaxed);
-        let info = source.info(&[b"INFO", b"stats"]).await?;
+        let info = server.info(&[b"INFO", b"stats"]).await?;
         let all = field(&info, "total_commands_processed").and_then(|text| text.parse().ok());
         Ok(Self {
             at: Instant::now(),

@@ -34,7 +34,7 @@ use super::{
     dirty::{Dirty, Key, Order},
     pace::Portion,
     pieces::{Go, Manner, Outcome, Way},
-    relay::{LATER, Relay},
+    relay::{Known, LATER, Relay},
     report::Report,
 };
 
@@ -52,10 +52,10 @@ pub(super) fn of(key: &[u8], lanes: usize) -> usize {
     crc32fast::hash(key) as usize / SLOT_COUNT % lanes
 }
 
-/// Keys of a database that the pass has found.
+/// Keys of a database that the pass has found, and how large they were then, in bytes, about.
 pub(super) struct Found {
     pub(super) database: u32,
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<(Key, u64)>,
 }
 
 /// What a lane is told.
@@ -202,9 +202,7 @@ impl State {
         match notice {
             Notice::Changed(keys) => {
                 for key in keys {
-                    if self.handed.contains(&key) {
-                        self.handing.insert(key);
-                    } else {
+                    if !self.hands(&key) {
                         self.mark(key, role);
                     }
                 }
@@ -255,6 +253,22 @@ impl State {
             self.next_round = self.last_round.map(|last| last + role.gathers());
         }
         self.dirty.insert(key);
+    }
+
+    /// What is to be copied as the pass has found it, and how large it is: what has changed since may be larger,
+    /// and will be copied all the same.
+    fn as_found(&mut self, mut keys: Vec<(Key, u64)>) -> (Vec<Key>, Vec<u64>) {
+        keys.retain(|(key, _)| !self.dirty.contains(key) && !self.hands(key));
+        keys.into_iter().unzip()
+    }
+
+    /// Whether a key is of the lane for big keys, which is told of it then.
+    fn hands(&mut self, key: &Key) -> bool {
+        let hands = self.handed.contains(key);
+        if hands {
+            self.handing.insert(key.clone());
+        }
+        hands
     }
 
     /// Goes on with slots that were drained.
@@ -385,7 +399,7 @@ impl Lane {
                 Some(found) => {
                     self.state.databases.insert(found.database);
                     self.state.owes_found = false;
-                    self.copy(found.database, &found.keys, None, false).await
+                    self.copy_found(found).await
                 }
                 None => {
                     self.found = None;
@@ -441,8 +455,11 @@ impl Lane {
         let mut copied = BTreeSet::new();
         while let Some(database) = self.state.databases.difference(&copied).next().copied() {
             for (number, batch) in keys.chunks(Portion::LARGE.keys).enumerate() {
-                let asks_databases = copied.is_empty() && number == 0;
-                self.copy(database, batch, drain, asks_databases).await?;
+                let known = match copied.is_empty() && number == 0 {
+                    true => Known::Nothing,
+                    false => Known::Databases,
+                };
+                self.copy(database, batch, known, drain).await?;
             }
             copied.insert(database);
         }
@@ -456,24 +473,39 @@ impl Lane {
         Ok(())
     }
 
+    /// Copies what the pass has found.
+    async fn copy_found(&mut self, found: Found) -> Result<(), Interruption> {
+        let (keys, sizes) = self.state.as_found(found.keys);
+        let known = Known::Sizes(&sizes);
+        self.copy_own(found.database, &keys, known, None).await
+    }
+
     async fn copy(
         &mut self,
         database: u32,
         keys: &[Key],
+        known: Known<'_>,
         drain: Option<&Drain>,
-        asks_databases: bool,
     ) -> Result<(), Interruption> {
-        let handed = &self.state.handed;
-        let (handed, own): (Vec<Key>, Vec<Key>) =
-            keys.iter().cloned().partition(|key| handed.contains(key));
-        for key in handed {
-            self.state.handing.insert(key);
-        }
-        let mut copied = self.relay.copy(database, &own, asks_databases).await?;
+        let own = keys.iter().filter(|key| !self.state.hands(key));
+        let own: Vec<Key> = own.cloned().collect();
+        self.copy_own(database, &own, known, drain).await
+    }
+
+    /// Copies keys of which none was handed over.
+    async fn copy_own(
+        &mut self,
+        database: u32,
+        keys: &[Key],
+        known: Known<'_>,
+        drain: Option<&Drain>,
+    ) -> Result<(), Interruption> {
+        let mut copied = self.relay.copy(database, keys, known).await?;
         while !copied.later.is_empty() && drain.is_some_and(|drain| !drain.done.is_closed()) {
             time::sleep(LATER).await;
             let later = std::mem::take(&mut copied.later);
-            copied.add(self.relay.copy(database, &later, false).await?);
+            let again = self.relay.copy(database, &later, Known::Databases);
+            copied.add(again.await?);
         }
         self.state.databases.extend(copied.databases);
         for key in copied.later {
@@ -593,7 +625,8 @@ impl Lane {
             for database in self.state.databases.clone() {
                 self.relay.enter(database).await?;
                 if self.relay.regroup(&key).await?.is_some() {
-                    self.copy(database, std::slice::from_ref(&key), Some(drain), false)
+                    let keys = std::slice::from_ref(&key);
+                    self.copy(database, keys, Known::Databases, Some(drain))
                         .await?;
                 }
             }
@@ -767,6 +800,20 @@ mod tests {
         assert_eq!(state.touched, [key("c")].into());
         assert_eq!(state.handing.take(9), [key("a")]);
         assert_eq!(state.handing_touched.take(9), [key("a")]);
+    }
+
+    #[test]
+    fn what_has_changed_since_it_was_found_is_not_copied_as_found() {
+        let (big, _) = mpsc::channel(1);
+        let mut state = State::default();
+        state.handed.insert(key("b"));
+        changed(&mut state, &Role::Common(big), &["a"]);
+        let found = [("a", 1), ("b", 2), ("c", 3)].map(|(name, size)| (key(name), size));
+        let copied = state.as_found(found.to_vec());
+        assert_eq!(copied, (vec![key("c")], vec![3]));
+        // But later, or by the lane for big keys.
+        assert_eq!(state.dirty.take(9), [key("a")]);
+        assert_eq!(state.handing.take(9), [key("b")]);
     }
 
     #[test]

@@ -249,6 +249,11 @@ impl Link {
         self.commands = commands.clone();
     }
 
+    /// What counts them.
+    pub(super) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
     /// One command, and its reply. Nothing may be queued.
     pub(super) async fn ask(&mut self, words: &[&[u8]]) -> Result<Reply, LinkError> {
         self.push(words);

@@ -3,28 +3,23 @@
 //! A stock server has no index by slot, so that keys have to be looked at. A server with few is gone through
 //! from end to end. Of one with more some are looked at, by chance: a cursor of `SCAN` is a place in the
 //! server's table, and any number is a valid one; so pages that begin anywhere are a fair sample. What is
-//! found of it stands for all. The work is bounded by that, and behind each page is a rest as long as
-//! that took.
+//! found of it stands for all. The work is bounded by that, and done as clients of the server bear it.
 //!
 //! Changes nothing.
 
 use proto::{SLOT_COUNT, Slot};
-use tokio::time::{self, Instant};
 
 use super::{
     clean::of_slots,
     link::{Link, LinkError},
-    reply::Reply,
-    scan::Walk,
+    scan::{Gait, Stroll},
     server::Server,
+    sizing::Sizing,
 };
 
 /// Keys that are looked at of a server, at most: an error of about six percent of a slot that has a
 /// three-hundredth of them, and far less of a group.
 const SAMPLE: u64 = 100_000;
-
-/// Keys that the server looks at for one call, about: a quarter of a millisecond of its time.
-const PAGE: u64 = 512;
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,9 +57,9 @@ pub(super) async fn measure(
         // Of each database its share of the sample; of a small one, all.
         let share = keys * SAMPLE.min(is.keys()) / is.keys().max(1);
         let mut found = Tally::default();
+        let mut stroll = Stroll::new(Gait::AMONG_CLIENTS);
         if share == *keys {
-            let mut walk = Walk::new();
-            while walk_on(&mut walk, &mut link, what, &mut found).await? {}
+            while look_on(&mut stroll, &mut link, what, &mut found).await? {}
         } else {
             // Many pages more than it takes; but the keys may go meanwhile.
             for _ in 0..=share / 64 + 64 {
@@ -72,8 +67,8 @@ pub(super) async fn measure(
                     break;
                 }
                 // What a table has no place for, it takes modulo its size.
-                let mut walk = Walk::at(fastrand::u64(1..));
-                walk_on(&mut walk, &mut link, what, &mut found).await?;
+                stroll.go_to(fastrand::u64(1..));
+                look_on(&mut stroll, &mut link, what, &mut found).await?;
             }
         }
         tally.add(&found, *keys);
@@ -85,45 +80,27 @@ pub(super) async fn measure(
     })
 }
 
-/// Adds a page, and rests for as long as that took. `false`: there was none.
-async fn walk_on(
-    walk: &mut Walk,
+/// Adds a page. `false`: there was none.
+async fn look_on(
+    stroll: &mut Stroll,
     link: &mut Link,
     what: Measure,
     found: &mut Tally,
 ) -> Result<bool, LinkError> {
-    let begun = Instant::now();
-    let Some(keys) = walk.next(link, PAGE).await? else {
+    let Some(keys) = stroll.next(link).await? else {
         return Ok(false);
     };
     let all = Slot::all().collect();
     let users = of_slots(&keys, &all);
     let sizes = match what {
         Measure::Keys => vec![1; users.len()],
-        Measure::Memory => sizes(link, &users).await?,
+        Measure::Memory => Sizing::Usage.ask(link, &users).await?,
     };
     for (key, size) in users.into_iter().zip(sizes) {
         found.slots[Slot::of_key(key).index()] += size;
     }
     found.looked_at += keys.len() as u64;
-    time::sleep(begun.elapsed()).await;
     Ok(true)
-}
-
-/// What each key takes. One that has gone since takes nothing.
-async fn sizes(link: &mut Link, keys: &[&[u8]]) -> Result<Vec<u64>, LinkError> {
-    for key in keys {
-        link.push(&[b"MEMORY", b"USAGE", key]);
-    }
-    let mut sizes = Vec::new();
-    for reply in link.exchange().await? {
-        sizes.push(match reply {
-            Reply::Integer(size) => u64::try_from(size).unwrap_or(0),
-            Reply::Nil => 0,
-            other => return Err(link.unexpected("MEMORY USAGE", &other)),
-        });
-    }
-    Ok(sizes)
 }
 
 /// What was found.

@@ -1,28 +1,16 @@
 //! Deletes what the source still has of slots that have moved.
 //!
-//! Paced, for the source serves other slots meanwhile, and nobody waits for it: it rests thrice as long as
-//! each page took, and longer the longer an answer takes. Before each page it is asked whether the slots may be reaped yet.
-
-use std::time::Duration;
+//! Paced, for the source serves other slots meanwhile, and nobody waits for it: it rests the longer the longer an
+//! answer takes. Before each page it is asked whether the slots may be reaped yet.
 
 use proto::SlotSet;
-use tokio::{
-    sync::watch,
-    time::{self, Instant},
-};
+use tokio::sync::watch;
 
 use super::{
     clean::{of_slots, unlink},
     link::{Link, LinkError},
-    scan::Walk,
+    scan::{Gait, Stroll},
 };
-
-/// Keys that are looked at, and perhaps deleted, at a time.
-const PAGE: u64 = 128;
-/// How long is rested after a page, in times of what it took.
-const REST: u32 = 3;
-/// The longest that is rested between two pages.
-const LONGEST_REST: Duration = Duration::from_millis(50);
 
 /// How far a reaping is.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -57,12 +45,8 @@ pub(super) async fn reap(
     progress.send_modify(|reaped| reaped.total = is.keys());
     for database in is.keyspace.into_keys() {
         link.select(database).await?;
-        let mut walk = Walk::new();
-        loop {
-            let begun = Instant::now();
-            let Some(keys) = walk.next(link, PAGE).await? else {
-                break;
-            };
+        let mut stroll = Stroll::new(Gait::AMONG_CLIENTS);
+        while let Some(keys) = stroll.next(link).await? {
             let doomed = of_slots(&keys, slots);
             if !doomed.is_empty() && !still_ours() {
                 return Err(Unreaped::NotOurs);
@@ -72,7 +56,6 @@ pub(super) async fn reap(
                 reaped.seen += keys.len() as u64;
                 reaped.deleted += deleted;
             });
-            time::sleep((begun.elapsed() * REST).min(LONGEST_REST)).await;
         }
     }
     Ok(())

@@ -14,11 +14,12 @@ use super::{
     Interruption,
     dirty::Key,
     flow::Door,
-    link::Link,
+    link::{Link, LinkError},
     pace::{Pace, Portion},
     reply::Reply,
     report::Report,
     server::{Server, keyspace},
+    sizing::Sizing,
     staged::Shelf,
     tracker::Telling,
     value::{self, Asked, Clock, Usage, Verdict},
@@ -31,10 +32,6 @@ pub(super) const LATER: Duration = Duration::from_millis(100);
 
 /// What the source is marked with. `DEL` goes first, so that it is also taken by a server that is full.
 const MARK: &[u8] = b"redis.call('DEL', KEYS[1]) return redis.call('SET', KEYS[1], ARGV[1])";
-/// Bytes that an element of a value is reckoned to be, where the source does not tell sizes.
-const ELEMENT: u64 = 64;
-/// What tells how long a value is, of each type; of others it is refused.
-const LENGTHS: [&str; 5] = ["STRLEN", "LLEN", "SCARD", "ZCARD", "HLEN"];
 
 /// See the module.
 pub(super) struct Relay {
@@ -42,7 +39,7 @@ pub(super) struct Relay {
     pub(super) target: Link,
     pub(super) clock: Clock,
     usage: Option<Usage>,
-    sizes: bool,
+    sizing: Sizing,
     pub(super) source_expires_fields: bool,
     pub(super) target_expires_fields: bool,
     /// Whether the target can restore what the source dumps, as far as is known.
@@ -66,6 +63,17 @@ pub(super) struct Relay {
     pub(super) not_before: Instant,
 }
 
+/// What is known of keys before they are copied.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    /// How large each is, and where else there are keys.
+    Sizes(&'a [u64]),
+    /// Which databases have keys.
+    Databases,
+    /// Not even that.
+    Nothing,
+}
+
 /// What a call of [`Relay::copy`] did.
 #[derive(Default)]
 pub(super) struct Copied {
@@ -77,7 +85,7 @@ pub(super) struct Copied {
     pub(super) foreign: Vec<Key>,
     /// Keys that the target does not take now.
     pub(super) later: Vec<Key>,
-    /// The databases of the source that had keys, if that was asked, too.
+    /// The databases of the source that had keys, if that was not known.
     pub(super) databases: BTreeSet<u32>,
 }
 
@@ -123,7 +131,7 @@ impl Relay {
             } else {
                 Usage::Idle
             }),
-            sizes: is.tells_sizes(),
+            sizing: Sizing::of(&is),
             source_expires_fields: is.expires_fields(),
             target_expires_fields: target_is.expires_fields(),
             restores: true,
@@ -147,27 +155,23 @@ impl Relay {
         Ok(databases(&info))
     }
 
-    /// Makes these keys of a database at the target what they are at the source. It can also be asked, at the
-    /// same time, which databases the source has.
+    /// Makes these keys of a database at the target what they are at the source.
     pub(super) async fn copy(
         &mut self,
         database: u32,
         keys: &[Key],
-        asks_databases: bool,
+        known: Known<'_>,
     ) -> Result<Copied, Interruption> {
         self.enter(database).await?;
         let mut copied = Copied::default();
-        if asks_databases {
-            self.source.push(&[b"INFO", b"keyspace"]);
-        }
-        let mut replies = self.ask_sizes(keys).await?.into_iter();
-        if asks_databases {
-            let info = self.source.read_info(replies.next().unwrap_or(Reply::Nil));
-            copied.databases = databases(&info.map_err(Interruption::Source)?);
-        }
-        let sizes = self.sizes(replies.as_slice())?;
+        let asked = self.find_out(keys, known, &mut copied).await;
+        let asked = asked.map_err(Interruption::Source)?;
+        let sizes = match known {
+            Known::Sizes(sizes) => sizes,
+            Known::Databases | Known::Nothing => &asked,
+        };
         let (mut small, mut small_sizes) = (Vec::new(), Vec::new());
-        for (key, size) in keys.iter().zip(sizes) {
+        for (key, size) in keys.iter().zip(sizes.iter().copied()) {
             if size > PIECE {
                 copied.big.push((key.clone(), size));
             } else {
@@ -192,6 +196,28 @@ impl Relay {
             self.not_before = self.not_before.max(Instant::now() + LATER);
         }
         Ok(copied)
+    }
+
+    /// Asks for what is not known: the sizes, if those are not, and the databases.
+    async fn find_out(
+        &mut self,
+        keys: &[Key],
+        known: Known<'_>,
+        copied: &mut Copied,
+    ) -> Result<Vec<u64>, LinkError> {
+        let (link, sizing) = (&mut self.source, self.sizing);
+        match known {
+            Known::Sizes(_) => Ok(Vec::new()),
+            Known::Databases => sizing.ask(link, keys).await,
+            Known::Nothing => {
+                link.push(&[b"INFO", b"keyspace"]);
+                sizing.push(link, keys);
+                let mut replies = link.exchange().await?.into_iter();
+                let info = link.read_info(replies.next().unwrap_or(Reply::Nil))?;
+                copied.databases = databases(&info);
+                sizing.read(link, replies.as_slice())
+            }
+        }
     }
 
     /// How much may be asked at once, if no slots are held for it.
@@ -324,36 +350,6 @@ impl Relay {
         Ok(())
     }
 
-    /// Asks how much each key is. What was pushed before is answered before.
-    async fn ask_sizes(&mut self, keys: &[Key]) -> Result<Vec<Reply>, Interruption> {
-        for key in keys {
-            if self.sizes {
-                self.source.push(&[b"MEMORY", b"USAGE", key]);
-            } else {
-                // What servers of all versions tell: how many elements it has, or bytes.
-                for command in LENGTHS {
-                    self.source.push(&[command.as_bytes(), key]);
-                }
-            }
-        }
-        self.source.exchange().await.map_err(Interruption::Source)
-    }
-
-    /// How much each key is by the answers, in bytes, about; 0 where it is gone.
-    fn sizes(&self, replies: &[Reply]) -> Result<Vec<u64>, Interruption> {
-        if !self.sizes {
-            return Ok(replies.chunks(LENGTHS.len()).map(size_by_lengths).collect());
-        }
-        let read = |reply: &Reply| match reply {
-            Reply::Integer(size) => Ok(u64::try_from(*size).unwrap_or(0)),
-            Reply::Nil => Ok(0),
-            other => Err(Interruption::Source(
-                self.source.unexpected("MEMORY USAGE", other),
-            )),
-        };
-        replies.iter().map(read).collect()
-    }
-
     /// One round: asks for the keys and writes what they are. Gives back those to ask for again at once.
     async fn move_over(
         &mut self,
@@ -439,19 +435,6 @@ impl Relay {
 /// The databases that have keys, by what the server tells.
 fn databases(info: &str) -> BTreeSet<u32> {
     keyspace(info).into_keys().collect()
-}
-
-/// How much a key is, in bytes, about, by what the commands of [`LENGTHS`] answer; 0 where it is gone.
-fn size_by_lengths(replies: &[Reply]) -> u64 {
-    let of_each = LENGTHS.iter().zip(replies);
-    let found = of_each.map(|(command, reply)| match reply {
-        Reply::Integer(length) => {
-            let each = if *command == "STRLEN" { 1 } else { ELEMENT };
-            u64::try_from(*length).unwrap_or(0) * each
-        }
-        Reply::Nil | Reply::Text(_) | Reply::Error(_) | Reply::List(_) | Reply::Push(_) => 0,
-    });
-    found.max().unwrap_or(0)
 }
 
 /// The key under which values grow, of a lane whose own keys begin with `own`.

@@ -3,19 +3,24 @@
 //! A stock server has no index by slot: all keys are looked at, and those of the slots are kept. So one
 //! pass serves all slots of a migration.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proto::SlotSet;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
 
 use super::{
     Interruption,
+    company::Company,
     dirty::Key,
     lane::{self, Found},
     link::{Link, LinkError},
     pace::Pace,
     reply::Reply,
     report::Report,
+    sizing::Sizing,
 };
 
 /// A walk through one database.
@@ -67,7 +72,93 @@ impl Walk {
     }
 }
 
-/// Finds all keys of the slots and gives each to its lane. A lane that has enough makes it wait.
+/// How a walk goes that others are not to notice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gait {
+    /// Keys that the server looks at for a page, about.
+    pub(super) page: u64,
+    /// How long is rested after a page, in times of what it took, with all that was done about its keys.
+    pub(super) rest: u32,
+    /// How long that is at least and at most: it may be the way there that takes long.
+    pub(super) least: Duration,
+    pub(super) most: Duration,
+}
+
+impl Gait {
+    /// Where nobody else is.
+    pub(super) const ALONE: Self = Self {
+        page: 512,
+        rest: 0,
+        least: Duration::ZERO,
+        most: Duration::ZERO,
+    };
+    /// Among clients: a page is a tenth of a millisecond of a server's time, about. Of 512 keys it was half of
+    /// one, and with no rest between them two of five requests felt that.
+    pub(super) const AMONG_CLIENTS: Self = Self {
+        page: 64,
+        rest: 3,
+        least: Duration::ZERO,
+        most: Duration::from_millis(50),
+    };
+
+    /// In this company.
+    pub(super) fn of(company: Company) -> Self {
+        match company {
+            Company::Nobody => Self::ALONE,
+            Company::Clients => Self::AMONG_CLIENTS,
+        }
+    }
+
+    /// How long to rest after a page that took so long.
+    pub(super) fn after(self, took: Duration) -> Duration {
+        (took * self.rest).clamp(self.least, self.most)
+    }
+}
+
+/// Rests of less are taken together: a timer knows no less than a millisecond.
+const SHORTEST_REST: Duration = Duration::from_millis(2);
+
+/// A walk through one database that takes its time.
+pub(super) struct Stroll {
+    walk: Walk,
+    gait: Gait,
+    /// When the page was asked for that is being looked at.
+    begun: Option<Instant>,
+    /// How long is still to be rested.
+    owed: Duration,
+}
+
+impl Stroll {
+    /// From the beginning.
+    pub(super) fn new(gait: Gait) -> Self {
+        Self {
+            walk: Walk::new(),
+            gait,
+            begun: None,
+            owed: Duration::ZERO,
+        }
+    }
+
+    /// From a place in the server's table, whatever that is.
+    pub(super) fn go_to(&mut self, place: u64) {
+        self.walk = Walk::at(place);
+    }
+
+    /// Rests for what was done since the last page was asked for; then as [`Walk::next`].
+    pub(super) async fn next(&mut self, link: &mut Link) -> Result<Option<Vec<Key>>, LinkError> {
+        if let Some(begun) = self.begun {
+            self.owed += self.gait.after(begun.elapsed());
+        }
+        if self.owed >= SHORTEST_REST {
+            time::sleep(std::mem::take(&mut self.owed)).await;
+        }
+        self.begun = Some(Instant::now());
+        self.walk.next(link, self.gait.page).await
+    }
+}
+
+/// Finds all keys of the slots, and how large they are, and gives each to its lane. A lane that has enough makes it
+/// wait; and it rests by the copy's pace, also where it finds little among many others.
 pub(super) struct Pass {
     pub(super) slots: SlotSet,
     pub(super) lanes: Vec<mpsc::Sender<Found>>,
@@ -80,27 +171,37 @@ impl Pass {
     pub(super) async fn run(
         self,
         mut link: Link,
+        sizing: Sizing,
         databases: BTreeSet<u32>,
     ) -> Result<(), Interruption> {
         link.only_reads();
         for database in databases {
             link.select(database).await.map_err(Interruption::Source)?;
             let mut walk = Walk::new();
-            let mut waiting: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
+            let mut owed = Duration::ZERO;
+            let mut waiting = vec![Vec::new(); self.lanes.len()];
             loop {
                 let portion = self.pace.portion();
+                let begun = Instant::now();
                 let keys = walk.next(&mut link, portion.scan).await;
-                let Some(keys) = keys.map_err(Interruption::Source)? else {
+                let Some(mut keys) = keys.map_err(Interruption::Source)? else {
                     break;
                 };
                 self.report.seen(keys.len());
-                for key in keys.into_iter().filter(|key| self.slots.owns(key)) {
+                keys.retain(|key| self.slots.owns(key));
+                let sizes = sizing.ask(&mut link, &keys).await;
+                let sizes = sizes.map_err(Interruption::Source)?;
+                owed += self.pace.rest(begun.elapsed());
+                for (key, size) in keys.into_iter().zip(sizes) {
                     let lane = lane::of(&key, self.lanes.len());
-                    waiting[lane].push(key);
+                    waiting[lane].push((key, size));
                     if waiting[lane].len() >= portion.keys {
                         let keys = std::mem::take(&mut waiting[lane]);
                         give(&self.lanes[lane], database, keys).await?;
                     }
+                }
+                if owed >= SHORTEST_REST {
+                    time::sleep(std::mem::take(&mut owed)).await;
                 }
             }
             for (lane, keys) in self.lanes.iter().zip(waiting) {
@@ -116,8 +217,28 @@ impl Pass {
 async fn give(
     lane: &mpsc::Sender<Found>,
     database: u32,
-    keys: Vec<Key>,
+    keys: Vec<(Key, u64)>,
 ) -> Result<(), Interruption> {
     let sent = lane.send(Found { database, keys }).await;
     sent.map_err(|_| Interruption::LaneGone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn it_rests_in_times_of_what_a_page_took() {
+        let gait = Gait::AMONG_CLIENTS;
+        assert_eq!(gait.after(MS), 3 * MS);
+        assert_eq!(gait.after(1000 * MS), 50 * MS);
+        let least = Gait {
+            least: 5 * MS,
+            ..gait
+        };
+        assert_eq!(least.after(MS), 5 * MS);
+        assert_eq!(Gait::ALONE.after(1000 * MS), Duration::ZERO);
+    }
 }

@@ -18,18 +18,16 @@ use super::{
     Plan, attempt, clean,
     link::{Endpoint, Link, LinkError},
     open_alone,
-    scan::Walk,
+    scan::{Gait, Stroll},
 };
 
-/// Keys that are looked at, at a time: for 256 a server was kept busy for 0.3 ms, which the slowest hundredth of
-/// its clients' requests felt.
-const PAGE: u64 = 64;
-/// How long is rested after that: a server is kept busy for a hundredth of its time or two.
-const REST: Duration = Duration::from_millis(5);
-/// So many times as long is rested as it took, if that is longer: less is asked of a server that is busy with others.
-const REST_FACTOR: u32 = 20;
-/// But no longer: it may be the way there that takes long.
-const LONGEST_REST: Duration = Duration::from_millis(10);
+/// A server is kept busy for a hundredth of its time or two, and less where it is busy with others.
+const GAIT: Gait = Gait {
+    rest: 20,
+    least: Duration::from_millis(5),
+    most: Duration::from_millis(10),
+    ..Gait::AMONG_CLIENTS
+};
 /// How long is rested after a pass, at least; or for as long as it took.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long what was written stays when it is not written anew, besides what four passes take.
@@ -128,18 +126,13 @@ async fn count_in(
     link.select(database).await?;
     let own = attempt::own_prefix(&plan.name);
     let mut count = 0;
-    let mut walk = Walk::new();
-    loop {
-        let begun = Instant::now();
-        let Some(keys) = walk.next(link, PAGE).await? else {
-            return Ok(count);
-        };
-        let took = begun.elapsed();
+    let mut stroll = Stroll::new(GAIT);
+    while let Some(keys) = stroll.next(link).await? {
         count += clean::of_slots(&keys, slots).len();
         let is_own = |key: &&super::dirty::Key| key.starts_with(own.as_bytes());
         count += keys.iter().filter(is_own).count();
-        time::sleep((took * REST_FACTOR).clamp(REST, LONGEST_REST)).await;
     }
+    Ok(count)
 }
 
 /// Writes the number down; a server that is full may refuse it.

@@ -20,8 +20,9 @@ use super::{
     link::{Link, LinkError},
     pages::{Kind, Page},
     reply::Reply,
-    scan::Walk,
+    scan::{Gait, Stroll},
     server::Server,
+    sizing::Sizing,
     value::{self, Asked, Clock, Expiry, Lasting},
 };
 
@@ -29,7 +30,12 @@ use super::{
 const BATCH: usize = 64;
 /// A value above so many bytes is never asked for in one piece.
 const PIECE: u64 = 256 << 10;
-/// Keys, or elements, of a page; bytes of one of a string.
+/// Two servers share the work, and a person waits for it.
+const GAIT: Gait = Gait {
+    rest: 1,
+    ..Gait::AMONG_CLIENTS
+};
+/// Elements of a page; bytes of one of a string.
 const PAGE: u64 = 512;
 const STRING_PAGE: u64 = 64 << 10;
 /// Differences that are named. All are counted.
@@ -103,7 +109,7 @@ pub enum What {
 pub(super) struct Side {
     link: Link,
     clock: Clock,
-    sizes: bool,
+    sizing: Sizing,
     expires_fields: bool,
     keyspace: Vec<u32>,
     keys: u64,
@@ -128,7 +134,7 @@ impl Side {
             } else {
                 Clock::Relative
             },
-            sizes: is.tells_sizes(),
+            sizing: Sizing::of(&is),
             expires_fields: is.expires_fields(),
             keys: is.keys(),
             keyspace: is.keyspace.into_keys().collect(),
@@ -137,15 +143,13 @@ impl Side {
 
     /// Which of these keys are too big to be asked for in one piece.
     async fn big(&mut self, keys: &[&[u8]]) -> Result<Vec<bool>, LinkError> {
-        if !self.sizes {
-            return Ok(vec![true; keys.len()]);
+        match self.sizing {
+            Sizing::Lengths => Ok(vec![true; keys.len()]),
+            Sizing::Usage => {
+                let sizes = self.sizing.ask(&mut self.link, keys).await?;
+                Ok(sizes.into_iter().map(|size| size > PIECE).collect())
+            }
         }
-        for key in keys {
-            self.link.push(&[b"MEMORY", b"USAGE", key]);
-        }
-        let replies = self.link.exchange().await?;
-        let is_big = |reply| matches!(reply, Reply::Integer(size) if size > PIECE as i64);
-        Ok(replies.into_iter().map(is_big).collect())
     }
 
     /// What there is of some keys, as it is dumped.
@@ -442,13 +446,13 @@ impl Comparison<'_> {
     async fn walk(&mut self, database: u32, look: Look) -> Result<(), LinkError> {
         self.source.link.select(database).await?;
         self.target.link.select(database).await?;
-        let mut pages = Walk::new();
+        let mut stroll = Stroll::new(GAIT);
         loop {
             let walked = match look {
                 Look::Compare => &mut self.source,
                 Look::Extra => &mut self.target,
             };
-            let Some(keys) = pages.next(&mut walked.link, PAGE).await? else {
+            let Some(keys) = stroll.next(&mut walked.link).await? else {
                 return Ok(());
             };
             let seen = keys.len() as u64;

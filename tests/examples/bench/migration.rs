@@ -35,9 +35,9 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Rounds of each part: in each, both move once
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Requests a second of the load. Without it: half of what the same clients get through the proxies
+    /// Requests a second of the load. Without it: as many as keep the processors half busy
     #[arg(long)]
     rate: Option<f64>,
     /// Leave BENCHMARKS.md as it is (as when not all parts are measured)
@@ -60,6 +60,8 @@ enum Part {
     Hopeless,
 }
 
+/// How often the rate is tried at which the processors are half busy.
+const TRIES: usize = 3;
 /// How long is measured before a move under load, and after it.
 const ASIDE: Duration = Duration::from_secs(5);
 /// How often servers are asked, to see how long they stall: without load seldom, or that would be load.
@@ -394,7 +396,7 @@ pub(crate) fn run(options: &Options) {
         text.push_str(&show_idle(&idle, &mut goals));
     }
     let most = most(&stand);
-    let rate = options.rate.unwrap_or(most / 2.0);
+    let rate = options.rate.unwrap_or_else(|| half(&stand, most));
     eprintln!("at most {most:.0} requests/s; the load is {rate:.0} requests/s");
     let about = format!(
         "{rate:.0} requests/s, of at most {most:.0} that the same {CLIENTS} clients get through both proxies"
@@ -445,6 +447,26 @@ fn most(stand: &Stand) -> f64 {
     let begun = Instant::now();
     let (samples, ()) = load.during(manner, || thread::sleep(ASIDE));
     samples.rate(begun, begun + ASIDE)
+}
+
+/// How many requests a second keep the processors half busy. At half of the most it is far more: the most is got
+/// where each system call carries many requests.
+fn half(stand: &Stand, most: f64) -> f64 {
+    let mut load = stand.load_of(Side::Sluice);
+    let mut rate = most / 4.0;
+    for _ in 0..TRIES {
+        let manner = Manner {
+            rate: Some(rate),
+            zset: None,
+        };
+        let (_, busy) = load.during(manner, || {
+            let clock = Clock::now();
+            thread::sleep(ASIDE);
+            clock.busy()
+        });
+        rate = (rate * 0.5 / busy).min(most);
+    }
+    rate
 }
 
 fn of(all: &[Seen], side: Side) -> impl Iterator<Item = &Seen> + Clone {
@@ -766,7 +788,8 @@ fn section(text: &str, goals: &Table) -> String {
          benchmark had a processor, nor for as long again after it (`strangers.rs`). On few processors such a one \
          decides what the slowest hundredth of all requests waits for.\n\
          * **load**: {CLIENTS} clients, each with one request at a time, half `GET`, half `SET` of random \
-         keys, evenly paced; one that comes late counts from when it was due. Those of the Redis Cluster \
+         keys, evenly paced, as many as keep the processors half busy (half of the most that they get keeps them \
+         busier: then each system call carries many requests); one that comes late counts from when it was due. Those of the Redis Cluster \
          follow `MOVED` and `ASK`. A client that has waited catches up: what waited in a hold is felt for a \
          moment behind it.\n\n\
          ### Goals\n\n{goals}\n{text}",

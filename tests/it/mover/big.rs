@@ -8,6 +8,7 @@ use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe};
 use tokio::time;
 
 use super::{
+    calls,
     probe::Probe,
     run,
     stand::{Stand, all, reaches, settle, settle_streams, touched},
@@ -325,16 +326,6 @@ async fn a_string_grows_where_the_target_takes_no_long_command_or_has_a_replica(
         assert!(calls(&mut target, "setrange").await > 0);
         assert_eq!(copy.progress().borrow().attempt, 1);
     }
-}
-
-/// How often a server has executed a command.
-async fn calls(link: &mut MultiplexedConnection, command: &str) -> u64 {
-    let mut ask = cmd("INFO");
-    let stats: String = ask.arg("commandstats").query_async(link).await.unwrap();
-    let name = format!("cmdstat_{command}:calls=");
-    let line = stats.lines().find_map(|line| line.strip_prefix(&name));
-    let calls = line.and_then(|line| line.split(',').next());
-    calls.map_or(0, |calls| calls.parse().unwrap())
 }
 
 /// Changes the values that [`fill`] has made at random, again and again; deletes one now and then, and

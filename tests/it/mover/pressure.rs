@@ -1,6 +1,7 @@
 //! A copy whose target is short of memory and throws keys out, and one whose source is short of time.
 
 use std::{
+    convert::Infallible,
     num::NonZeroU32,
     sync::{
         Arc,
@@ -10,11 +11,11 @@ use std::{
 };
 
 use controlplane::mover::{Copy, Throttle};
-use redis::pipe;
+use redis::{aio::MultiplexedConnection, pipe};
 use tokio::time;
 
 use super::{
-    fill, run,
+    calls, fill, run,
     stand::{Stand, all, follows, reaches, settle_at_last},
 };
 
@@ -79,4 +80,38 @@ async fn a_copy_eases_off_while_its_source_is_slow() {
     follows(&copy).await;
     assert!(eased.keys < copy.progress().borrow().keys);
     assert_eq!(copy.progress().borrow().attempt, 1);
+}
+
+/// A target is emptied by large pages where nobody uses it, and by small ones among clients.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_emptied_as_its_clients_bear_it() {
+    let stand = Stand::start().await;
+    let (mut target, mut client) = (stand.target.connect().await, stand.target.connect().await);
+    let mut pages = async |lone: bool| {
+        fill(&mut target, 20_000).await;
+        let before = calls(&mut target, "scan").await;
+        let copied = stand.copied(all());
+        let copy = match lone {
+            true => copied.await,
+            false => tokio::select! {
+                copy = copied => copy,
+                never = use_all_the_time(&mut client) => match never {},
+            },
+        };
+        let after = calls(&mut target, "scan").await;
+        drop(copy);
+        assert_eq!(stand.must_be_equal(&all()).await, 0);
+        after - before
+    };
+    // Of 512 keys each, or of 64.
+    let (alone, among_clients) = (pages(true).await, pages(false).await);
+    assert!((39..=45).contains(&alone), "{alone}");
+    assert!((300..=350).contains(&among_clients), "{among_clients}");
+}
+
+/// Uses a server like a client, a few thousand times a second.
+async fn use_all_the_time(link: &mut MultiplexedConnection) -> Infallible {
+    loop {
+        run(link, "PING").await;
+    }
 }
