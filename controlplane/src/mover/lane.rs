@@ -42,6 +42,8 @@ use super::{
 const HANDED: usize = 128;
 /// Dirty keys of one lane that are copied while the pass goes on, in turns with what that finds.
 const MANY: usize = 8192;
+/// Dirty keys of one lane with which the copy is behind.
+const BEHIND: usize = 1024;
 /// Memory that the dirty keys of one lane may take. Beyond it the copy starts over: nobody could cut over
 /// with so many.
 const MOST_BYTES: usize = 256 << 20;
@@ -115,9 +117,10 @@ impl Role {
         }
     }
 
-    /// How many dirty keys are copied before notices are heard again.
-    fn batch(&self, portion: Portion) -> usize {
+    /// How many of so many dirty keys are copied before notices are heard again.
+    fn batch(&self, portion: Portion, dirty: usize) -> usize {
         match self {
+            Self::Common(_) if dirty > BEHIND => portion.behind,
             Self::Common(_) => portion.keys,
             Self::Big => 1,
         }
@@ -379,7 +382,7 @@ impl Lane {
             self.state.owes_found = true;
             self.state.last_round = Some(now);
             let portion = self.relay.portion();
-            let keys = self.state.dirty.take(self.role.batch(portion));
+            let keys = self.state.dirty.take(self.role.batch(portion, dirty));
             self.copy_everywhere(&keys, None).await?;
             if matches!(self.role, Role::Big) {
                 self.state.rest(now, Instant::now(), self.role.gathers());
@@ -785,6 +788,16 @@ mod tests {
         assert_eq!(state.next_round, Some(seconds(6)));
         state.rest(now, now, least);
         assert_eq!(state.next_round, Some(seconds(1)));
+    }
+
+    #[test]
+    fn who_is_behind_takes_more_at_a_time() {
+        let common = Role::Common(mpsc::channel(1).0);
+        assert_eq!(common.batch(Portion::SMALL, BEHIND), Portion::SMALL.keys);
+        let behind = common.batch(Portion::SMALL, BEHIND + 1);
+        assert_eq!(behind, Portion::SMALL.behind);
+        assert!(behind > Portion::SMALL.keys);
+        assert_eq!(Role::Big.batch(Portion::SMALL, BEHIND + 1), 1);
     }
 
     #[test]

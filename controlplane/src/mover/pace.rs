@@ -42,6 +42,8 @@ const BYTES: u64 = 4096;
 pub(super) struct Portion {
     /// Keys that are copied in one round trip, at most.
     pub(super) keys: usize,
+    /// The same where so many have changed that the copy might never be done: it must outrun the writers.
+    pub(super) behind: usize,
     /// Keys that are looked at by one `SCAN`, about.
     pub(super) scan: u64,
     /// Bytes of a page of a big value, about.
@@ -56,6 +58,7 @@ impl Portion {
     /// A quarter of a millisecond of a server's time, about; pages take one or two together.
     pub(super) const LARGE: Self = Self {
         keys: 128,
+        behind: 128,
         scan: 512,
         page: 64 << 10,
         elements: 512,
@@ -65,6 +68,7 @@ impl Portion {
     /// half a millisecond for, of 8 one in thirty (5,000 requests a second on two cores).
     pub(super) const SMALL: Self = Self {
         keys: 8,
+        behind: 32,
         scan: 64,
         page: 64 << 10,
         elements: 256,
