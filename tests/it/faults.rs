@@ -125,7 +125,7 @@ pub(super) async fn a_proxy_that_hears_late(bug: Option<Bug>) -> Violations {
         &cluster.proxies[1].process,
         Fault::Delay(Duration::from_millis(70)),
     );
-    for target in ["g2", "g1"] {
+    for target in ["g2", "g1", "g2", "g1"] {
         workload.advance(500).await;
         migrate(&cluster, "0-255", target).await;
     }
