@@ -57,12 +57,13 @@ pub(super) async fn measure(
         // Of each database its share of the sample; of a small one, all.
         let share = keys * SAMPLE.min(is.keys()) / is.keys().max(1);
         let mut found = Tally::default();
-        let mut stroll = Stroll::new(Gait::AMONG_CLIENTS);
+        let gait = Gait::AMONG_CLIENTS;
+        let mut stroll = Stroll::new(gait);
         if share == *keys {
             while look_on(&mut stroll, &mut link, what, &mut found).await? {}
         } else {
             // Many pages more than it takes; but the keys may go meanwhile.
-            for _ in 0..=share / 64 + 64 {
+            for _ in 0..=share / gait.page + 64 {
                 if found.looked_at >= share {
                     break;
                 }

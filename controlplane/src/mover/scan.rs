@@ -92,8 +92,8 @@ impl Gait {
         least: Duration::ZERO,
         most: Duration::ZERO,
     };
-    /// Among clients: a page is a tenth of a millisecond of a server's time, about. Of 512 keys it was half of
-    /// one, and with no rest between them two of five requests felt that.
+    /// Among clients: a page is a tenth or two of a millisecond of a server's time. Of 512 keys it was more than a
+    /// whole one, and with no rest between them two of five requests felt that.
     pub(super) const AMONG_CLIENTS: Self = Self {
         page: 64,
         rest: 3,
@@ -118,14 +118,27 @@ impl Gait {
 /// Rests of less are taken together: a timer knows no less than a millisecond.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
 
+/// How long is still to be rested.
+#[derive(Default)]
+struct Owed(Duration);
+
+impl Owed {
+    /// Owes this, too, and rests when that is enough for a rest.
+    async fn rest(&mut self, also: Duration) {
+        self.0 += also;
+        if self.0 >= SHORTEST_REST {
+            time::sleep(std::mem::take(&mut self.0)).await;
+        }
+    }
+}
+
 /// A walk through one database that takes its time.
 pub(super) struct Stroll {
     walk: Walk,
     gait: Gait,
     /// When the page was asked for that is being looked at.
     begun: Option<Instant>,
-    /// How long is still to be rested.
-    owed: Duration,
+    owed: Owed,
 }
 
 impl Stroll {
@@ -135,7 +148,7 @@ impl Stroll {
             walk: Walk::new(),
             gait,
             begun: None,
-            owed: Duration::ZERO,
+            owed: Owed::default(),
         }
     }
 
@@ -147,10 +160,7 @@ impl Stroll {
     /// Rests for what was done since the last page was asked for; then as [`Walk::next`].
     pub(super) async fn next(&mut self, link: &mut Link) -> Result<Option<Vec<Key>>, LinkError> {
         if let Some(begun) = self.begun {
-            self.owed += self.gait.after(begun.elapsed());
-        }
-        if self.owed >= SHORTEST_REST {
-            time::sleep(std::mem::take(&mut self.owed)).await;
+            self.owed.rest(self.gait.after(begun.elapsed())).await;
         }
         self.begun = Some(Instant::now());
         self.walk.next(link, self.gait.page).await
@@ -178,7 +188,7 @@ impl Pass {
         for database in databases {
             link.select(database).await.map_err(Interruption::Source)?;
             let mut walk = Walk::new();
-            let mut owed = Duration::ZERO;
+            let mut owed = Owed::default();
             let mut waiting = vec![Vec::new(); self.lanes.len()];
             loop {
                 let portion = self.pace.portion();
@@ -191,7 +201,7 @@ impl Pass {
                 keys.retain(|key| self.slots.owns(key));
                 let sizes = sizing.ask(&mut link, &keys).await;
                 let sizes = sizes.map_err(Interruption::Source)?;
-                owed += self.pace.rest(begun.elapsed());
+                let rest = self.pace.rest(begun.elapsed());
                 for (key, size) in keys.into_iter().zip(sizes) {
                     let lane = lane::of(&key, self.lanes.len());
                     waiting[lane].push((key, size));
@@ -200,9 +210,7 @@ impl Pass {
                         give(&self.lanes[lane], database, keys).await?;
                     }
                 }
-                if owed >= SHORTEST_REST {
-                    time::sleep(std::mem::take(&mut owed)).await;
-                }
+                owed.rest(rest).await;
             }
             for (lane, keys) in self.lanes.iter().zip(waiting) {
                 if !keys.is_empty() {
