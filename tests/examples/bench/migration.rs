@@ -1,5 +1,6 @@
 //! `make bench-migration`: half of the slots moves, beside `redis-cli --cluster reshard`, in turns.
 
+mod awake;
 mod client;
 mod data;
 mod load;
@@ -17,6 +18,7 @@ use std::{
 use tokio::runtime::Runtime;
 
 use self::{
+    awake::Awake,
     client::Client,
     load::{CLIENTS, EACH, Latency, Load, Manner},
     nodes::Nodes,
@@ -395,6 +397,7 @@ pub(crate) fn run(options: &Options) {
         let idle = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
         text.push_str(&show_idle(&idle, &mut goals));
     }
+    let _awake = Awake::keep(); // from the measuring of the load on
     let most = most(&stand);
     let rate = options.rate.unwrap_or_else(|| half(&stand, most));
     eprintln!("at most {most:.0} requests/s; the load is {rate:.0} requests/s");
@@ -791,7 +794,8 @@ fn section(text: &str, goals: &Table) -> String {
          keys, evenly paced, as many as keep the processors half busy (half of the most that they get keeps them \
          busier: then each system call carries many requests); one that comes late counts from when it was due. Those of the Redis Cluster \
          follow `MOVED` and `ASK`. A client that has waited catches up: what waited in a hold is felt for a \
-         moment behind it.\n\n\
+         moment behind it. With load the processors are kept from sleeping by programs that do nothing, and give way at \
+         once (`awake.rs`): in a virtual machine on a busy host waking up costs more than all that is measured here.\n\n\
          ### Goals\n\n{goals}\n{text}",
         document::command("bench-migration", ""),
         machine::commit(),

@@ -53,7 +53,8 @@ impl Usage {
 
 /// The machine's CPU time at one moment, in ticks since it started.
 pub(crate) struct Clock {
-    idle: u64,
+    /// Idle, or used by who is nice and gives way.
+    spare: u64,
     stolen: u64,
     all: u64,
 }
@@ -65,7 +66,7 @@ impl Clock {
         // cpu  user nice system idle iowait irq softirq steal (what guests used is in user already)
         let ticks: Vec<u64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
         Self {
-            idle: ticks[3] + ticks[4],
+            spare: ticks[1] + ticks[3] + ticks[4],
             stolen: ticks[7],
             all: ticks.iter().take(8).sum(),
         }
@@ -77,9 +78,9 @@ impl Clock {
         (now.stolen - self.stolen) as f64 / (now.all - self.all).max(1) as f64
     }
 
-    /// The share of it that was used, by whomever.
+    /// The share of it that was used, by whoever does not give way.
     pub(crate) fn busy(&self) -> f64 {
         let now = Self::now();
-        1.0 - (now.idle - self.idle) as f64 / (now.all - self.all).max(1) as f64
+        1.0 - (now.spare - self.spare) as f64 / (now.all - self.all).max(1) as f64
     }
 }
