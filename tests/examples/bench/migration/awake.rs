@@ -1,8 +1,8 @@
 //! Keeps the processors from sleeping.
 //!
 //! In a virtual machine a processor with nothing to do is given to somebody else, and comes back when its host
-//! finds the time: on a busy host that took milliseconds, so that clients were answered sooner while keys were
-//! copied than before, when the processors slept more. So one program for each processor does nothing, and does
+//! finds the time: on a busy host that took milliseconds, so that clients were mostly answered sooner while keys
+//! were copied than before, when the processors slept more. So one program for each processor does nothing, and does
 //! that only while nobody else wants to do anything: at the lowest priority the kernel has, it gives way at once.
 
 use std::thread;
