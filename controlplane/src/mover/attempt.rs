@@ -314,6 +314,7 @@ impl<'a> Attempt<'a> {
                         if settled {
                             // As soon as the caller is told, they may be the target's.
                             slots.shut = slots.shut.with(&held);
+                            self.pace.settles();
                         }
                         if done.send(result).is_err() || !settled {
                             self.reopen(held, slots).await?;
@@ -336,12 +337,15 @@ impl<'a> Attempt<'a> {
                     copied.map_err(|_| Interruption::LaneGone)?;
                     pass = passes.next();
                     if pass.is_none() {
+                        self.pace.settles();
                         self.tell_progress(&mut told, |now| now.stage = Stage::Following);
                     }
                 }
                 _ = tick.tick() => {
                     let percent = self.pace.percent();
                     self.tell_progress(&mut told, |now| now.share_percent = percent);
+                    // While those are copied, none are asked to be settled.
+                    self.pace.excuse(self.report.has_fresh());
                 }
                 _ = look.tick() => {
                     self.look_at_source().await?;

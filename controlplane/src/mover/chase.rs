@@ -108,7 +108,7 @@ impl Relay {
                 self.shelf.refuse(database, key.clone());
                 return Ok(Outcome::Changed);
             }
-            let bytes = read.iter().map(Page::bytes).sum();
+            let bytes = read.iter().map(Page::weight).sum();
             self.book(0, bytes, begun);
         }
         if stopped {

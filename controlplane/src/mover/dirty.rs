@@ -109,7 +109,15 @@ impl Dirty {
     /// Takes out all keys of these slots.
     pub(super) fn take_of(&mut self, slots: &SlotSet) -> Vec<Key> {
         let mut taken = Vec::new();
-        self.queues.retain(|_, queue| {
+        let order = self.order;
+        self.queues.retain(|slot, queue| {
+            if order == Order::Slot {
+                let is_theirs = slots.contains(*slot);
+                if is_theirs {
+                    taken.extend(queue.drain(..));
+                }
+                return !is_theirs;
+            }
             let (of_slots, kept): (VecDeque<Key>, VecDeque<Key>) = std::mem::take(queue)
                 .into_iter()
                 .partition(|key| slots.owns(key));
@@ -163,6 +171,10 @@ mod tests {
         dirty.insert(keys[0].clone());
         assert_eq!(dirty.take(1), keys[..1]);
         assert_eq!(dirty.len(), 2);
+        let last: SlotSet = [Slot::of_key(&keys[4])].into_iter().collect();
+        assert_eq!(dirty.take_of(&last), keys[3..]);
+        assert!(dirty.is_empty() && dirty.take_of(&last).is_empty());
+        keys[3..].iter().for_each(|key| dirty.insert(key.clone()));
         assert_eq!(dirty.take(9), keys[3..]);
         assert!(dirty.is_empty());
     }

@@ -34,16 +34,17 @@ use super::{
     dirty::{Dirty, Key, Order},
     pace::Portion,
     pieces::{Go, Manner, Outcome, Way},
-    relay::{Known, LATER, Relay},
+    relay::{Known, LATER, PIECE, Relay},
     report::Report,
 };
 
 /// Big keys that are handed over by one notice.
 const HANDED: usize = 128;
-/// Dirty keys of one lane that are copied while the pass goes on, in turns with what that finds.
-const MANY: usize = 8192;
-/// Dirty keys of one lane with which the copy is behind.
-const BEHIND: usize = 1024;
+/// Memory of the dirty keys of one lane from which on they are copied while the pass goes on, in turns with what
+/// that finds. Before, they wait: what is copied in the end need not be copied each time that it changes.
+const MUCH: usize = 32 << 20;
+/// Dirty keys of one lane of which more are copied at a time, if the copy is late.
+const MANY: usize = 1024;
 /// Memory that the dirty keys of one lane may take. Beyond it the copy starts over: nobody could cut over
 /// with so many.
 const MOST_BYTES: usize = 256 << 20;
@@ -120,7 +121,7 @@ impl Role {
     /// How many of so many dirty keys are copied before notices are heard again.
     fn batch(&self, portion: Portion, dirty: usize) -> usize {
         match self {
-            Self::Common(_) if dirty > BEHIND => portion.behind,
+            Self::Common(_) if dirty > MANY => portion.many,
             Self::Common(_) => portion.keys,
             Self::Big => 1,
         }
@@ -259,9 +260,13 @@ impl State {
     }
 
     /// What is to be copied as the pass has found it, and how large it is: what has changed since may be larger,
-    /// and will be copied all the same.
+    /// and will be copied all the same. But a big one is not to wait for that: the lane for those has time for it
+    /// now.
     fn as_found(&mut self, mut keys: Vec<(Key, u64)>) -> (Vec<Key>, Vec<u64>) {
-        keys.retain(|(key, _)| !self.dirty.contains(key) && !self.hands(key));
+        keys.retain(|(key, size)| {
+            let waits = *size <= PIECE && self.dirty.contains(key);
+            !waits && !self.hands(key)
+        });
         keys.into_iter().unzip()
     }
 
@@ -373,12 +378,17 @@ impl Lane {
         }
         let now = Instant::now();
         let early = Some(self.relay.not_before).filter(|then| *then > now);
-        let paused = self.throttle.borrow_and_update().paused || early.is_some();
+        let throttle = *self.throttle.borrow_and_update();
+        let paused = throttle.paused || early.is_some();
+        // No slots are settled before the big ones: a rate is not to be spent on what changes again till then.
+        let is_common = matches!(self.role, Role::Common(_));
+        let yields = is_common && throttle.rate.is_some() && self.report.has_fresh();
         let dirty = self.state.dirty.len();
         let gathering = self.state.next_round.filter(|round| *round > now);
-        let round = self.found.is_none() && dirty > 0 && gathering.is_none();
-        let many = dirty >= MANY && !(self.found.is_some() && self.state.owes_found);
-        if !paused && (round || many) {
+        let round = self.found.is_none() && dirty > 0 && gathering.is_none() && !yields;
+        let much = self.state.dirty.bytes() >= MUCH;
+        let much = much && !(self.found.is_some() && self.state.owes_found);
+        if !paused && (round || much) {
             self.state.owes_found = true;
             self.state.last_round = Some(now);
             let portion = self.relay.portion();
@@ -417,7 +427,7 @@ impl Lane {
                 self.relay.not_before = Instant::now();
                 changed.map_err(|_| Interruption::LaneGone)
             }
-            () = time::sleep(self.role.gathers()), if !handed_over => Ok(()),
+            () = time::sleep(self.role.gathers()), if !handed_over || yields => Ok(()),
             () = sleep_until(gathering), if dirty > 0 => Ok(()),
             () = sleep_until(early) => Ok(()),
         }
@@ -791,13 +801,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_behind_takes_more_at_a_time() {
+    fn of_many_more_are_taken_at_a_time_if_the_portion_allows_it() {
         let common = Role::Common(mpsc::channel(1).0);
-        assert_eq!(common.batch(Portion::SMALL, BEHIND), Portion::SMALL.keys);
-        let behind = common.batch(Portion::SMALL, BEHIND + 1);
-        assert_eq!(behind, Portion::SMALL.behind);
-        assert!(behind > Portion::SMALL.keys);
-        assert_eq!(Role::Big.batch(Portion::SMALL, BEHIND + 1), 1);
+        let Portion { keys, many, .. } = Portion::HASTY;
+        assert!(many > keys);
+        assert_eq!(common.batch(Portion::HASTY, MANY), keys);
+        assert_eq!(common.batch(Portion::HASTY, MANY + 1), many);
+        assert_eq!(common.batch(Portion::SMALL, MANY + 1), keys);
+        assert_eq!(Role::Big.batch(Portion::HASTY, MANY + 1), 1);
     }
 
     #[test]
@@ -821,9 +832,11 @@ mod tests {
         let mut state = State::default();
         state.handed.insert(key("b"));
         changed(&mut state, &Role::Common(big), &["a"]);
-        let found = [("a", 1), ("b", 2), ("c", 3)].map(|(name, size)| (key(name), size));
+        let found = [("a", PIECE), ("b", 2), ("c", 3)].map(|(name, size)| (key(name), size));
         let copied = state.as_found(found.to_vec());
         assert_eq!(copied, (vec![key("c")], vec![3]));
+        let big = state.as_found(vec![(key("a"), PIECE + 1)]);
+        assert_eq!(big, (vec![key("a")], vec![PIECE + 1]));
         // But later, or by the lane for big keys.
         assert_eq!(state.dirty.take(9), [key("a")]);
         assert_eq!(state.handing.take(9), [key("b")]);

@@ -5,6 +5,10 @@
 //! most. And *easing*: the source is asked for nothing every so often, and when its answers take clearly
 //! longer than before the copy began, the copy rests between its portions, more and more; less and less
 //! when they are quick again. It never stops. What is copied while slots are held is not held back.
+//!
+//! Clients can change keys faster than that copies them. So a copy that has gone through all keys, and then has
+//! settled no slots for [`LATE`], makes *haste*: it takes larger portions, until some are settled. A rate holds it
+//! back all the same.
 
 use std::{
     num::NonZeroU32,
@@ -32,18 +36,20 @@ const USUAL: u32 = 10;
 const LOOK: u32 = 25;
 /// The smallest part of its time that the copy takes.
 const LEAST: f64 = 1.0 / 8.0;
+/// How long no slots are settled of a copy that has gone through all keys, before it makes haste.
+const LATE: Duration = Duration::from_secs(30);
 /// The longest rest between two pieces.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// A value counts as one key for each of these bytes.
-const BYTES: u64 = 4096;
+const BYTES: f64 = 4096.0;
 
 /// How much is asked of a server at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Portion {
     /// Keys that are copied in one round trip, at most.
     pub(super) keys: usize,
-    /// The same where so many have changed that the copy might never be done: it must outrun the writers.
-    pub(super) behind: usize,
+    /// The same where many have changed.
+    pub(super) many: usize,
     /// Keys that are looked at by one `SCAN`, about.
     pub(super) scan: u64,
     /// Bytes of a page of a big value, about.
@@ -58,7 +64,7 @@ impl Portion {
     /// A quarter of a millisecond of a server's time, about; pages take one or two together.
     pub(super) const LARGE: Self = Self {
         keys: 128,
-        behind: 128,
+        many: 128,
         scan: 512,
         page: 64 << 10,
         elements: 512,
@@ -70,11 +76,16 @@ impl Portion {
     /// cores); and what took a server above a fifth was mostly 64 keys to look at, or 256 elements to add.
     pub(super) const SMALL: Self = Self {
         keys: 8,
-        behind: 32,
+        many: 8,
         scan: 32,
         page: 64 << 10,
         elements: 64,
         pages: 1,
+    };
+    /// Where the copy must outrun writers, or it might never be done.
+    pub(super) const HASTY: Self = Self {
+        many: 32,
+        ..Self::SMALL
     };
 }
 
@@ -177,8 +188,8 @@ impl Easing {
 }
 
 /// Until when a rate of so many keys a second is used up, if it was until `free` before these keys.
-fn book(free: Instant, now: Instant, keys: u64, rate: u32) -> Instant {
-    free.max(now) + Duration::from_secs_f64(keys as f64 / f64::from(rate))
+fn book(free: Instant, now: Instant, keys: f64, rate: u32) -> Instant {
+    free.max(now) + Duration::from_secs_f64(keys / f64::from(rate))
 }
 
 /// See the module. Shared by all lanes of an attempt.
@@ -189,6 +200,8 @@ pub(super) struct Pace {
 
 struct State {
     easing: Easing,
+    /// Since when slots could be settled, and none were. `None`: they cannot be yet.
+    unsettled: Option<Instant>,
     rate: Option<NonZeroU32>,
     /// Until when the rate is used up.
     free: Instant,
@@ -199,6 +212,7 @@ impl Pace {
     pub(super) fn new(throttle: watch::Receiver<Throttle>, usual: Usual) -> Self {
         let state = State {
             easing: Easing::new(usual.answer, usual.company),
+            unsettled: None,
             rate: None,
             free: Instant::now(),
         };
@@ -208,6 +222,19 @@ impl Pace {
 
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All keys were copied once, or some slots have been settled.
+    pub(super) fn settles(&self) {
+        self.with(|state| state.unsettled = Some(Instant::now()));
+    }
+
+    /// It is not late for what it could not settle until now: it is paused, or for another reason of its own.
+    pub(super) fn excuse(&self, reason: bool) {
+        if reason || self.throttle.borrow().paused {
+            let now = Instant::now();
+            self.with(|state| state.unsettled = state.unsettled.map(|_| now));
+        }
     }
 
     /// When the next may be copied, after so many keys of so many bytes that took so long.
@@ -223,7 +250,7 @@ impl Pace {
             match rate {
                 None => rested,
                 Some(rate) => {
-                    let keys = keys as u64 + bytes / BYTES;
+                    let keys = keys as f64 + bytes as f64 / BYTES;
                     state.free = book(state.free, now, keys, rate.get());
                     rested.max(state.free)
                 }
@@ -238,15 +265,23 @@ impl Pace {
 
     /// How much may be asked at once.
     pub(super) fn portion(&self) -> Portion {
-        match self.with(|state| state.easing.company) {
-            Company::Nobody => Portion::LARGE,
-            Company::Clients => Portion::SMALL,
-        }
+        self.with(|state| state.portion(Instant::now()))
     }
 
     /// How much of its time the copy uses the source, in percent.
     pub(super) fn percent(&self) -> u8 {
         self.with(|state| state.easing.share * 100.0) as u8
+    }
+}
+
+impl State {
+    fn portion(&self, now: Instant) -> Portion {
+        let is_late = self.unsettled.is_some_and(|since| now - since > LATE);
+        match self.easing.company {
+            Company::Nobody => Portion::LARGE,
+            Company::Clients if is_late => Portion::HASTY,
+            Company::Clients => Portion::SMALL,
+        }
     }
 }
 
@@ -356,13 +391,57 @@ mod tests {
     }
 
     #[test]
+    fn it_makes_haste_where_no_slots_are_settled() {
+        let now = Instant::now();
+        let mut state = State {
+            easing: Easing::new(MS, Company::Clients),
+            unsettled: None,
+            rate: None,
+            free: now,
+        };
+        // The pass may last as long as it does.
+        assert_eq!(state.portion(now + 2 * LATE), Portion::SMALL);
+        state.unsettled = Some(now);
+        assert_eq!(state.portion(now + LATE), Portion::SMALL);
+        assert_eq!(state.portion(now + LATE + MS), Portion::HASTY);
+        state.easing = state.easing.with(Company::Nobody);
+        assert_eq!(state.portion(now + LATE + MS), Portion::LARGE);
+    }
+
+    #[test]
+    fn who_has_an_excuse_is_not_late() {
+        let (throttle, heard) = watch::channel(Throttle::default());
+        let company = Company::Clients;
+        let pace = Pace::new(
+            heard,
+            Usual {
+                answer: MS,
+                company,
+            },
+        );
+        let unsettled = || pace.with(|state| state.unsettled);
+        pace.excuse(true);
+        assert_eq!(unsettled(), None);
+        pace.settles();
+        let mut since = unsettled();
+        pace.excuse(false);
+        assert_eq!(unsettled(), since);
+        let mut is_later = || std::mem::replace(&mut since, unsettled()) < unsettled();
+        pace.excuse(true);
+        assert!(is_later());
+        throttle.send_modify(|throttle| throttle.paused = true);
+        pace.excuse(false);
+        assert!(is_later());
+    }
+
+    #[test]
     fn a_rate_is_kept() {
         let now = Instant::now();
-        let free = book(now, now, 100, 1000);
+        let free = book(now, now, 100.0, 1000);
         assert_eq!(free, now + 100 * MS);
-        assert_eq!(book(free, now, 1, 1000), now + 101 * MS);
+        assert_eq!(book(free, now, 0.5, 500), now + 101 * MS);
         // What was not used is not saved up.
         let later = now + 5000 * MS;
-        assert_eq!(book(free, later, 1, 1000), later + MS);
+        assert_eq!(book(free, later, 1.0, 1000), later + MS);
     }
 }

@@ -197,10 +197,8 @@ impl Relay {
             let portion = self.portion_for(hurry);
             let count = portion.elements_of(kind, length, size);
             let positions = kind.positions(position, count, portion.pages);
-            let bytes = if size == 0 { 0 } else { portion.page.min(size) };
-            let bytes = bytes * positions.len() as u64;
             let begun = Instant::now();
-            let step = self.step(kind, key, positions, count).await?;
+            let (step, bytes) = self.step(kind, key, positions, count).await?;
             self.book(0, bytes, begun);
             match step {
                 Step::Next(next) => position = next,
@@ -220,38 +218,40 @@ impl Relay {
         self.take_place(kind, key).await
     }
 
-    /// Reads the pages at these positions while those before are written, and queues what writes them.
+    /// Reads the pages at these positions while those before are written, and queues what writes them. Also of
+    /// how many bytes they are.
     async fn step(
         &mut self,
         kind: Kind,
         key: &[u8],
         positions: Vec<Position>,
         count: u64,
-    ) -> Result<Step, Interruption> {
+    ) -> Result<(Step, u64), Interruption> {
         for position in &positions {
             kind.ask(key, position, count, |words| self.source.push(words));
         }
         let (read, written) = tokio::join!(self.source.exchange(), self.target.exchange());
         let replies = read.map_err(Interruption::Source)?;
         if let Some(outcome) = self.judge(written.map_err(Interruption::Target)?)? {
-            return Ok(Step::End(outcome));
+            return Ok((Step::End(outcome), 0));
         }
-        let mut step = Step::Whole;
+        let (mut step, mut bytes) = (Step::Whole, 0);
         for (position, reply) in positions.into_iter().zip(replies) {
             // Of another type now: it has changed.
             let Ok((page, next)) = kind.page(position, reply) else {
-                return Ok(Step::End(Outcome::Changed));
+                return Ok((Step::End(Outcome::Changed), bytes));
             };
+            bytes += page.weight();
             page.write(self.place.as_bytes(), |words| self.target.push(words));
             if kind == Kind::Hash {
                 self.expire_fields(key, &page).await?;
             }
             step = match next {
                 Some(next) => Step::Next(next),
-                None => return Ok(Step::Whole),
+                None => return Ok((Step::Whole, bytes)),
             };
         }
-        Ok(step)
+        Ok((step, bytes))
     }
 
     /// Fields of hashes expire by themselves at newer servers.

@@ -26,7 +26,7 @@ use super::{
 };
 
 /// Bytes of values that a server is asked for, or given, in one piece: what it does for us at once.
-const PIECE: u64 = 256 << 10;
+pub(super) const PIECE: u64 = 256 << 10;
 /// How long is waited before a target is asked again that has said *later*.
 pub(super) const LATER: Duration = Duration::from_millis(100);
 

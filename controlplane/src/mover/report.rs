@@ -133,6 +133,11 @@ impl Report {
         self.fresh.fetch_sub(1, Relaxed);
     }
 
+    /// Whether there are big keys whose first copy is not over.
+    pub(super) fn has_fresh(&self) -> bool {
+        self.fresh.load(Relaxed) > 0
+    }
+
     /// These slots take longest to be settled.
     pub(super) fn slow(&self, slots: SlotSet) {
         *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = slots;

@@ -45,7 +45,7 @@ pub(crate) struct Options {
     /// Leave BENCHMARKS.md as it is (as when not all parts are measured)
     #[arg(long)]
     no_write: bool,
-    /// Parts: idle, loaded, written, hopeless; without any, all
+    /// Parts: idle, loaded, paced, written, hopeless; without any, all
     parts: Vec<Part>,
 }
 
@@ -56,12 +56,16 @@ enum Part {
     Idle,
     /// With load, but the big zset is quiet.
     Loaded,
+    /// The same with `--rate`.
+    Paced,
     /// The load writes to the big zset, too.
     Written,
     /// The load writes to a zset that is too big for a hold.
     Hopeless,
 }
 
+/// Keys a second that are copied of a move that is paced, at most.
+const PACE: u32 = 800;
 /// How often the rate is tried at which the processors are half busy.
 const TRIES: usize = 3;
 /// How long is measured before a move under load, and after it.
@@ -225,30 +229,35 @@ impl Stand {
         [ports[from], ports[to]]
     }
 
-    fn move_half(&mut self, side: Side) -> Moved {
+    fn move_half(&mut self, side: Side, part: Part) -> Moved {
         let way = self.ways[side as usize];
         self.ways[side as usize] = way.other();
         match side {
-            Side::Sluice => self.runtime.block_on(self.sluice.migrate(way)),
+            Side::Sluice => {
+                let pace = (part == Part::Paced).then_some(PACE);
+                self.runtime.block_on(self.sluice.migrate(way, pace))
+            }
             Side::Nodes => self.nodes.reshard(way),
         }
     }
 
     /// Moves without load.
     fn idle(&mut self, side: Side) -> Seen {
-        self.watched(side, SELDOM, |stand| Work::alone(stand.move_half(side)))
+        self.watched(side, SELDOM, |stand| {
+            Work::alone(stand.move_half(side, Part::Idle))
+        })
     }
 
     /// Moves under load.
-    fn loaded(&mut self, side: Side, rate: f64, written: bool) -> Seen {
+    fn loaded(&mut self, side: Side, rate: f64, part: Part) -> Seen {
         let mut load = self.load_of(side);
         let zset = self.zsets[side as usize].clone();
         let manner = Manner {
             rate: Some(rate),
-            zset: written.then_some(&zset),
+            zset: (part == Part::Written).then_some(&zset),
         };
         self.watched(side, OFTEN, |stand| {
-            under(&mut load, manner, || stand.move_half(side))
+            under(&mut load, manner, || stand.move_half(side, part))
         })
     }
 
@@ -295,7 +304,7 @@ impl Stand {
         };
         self.watched(Side::Sluice, OFTEN, |stand| {
             under(&mut load, manner, || {
-                let moved = stand.sluice.migrate_slots(&slot, Way::Forth);
+                let moved = stand.sluice.migrate_slots(&slot, Way::Forth, None);
                 stand.runtime.block_on(moved)
             })
         })
@@ -391,6 +400,8 @@ impl Seen {
 pub(crate) fn run(options: &Options) {
     let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
     let mut stand = Stand::start();
+    // The controller's commits would wait for what others have written before: a build, hundreds of milliseconds.
+    std::process::Command::new("sync").status().unwrap();
     let mut text = String::new();
     let mut goals = Table::of_text(["what", "measured", "goal", ""]);
     if wants(Part::Idle) {
@@ -404,17 +415,15 @@ pub(crate) fn run(options: &Options) {
     let about = format!(
         "{rate:.0} requests/s, of at most {most:.0} that the same {CLIENTS} clients get through both proxies"
     );
-    if wants(Part::Loaded) {
-        let seen = in_turns(options.rounds, &Side::BOTH, |side| {
-            stand.loaded(side, rate, false)
-        });
-        text.push_str(&show_loaded(&seen, false, &about, &mut goals));
-    }
-    if wants(Part::Written) {
-        let seen = in_turns(options.rounds, &[Side::Sluice], |side| {
-            stand.loaded(side, rate, true)
-        });
-        text.push_str(&show_loaded(&seen, true, &about, &mut goals));
+    for part in [Part::Loaded, Part::Paced, Part::Written] {
+        if wants(part) {
+            let sides: &[Side] = match part {
+                Part::Loaded => &Side::BOTH,
+                Part::Paced | Part::Written | Part::Idle | Part::Hopeless => &[Side::Sluice],
+            };
+            let seen = in_turns(options.rounds, sides, |side| stand.loaded(side, rate, part));
+            text.push_str(&show_loaded(&seen, part, &about, &mut goals));
+        }
     }
     if wants(Part::Hopeless) {
         if stand.ways[Side::Sluice as usize] == Way::Back {
@@ -523,12 +532,20 @@ fn show_idle(all: &[Seen], goals: &mut Table) -> String {
     format!("### Without load\n\n{table}\n{}", remarks(all))
 }
 
-fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> String {
-    let (title, name) = match written {
-        false => ("With load", "with load"),
-        true => (
+fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> String {
+    let (title, name, besides) = match part {
+        Part::Idle | Part::Loaded | Part::Hopeless => ("With load", "with load", String::new()),
+        Part::Paced => (
+            "With load and paced",
+            "paced",
+            format!(
+                " The migration has `--rate {PACE}`: so many keys a second are copied at most."
+            ),
+        ),
+        Part::Written => (
             "With load that writes to the zset",
             "with writes to the zset",
+            format!(" One of {EACH} is a `ZADD` to the zset."),
         ),
     };
     let mut table = Table::of_numbers([
@@ -547,7 +564,7 @@ fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> S
     ]);
     for side in Side::BOTH {
         for (index, window) in WINDOWS.iter().enumerate() {
-            if side == Side::Nodes && (written || [2, 3].contains(&index)) {
+            if side == Side::Nodes && (part != Part::Loaded || [2, 3].contains(&index)) {
                 continue; // it does all at the same time
             }
             let latencies = of(all, side).filter_map(|seen| Some(&seen.latency.as_ref()?[index]));
@@ -612,7 +629,7 @@ fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> S
     let (mut holds, mut own) = (Vec::new(), Vec::new());
     for seen in &ours {
         // The slot of a zset that is written all the time comes last, alone.
-        let alone = usize::from(written);
+        let alone = usize::from(part == Part::Written);
         let (common, last) = seen.moved.holds.split_at(seen.moved.holds.len() - alone);
         holds.extend(common.iter().map(millis));
         own.extend(last.iter().map(millis));
@@ -629,7 +646,7 @@ fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> S
         "at most 50 ms".to_owned(),
         met(rank <= 50.0),
     ]);
-    if written {
+    if part == Part::Written {
         let longest = own.iter().copied().fold(0.0, f64::max);
         goals.row([
             format!("{name}, its own hold, longest"),
@@ -643,6 +660,11 @@ fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> S
         spread(pairs.map(|(then, before)| value(then) / value(before)))
     };
     let undisturbed = slower(1, |latency| latency.undisturbed_p99);
+    let (goal, met) = match part {
+        Part::Paced => ("at most 1.5 ×".to_owned(), met(undisturbed.median <= 1.5)),
+        // How much clients may notice of a move that nobody has paced is not said.
+        Part::Idle | Part::Loaded | Part::Written | Part::Hopeless => Default::default(),
+    };
     goals.row([
         format!("{name}, p99 of undisturbed requests while copying beside before"),
         format!(
@@ -651,17 +673,13 @@ fn show_loaded(all: &[Seen], written: bool, about: &str, goals: &mut Table) -> S
             with_spread(&slower(1, |latency| latency.p99), 2),
             with_spread(&slower(4, |latency| latency.undisturbed_p99), 2)
         ),
-        "at most 1.5 ×".to_owned(),
-        met(undisturbed.median <= 1.5),
+        goal,
+        met,
     ]);
     let busy = spread(ours.iter().map(|seen| seen.busy));
     format!(
-        "\n### {title}\n\n{about}; the processors are {} % busy by it.{}\n\n{table}\n{}",
+        "\n### {title}\n\n{about}; the processors are {} % busy by it.{besides}\n\n{table}\n{}",
         number(busy.median * 100.0, 0),
-        match written {
-            false => String::new(),
-            true => format!(" One of {EACH} is a `ZADD` to the zset."),
-        },
         remarks(all)
     )
 }

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use super::{Moved, Way, data};
 
 /// How long one step of a migration may take at most.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// The half of the slots that moves.
 const HALF: &str = "0-511";
 
@@ -45,13 +45,18 @@ impl Sluice {
         })
     }
 
-    /// Has the half moved from one group to the other.
-    pub(super) async fn migrate(&mut self, way: Way) -> Moved {
-        self.migrate_slots(HALF, way).await
+    /// Has the half moved from one group to the other; of so many keys a second at most, if that is given.
+    pub(super) async fn migrate(&mut self, way: Way, pace: Option<u32>) -> Moved {
+        self.migrate_slots(HALF, way, pace).await
     }
 
-    /// Has slots moved from one group to the other.
-    pub(super) async fn migrate_slots(&mut self, slots: &str, way: Way) -> Moved {
+    /// The same of some slots.
+    pub(super) async fn migrate_slots(
+        &mut self,
+        slots: &str,
+        way: Way,
+        pace: Option<u32>,
+    ) -> Moved {
         let (from, to) = way.ends();
         let source = self.servers()[from].port;
         let before = data::count(source);
@@ -61,6 +66,7 @@ impl Sluice {
         let request = v1::CreateMigrationRequest {
             slots: slots.to_owned(),
             target_group_id: format!("g{}", to + 1),
+            rate: pace.unwrap_or_default(),
             ..v1::CreateMigrationRequest::default()
         };
         let created = self.admin.create_migration(request).await.unwrap();
