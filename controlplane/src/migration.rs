@@ -120,8 +120,13 @@ pub const BATCH_MAX: usize = 128;
 /// A slot that is alone in its batch is left where it is when more holds than these have taken too long.
 pub const TRIES_MAX: u32 = 3;
 /// So many keys of a batch are not equal yet when it is held, at most: the more keys change, the fewer slots
-/// are held at a time.
+/// are held at a time. With a rate it may be less: see [`RATED`].
 pub const DIRTY_MAX: u64 = 200;
+/// With a rate a hold copies no more keys than that allows in this time: in holds nothing is held back.
+pub const RATED: Duration = Duration::from_millis(50);
+/// With a rate as long is waited between two holds, while slots for the next are made clean. Of single slots there
+/// would be hundreds in a row, and clients would notice what each costs the proxies and the source.
+pub const RATED_PAUSE: Duration = Duration::from_secs(1);
 /// How long it is waited for a slot that has no more than that. Then the one that has fewest is held all the
 /// same: perhaps it can be settled within the budget.
 pub const DIRTY_PATIENCE: Duration = Duration::from_secs(3);
@@ -181,6 +186,15 @@ pub struct Manner {
     /// When all slots have moved it waits, before the source's copies are deleted, until its operator has
     /// it go on.
     pub keep_source: bool,
+}
+
+impl Manner {
+    /// So many keys of a batch are not equal yet when it is held, at most.
+    fn dirty_max(&self) -> u64 {
+        let rated = |rate: NonZeroU32| (f64::from(rate.get()) * RATED.as_secs_f64()) as u64;
+        self.rate
+            .map_or(DIRTY_MAX, |rate| rated(rate).clamp(1, DIRTY_MAX))
+    }
 }
 
 /// How far a migration is, and what is known of that.
@@ -460,7 +474,14 @@ pub enum Why {
     /// The copy.
     Copy,
     /// Fewer keys that are not equal yet, of the slots that are held next.
-    Dirty(u64),
+    Dirty {
+        /// So many are not equal.
+        keys: u64,
+        /// So many may be.
+        most: u64,
+    },
+    /// A pause, since it has a rate.
+    Rate(NonZeroU32),
     /// A pause, since a hold was given up.
     Retry(GiveUp),
     /// Proxies that are not connected to the controller, but to the source.
@@ -499,10 +520,14 @@ impl fmt::Display for Why {
                 )
             }
             Self::Copy => write!(f, "copying keys"),
-            Self::Dirty(keys) => write!(
+            Self::Dirty { keys, most } => write!(
                 f,
                 "copying keys that have changed meanwhile: {keys} of the slots that are held next, which is \
-                 more than {DIRTY_MAX}"
+                 more than {most}"
+            ),
+            Self::Rate(rate) => write!(
+                f,
+                "waiting {RATED_PAUSE:?} between two cut-overs, as it has a rate of {rate} keys a second"
             ),
             Self::Retry(why) => write!(f, "waiting before the next cut-over: {why}"),
             Self::Away(proxies) => write!(
@@ -692,10 +717,14 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
             false => Step::Wait(Why::Away(away)),
         };
     }
-    if dirty > DIRTY_MAX {
-        return Step::Wait(Why::Dirty(dirty));
+    let most = m.manner.dirty_max();
+    if dirty > most {
+        return Step::Wait(Why::Dirty { keys: dirty, most });
     }
-    Step::Record(Advance::Hold(batch))
+    match m.manner.rate {
+        Some(rate) if w.in_phase < RATED_PAUSE => Step::Wait(Why::Rate(rate)),
+        Some(_) | None => Step::Record(Advance::Hold(batch)),
+    }
 }
 
 /// The copy begins when all proxies note what it cannot see; or without them, and then believes that

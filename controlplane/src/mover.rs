@@ -123,7 +123,7 @@ pub struct Plan {
 pub struct Throttle {
     /// Nothing is copied; changes are still written down.
     pub paused: bool,
-    /// Keys a second, at most; each 4 KiB of a value count as one more, and so do 16 to 32 elements of a big
+    /// Keys a second, at most; each 4 KiB of a value count as one more, and so do 8 to 16 elements of a big
     /// one. What is copied while slots are held does not count.
     pub rate: Option<NonZeroU32>,
 }

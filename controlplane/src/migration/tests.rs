@@ -252,6 +252,7 @@ fn the_more_keys_change_the_fewer_slots_are_held() {
     held(&[("0-9", DIRTY_MAX / 10 + 1)], "0-8");
     held(&[("0-9", DIRTY_MAX)], "0");
     held(&[("0-6", 90), ("7-9", 60)], "7-9");
+    let waits = |keys, most| Step::Wait(Why::Dirty { keys, most });
     let too_many = |since| {
         move |w: &mut World| {
             w.copy = Copying::Following {
@@ -261,12 +262,48 @@ fn the_more_keys_change_the_fewer_slots_are_held() {
             };
         }
     };
-    check(&m, too_many(Duration::ZERO), Step::Wait(Why::Dirty(1000)));
+    check(&m, too_many(Duration::ZERO), waits(1000, DIRTY_MAX));
     // It may never be fewer.
     check(
         &m,
         too_many(DIRTY_PATIENCE),
         Step::Record(Advance::Hold(set("0"))),
+    );
+}
+
+#[test]
+fn with_a_rate_holds_are_few_and_copy_little() {
+    let rated = |rate| {
+        let rate = NonZeroU32::new(rate);
+        let manner = Manner {
+            rate,
+            ..Manner::default()
+        };
+        Migration {
+            manner,
+            ..copying_phase()
+        }
+    };
+    let at = |in_phase, dirty| {
+        move |w: &mut World| {
+            w.in_phase = in_phase;
+            w.copy = following(&[("0-9", dirty)]);
+        }
+    };
+    let hold = |slots| Step::Record(Advance::Hold(set(slots)));
+    let slow = rated(800); // 40 in the time of RATED
+    check(&slow, at(RATED_PAUSE, 4), hold("0-9"));
+    check(&slow, at(RATED_PAUSE, 20), hold("0-1"));
+    let waits = Step::Wait(Why::Dirty { keys: 41, most: 40 });
+    check(&slow, at(RATED_PAUSE, 41), waits);
+    let rate = slow.manner.rate.unwrap();
+    check(&slow, at(RATED, 4), Step::Wait(Why::Rate(rate)));
+    check(&rated(1), at(RATED_PAUSE, 1), hold("0"));
+    check(&rated(1_000_000), at(RATED_PAUSE, DIRTY_MAX), hold("0"));
+    check(
+        &rated(1_000_000),
+        at(RATED_PAUSE, DIRTY_MAX / 2),
+        hold("0-1"),
     );
 }
 

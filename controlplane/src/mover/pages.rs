@@ -8,9 +8,9 @@ use super::reply::Reply;
 
 /// Words that are added by one command: members, or members and scores in turns.
 const ADDED: usize = 1024;
-/// Bytes that an item counts as at least: to add one of a sorted set takes a server 3 microseconds, half of what a
-/// small key takes it.
-const LIGHTEST: usize = 128;
+/// Bytes that an item counts as at least, so that a page of a sorted set counts as much as the keys that are copied in its
+/// place: 64 elements keep the target as busy as 8 keys do, or longer.
+const LIGHTEST: usize = 256;
 
 /// The types of values that can be read by pieces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
