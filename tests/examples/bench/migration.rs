@@ -3,6 +3,7 @@
 mod awake;
 mod client;
 mod data;
+mod disk;
 mod load;
 mod nodes;
 mod sluice;
@@ -11,6 +12,7 @@ mod strangers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +22,7 @@ use tokio::runtime::Runtime;
 use self::{
     awake::Awake,
     client::Client,
+    disk::Syncs,
     load::{CLIENTS, EACH, Latency, Load, Manner},
     nodes::Nodes,
     sluice::Sluice,
@@ -69,10 +72,12 @@ const PACE: u32 = 800;
 /// How often the rate is tried at which the processors are half busy.
 const TRIES: usize = 3;
 /// How long is measured before a move under load, and after it.
-const ASIDE: Duration = Duration::from_secs(5);
+const ASIDE: Duration = Duration::from_secs(15);
 /// How often servers are asked, to see how long they stall: without load seldom, or that would be load.
 const SELDOM: Duration = Duration::from_millis(25);
 const OFTEN: Duration = Duration::from_millis(1);
+/// Where everybody's files are, if this is there.
+const MEMORY: &str = "/dev/shm";
 /// Members of the zset that is too big.
 const HOPELESS_MEMBERS: u32 = 2_000_000;
 
@@ -399,9 +404,10 @@ impl Seen {
 
 pub(crate) fn run(options: &Options) {
     let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let disk = Syncs::measure();
+    let memory = Path::new(MEMORY);
+    let in_memory = memory.is_dir() && tempfile::env::override_temp_dir(memory).is_ok();
     let mut stand = Stand::start();
-    // The controller's commits would wait for what others have written before: a build, hundreds of milliseconds.
-    std::process::Command::new("sync").status().unwrap();
     let mut text = String::new();
     let mut goals = Table::of_text(["what", "measured", "goal", ""]);
     if wants(Part::Idle) {
@@ -434,7 +440,7 @@ pub(crate) fn run(options: &Options) {
     }
     println!("{text}\n{goals}");
     if !options.no_write && options.parts.is_empty() {
-        document::replace("Migration", &section(&text, &goals));
+        document::replace("Migration", &section(&text, &goals, &disk, in_memory));
     }
 }
 
@@ -636,13 +642,9 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
     }
     holds.sort_by(f64::total_cmp);
     let rank = holds[(holds.len() - 1) * 99 / 100];
-    let told = |holds: &[f64]| {
-        let told: Vec<String> = holds.iter().map(|hold| format!("{hold:.0}")).collect();
-        told.join(", ")
-    };
     goals.row([
         format!("{name}, held time of {} batches, p99", holds.len()),
-        format!("{rank:.0} ms (all: {})", told(&holds)),
+        format!("{rank:.0} ms ({})", told(&holds)),
         "at most 50 ms".to_owned(),
         met(rank <= 50.0),
     ]);
@@ -653,7 +655,7 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
     let longest = them.iter().copied().fold(0.0, f64::max);
     goals.row([
         format!("{name}, {what}"),
-        format!("{longest:.0} ms (all: {})", told(them)),
+        format!("{longest:.0} ms ({})", told(them)),
         "at most 500 ms".to_owned(),
         met(longest <= 500.0),
     ]);
@@ -679,6 +681,23 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
         number(busy.median * 100.0, 0),
         remarks(all)
     )
+}
+
+/// All of them, in milliseconds; of many that are sorted the median and the longest.
+fn told(holds: &[f64]) -> String {
+    const TOLD: usize = 16;
+    let list = |holds: &[f64]| {
+        let told: Vec<String> = holds.iter().map(|hold| format!("{hold:.0}")).collect();
+        told.join(", ")
+    };
+    match holds.split_at(holds.len().saturating_sub(TOLD)) {
+        ([], all) => format!("all: {}", list(all)),
+        (_, longest) => format!(
+            "half at most {:.0}, the longest {}",
+            holds[holds.len() / 2],
+            list(longest)
+        ),
+    }
 }
 
 fn show_hopeless(seen: &Seen) -> String {
@@ -786,7 +805,11 @@ fn remarks(all: &[Seen]) -> String {
     text
 }
 
-fn section(text: &str, goals: &Table) -> String {
+fn section(text: &str, goals: &Table, disk: &Syncs, in_memory: bool) -> String {
+    let stores = match in_memory {
+        true => "are in memory: a disk that others write to would decide how long holds are",
+        false => "are on the disk",
+    };
     format!(
         "`{}` at commit {}.\n\n\
          Machine: {}.\n\
@@ -810,7 +833,9 @@ fn section(text: &str, goals: &Table) -> String {
          busier: then each system call carries many requests); one that comes late counts from when it was due. Those of the Redis Cluster \
          follow `MOVED` and `ASK`. A client that has waited catches up: what waited in a hold is felt for a \
          moment behind it. With load the processors are kept from sleeping by programs that do nothing, and give way at \
-         once (`awake.rs`): in a virtual machine on a busy host waking up costs more than all that is measured here.\n\n\
+         once (`awake.rs`): in a virtual machine on a busy host waking up costs more than all that is measured here.\n\
+         * **disk**: the controller's store and the nodes' `nodes.conf` {stores}. A hold waits for two syncs of \
+         the store. One of 4 KiB took this machine's disk {disk}.\n\n\
          ### Goals\n\n{goals}\n{text}",
         document::command("bench-migration", ""),
         machine::commit(),
