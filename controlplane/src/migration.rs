@@ -124,9 +124,12 @@ pub const TRIES_MAX: u32 = 3;
 pub const DIRTY_MAX: u64 = 200;
 /// With a rate a hold copies no more keys than that allows in this time: in holds nothing is held back.
 pub const RATED: Duration = Duration::from_millis(50);
-/// With a rate as long is waited between two holds, while slots for the next are made clean. Of single slots there
-/// would be hundreds in a row, and clients would notice what each costs the proxies and the source.
-pub const RATED_PAUSE: Duration = Duration::from_secs(1);
+/// With a rate it is waited between two holds until that allows so many keys, but no longer than [`RATED_PAUSE_MAX`],
+/// while slots for the next are made clean. Of single slots there would be hundreds in a row, and clients would
+/// notice what each costs the proxies and the source.
+pub const RATED_KEYS: u32 = 800;
+/// See [`RATED_KEYS`].
+pub const RATED_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long it is waited for a slot that has no more than that. Then the one that has fewest is held all the
 /// same: perhaps it can be settled within the budget.
 pub const DIRTY_PATIENCE: Duration = Duration::from_secs(3);
@@ -180,8 +183,8 @@ fn batch_max() -> usize {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Manner {
-    /// Keys copied a second, at most; each 4 KiB of a value count as one more. `None`: as many as the
-    /// source bears.
+    /// Keys copied a second, at most; each 4 KiB of a value count as one more. What is copied in holds does not
+    /// count, but they are shorter and fewer. `None`: as many as the source bears.
     pub rate: Option<NonZeroU32>,
     /// When all slots have moved it waits, before the source's copies are deleted, until its operator has
     /// it go on.
@@ -194,6 +197,13 @@ impl Manner {
         let rated = |rate: NonZeroU32| (f64::from(rate.get()) * RATED.as_secs_f64()) as u64;
         self.rate
             .map_or(DIRTY_MAX, |rate| rated(rate).clamp(1, DIRTY_MAX))
+    }
+
+    /// How long it is waited between two holds.
+    fn pause(&self) -> Duration {
+        let rated = |rate: NonZeroU32| Duration::from_secs(RATED_KEYS.into()) / rate.get();
+        self.rate
+            .map_or(Duration::ZERO, |rate| rated(rate).min(RATED_PAUSE_MAX))
     }
 }
 
@@ -480,8 +490,8 @@ pub enum Why {
         /// So many may be.
         most: u64,
     },
-    /// A pause, since it has a rate.
-    Rate(NonZeroU32),
+    /// A pause of this length between two holds, since it has a rate.
+    Rate(Duration),
     /// A pause, since a hold was given up.
     Retry(GiveUp),
     /// Proxies that are not connected to the controller, but to the source.
@@ -525,10 +535,7 @@ impl fmt::Display for Why {
                 "copying keys that have changed meanwhile: {keys} of the slots that are held next, which is \
                  more than {most}"
             ),
-            Self::Rate(rate) => write!(
-                f,
-                "waiting {RATED_PAUSE:?} between two cut-overs, as it has a rate of {rate} keys a second"
-            ),
+            Self::Rate(pause) => write!(f, "waiting {pause:?} between two cut-overs, for its rate"),
             Self::Retry(why) => write!(f, "waiting before the next cut-over: {why}"),
             Self::Away(proxies) => write!(
                 f,
@@ -721,10 +728,11 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
     if dirty > most {
         return Step::Wait(Why::Dirty { keys: dirty, most });
     }
-    match m.manner.rate {
-        Some(rate) if w.in_phase < RATED_PAUSE => Step::Wait(Why::Rate(rate)),
-        Some(_) | None => Step::Record(Advance::Hold(batch)),
+    let pause = m.manner.pause();
+    if w.in_phase < pause {
+        return Step::Wait(Why::Rate(pause));
     }
+    Step::Record(Advance::Hold(batch))
 }
 
 /// The copy begins when all proxies note what it cannot see; or without them, and then believes that

@@ -291,20 +291,22 @@ fn with_a_rate_holds_are_few_and_copy_little() {
         }
     };
     let hold = |slots| Step::Record(Advance::Hold(set(slots)));
-    let slow = rated(800); // 40 in the time of RATED
-    check(&slow, at(RATED_PAUSE, 4), hold("0-9"));
-    check(&slow, at(RATED_PAUSE, 20), hold("0-1"));
+    let slow = rated(800); // 40 keys in 50 ms
+    check(&slow, at(RATED_PAUSE_MAX, 4), hold("0-9"));
+    check(&slow, at(RATED_PAUSE_MAX, 20), hold("0-1"));
     let waits = Step::Wait(Why::Dirty { keys: 41, most: 40 });
-    check(&slow, at(RATED_PAUSE, 41), waits);
-    let rate = slow.manner.rate.unwrap();
-    check(&slow, at(RATED, 4), Step::Wait(Why::Rate(rate)));
-    check(&rated(1), at(RATED_PAUSE, 1), hold("0"));
-    check(&rated(1_000_000), at(RATED_PAUSE, DIRTY_MAX), hold("0"));
-    check(
-        &rated(1_000_000),
-        at(RATED_PAUSE, DIRTY_MAX / 2),
-        hold("0-1"),
-    );
+    check(&slow, at(RATED_PAUSE_MAX, 41), waits);
+    check(&rated(1), at(RATED_PAUSE_MAX, 1), hold("0"));
+    let pauses = |pause| Step::Wait(Why::Rate(pause));
+    for rate in [1, 800] {
+        check(&rated(rate), at(RATED, 0), pauses(RATED_PAUSE_MAX));
+    }
+    // 200 keys of 800 that the rate allows meanwhile.
+    let quick = rated(8000);
+    let pause = Duration::from_millis(100);
+    check(&quick, at(RATED, DIRTY_MAX), pauses(pause));
+    check(&quick, at(pause, DIRTY_MAX), hold("0"));
+    check(&quick, at(pause, DIRTY_MAX / 2), hold("0-1"));
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::{
     fence::{Mark, Spare, Target},
     migration::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, HOLD_BUDGET, Incarnation,
-        Migration, Phase, Step, Wish, World, next_step, reapable, turn,
+        Migration, Phase, Step, Why, Wish, World, next_step, reapable, turn,
     },
     mover::{self, Copy, Plan, Progress, Reaped, Settle, Stage, Surplus, Throttle, Unfit},
     snapshot::Snapshot,
@@ -150,7 +150,13 @@ impl Drive {
                 }
                 Step::Wait(why) => {
                     self.tell(|activity| activity.waits_for = Some(why.clone()));
-                    if held { HELD_TICK } else { TICK }
+                    if let Why::Rate(pause) = why {
+                        pause.min(TICK)
+                    } else if held {
+                        HELD_TICK
+                    } else {
+                        TICK
+                    }
                 }
                 step => {
                     // Servers that were unfit are waited for until a look at them says otherwise.
