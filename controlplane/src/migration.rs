@@ -122,7 +122,7 @@ pub const TRIES_MAX: u32 = 3;
 /// So many keys of a batch are not equal yet when it is held, at most: the more keys change, the fewer slots
 /// are held at a time. With a rate it may be less: see [`RATED`].
 pub const DIRTY_MAX: u64 = 200;
-/// With a rate a hold copies no more keys than that allows in this time: in holds nothing is held back.
+/// With a rate that is as many as it allows in this time: in holds nothing is held back.
 pub const RATED: Duration = Duration::from_millis(50);
 /// With a rate it is waited between two holds until that allows so many keys, but no longer than [`RATED_PAUSE_MAX`],
 /// while slots for the next are made clean. Of single slots there would be hundreds in a row, and clients would
@@ -130,8 +130,8 @@ pub const RATED: Duration = Duration::from_millis(50);
 pub const RATED_KEYS: u32 = 800;
 /// See [`RATED_KEYS`].
 pub const RATED_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How long it is waited for a slot that has no more than that. Then the one that has fewest is held all the
-/// same: perhaps it can be settled within the budget.
+/// How long it is waited for a slot that has no more than [`DIRTY_MAX`] or [`RATED`] allows. Then the one that has
+/// fewest is held all the same: perhaps it can be settled within the budget.
 pub const DIRTY_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two tries: doubled each time, up to the second.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
