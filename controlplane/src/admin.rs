@@ -494,11 +494,12 @@ impl AdminService for Admin {
             rate: parse::rate(request.rate),
             keep_source: request.keep_source,
         };
+        let allowed = request.allow_direct_writers;
         let mode = mode!("CreateMigration", request)?;
         let decide = move |now: &Snapshot| {
             change::create_migration(now, id.as_ref(), slots, &target, manner)
         };
-        self.look_at_servers(&mode, &decide).await?;
+        self.look_at_servers(&mode, allowed, &decide).await?;
         let after = self.mutate(mode, decide).await?;
         // It is not over; or the request was taken before, and the newest is what became of it.
         let same = after.migrations.values().filter(|m| m.slots == slots);
@@ -513,7 +514,7 @@ impl AdminService for Admin {
     ) -> Result<Response<RebalanceResponse>, Status> {
         let request = request.into_inner();
         let weights = parse::weights("weights", &request.weights)?;
-        let rate = parse::rate(request.rate);
+        let (rate, allowed) = (parse::rate(request.rate), request.allow_direct_writers);
         let measure = parse::measure("by", request.by)?;
         let mode = mode!("Rebalance", request)?;
         let now = match measure {
@@ -523,7 +524,7 @@ impl AdminService for Admin {
         let weigher = Weigher::ask(&self.tools, &now, measure).await?;
         let (given, load) = (weights.clone(), weigher.load(&now));
         let decide = move |now: &Snapshot| change::rebalance(now, &given, &load, rate);
-        self.look_at_servers(&mode, &decide).await?;
+        self.look_at_servers(&mode, allowed, &decide).await?;
         let after = self.mutate(mode, decide).await?;
         // Nothing moved before: whatever moves now is what was planned.
         let migrations = after.moving().map(|m| view::migration(m, None));

@@ -70,6 +70,7 @@ pub use self::{
 };
 
 mod attempt;
+mod bypass;
 mod chase;
 mod clean;
 mod company;
@@ -460,9 +461,19 @@ pub async fn examine(plan: &Plan, own: Share, besides: &[(Endpoint, Share)]) -> 
     Ok(Fit { restores })
 }
 
-/// Only looks whether it can be carried out, and writes nothing to the servers.
-pub async fn look(plan: &Plan, own: Share, besides: &[(Endpoint, Share)]) -> Result<(), Unfit> {
-    look_at(plan, own, besides, "look").await.map(drop)
+/// Only looks whether it can be carried out, and writes nothing to the servers. Also whether clients write to the
+/// source past the proxies, unless that is `allowed`.
+pub async fn look(
+    plan: &Plan,
+    own: Share,
+    besides: &[(Endpoint, Share)],
+    allowed: bool,
+) -> Result<(), Unfit> {
+    let (mut source, _) = look_at(plan, own, besides, "look").await?;
+    match allowed {
+        true => Ok(()),
+        false => examine::bypass(&mut source).await,
+    }
 }
 
 async fn look_at(

@@ -120,6 +120,10 @@ pub(crate) struct CreateArgs {
     /// that `migration verify` can compare
     #[arg(long)]
     keep_source: bool,
+    /// Move also if clients have written to the source within the last minute without a proxy: what they write
+    /// while slots are cut over, or later, is lost
+    #[arg(long)]
+    allow_direct_writers: bool,
     /// Follow it until it is over
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
@@ -247,6 +251,7 @@ async fn create(context: &mut Context, args: CreateArgs) -> Result<(), Error> {
     let request = v1::CreateMigrationRequest {
         rate: args.rate,
         keep_source: args.keep_source,
+        allow_direct_writers: args.allow_direct_writers,
         ..create_request(args.slots, &args.target, args.id.as_ref(), validate_only)
     };
     let migration = context

@@ -84,6 +84,10 @@ pub(crate) struct How {
         hide_default_value = true
     )]
     rate: u32,
+    /// Move also if clients have written to a source within the last minute without a proxy: what they write
+    /// while slots are cut over, or later, is lost
+    #[arg(long)]
+    allow_direct_writers: bool,
     #[command(flatten)]
     dry_run: DryRun,
 }
@@ -131,6 +135,7 @@ async fn carry_out(
         request_id: request_id(),
         rate: how.rate,
         by: how.by.by().into(),
+        allow_direct_writers: how.allow_direct_writers,
     };
     let answer = context.client.change(Admin::rebalance, request).await?;
     let slots: usize = answer.migrations.iter().map(count).sum();

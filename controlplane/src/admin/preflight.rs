@@ -30,10 +30,12 @@ const AGAIN: Duration = Duration::from_millis(100);
 const LOOKS_AT_ONCE: usize = 4;
 
 impl Admin {
-    /// Refuses if the servers of a migration that this would create say that they do not fit.
+    /// Refuses if the servers of a migration that this would create say that they do not fit, or, unless that is
+    /// `allowed`, that clients write to them directly.
     pub(super) async fn look_at_servers(
         &self,
         mode: &Mode,
+        allowed: bool,
         decide: impl Fn(&Snapshot) -> Decision,
     ) -> Result<(), Status> {
         let now = match mode.validate_only {
@@ -51,7 +53,9 @@ impl Admin {
             Some(&**migration)
         });
         let planned: Vec<&Migration> = planned.collect();
-        let looks = planned.iter().map(|m| self.look_at(&now, m, &planned));
+        let looks = planned
+            .iter()
+            .map(|m| self.look_at(&now, m, &planned, allowed));
         let looks: Vec<_> = looks.collect();
         let looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
         Ok(looks.try_collect::<()>().await?)
@@ -63,6 +67,7 @@ impl Admin {
         now: &Snapshot,
         m: &Migration,
         planned: &[&Migration],
+        allowed: bool,
     ) -> Result<(), Refusal> {
         let plan = Plan {
             patience: DEADLINE,
@@ -70,11 +75,11 @@ impl Admin {
         };
         let (own, besides) = self.tools.shares(now, m, planned.iter().copied());
         let look = async {
-            match mover::look(&plan, own, &besides).await {
+            match mover::look(&plan, own, &besides, allowed).await {
                 // A server that has just joined is fenced once more, which may have closed the connection.
                 Err(Unfit::Link(_)) => {
                     sleep(AGAIN).await;
-                    mover::look(&plan, own, &besides).await
+                    mover::look(&plan, own, &besides, allowed).await
                 }
                 looked => looked,
             }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::{
-    events,
-    link::{Link, LinkError},
+    bypass, events,
+    link::{Client, Link, LinkError},
     reply::Reply,
     server::Server,
     tracker::Telling,
@@ -106,6 +106,25 @@ pub(super) async fn look(
     databases(source_is, target).await?;
     functions((source, source_is), (target, target_is)).await?;
     events(source, source_is).await
+}
+
+/// Nobody may write to the source but through proxies.
+pub(super) async fn bypass(source: &mut Link) -> Result<(), Unfit> {
+    let writers = bypass::writers(source).await?;
+    let Some(Client {
+        address, command, ..
+    }) = writers.first()
+    else {
+        return Ok(());
+    };
+    let others = match writers.len() - 1 {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    Err(Unfit::Reason(format!(
+        "{address}{others} have written to the source lately without a proxy ({command}), which may be lost when its \
+         slots move: have them use the proxies, or allow it"
+    )))
 }
 
 async fn clocks(source: &mut Link, target: &mut Link) -> Result<(), Unfit> {

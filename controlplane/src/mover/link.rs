@@ -460,6 +460,14 @@ impl Sending {
 pub(super) struct Client {
     pub(super) id: i64,
     pub(super) name: String,
+    /// From where it has connected.
+    pub(super) address: String,
+    /// The command that it has sent last.
+    pub(super) command: String,
+    /// Since when it has sent nothing, to the second.
+    pub(super) idle: Duration,
+    /// It is a replica of the server, or the primary of it.
+    pub(super) is_server: bool,
     /// It is subscribed to a pattern.
     pub(super) has_pattern: bool,
 }
@@ -471,14 +479,21 @@ impl Client {
         self.has_pattern && name.is_ok_and(|name| name.role == Role::Mover)
     }
 
-    fn read(line: &str) -> Option<Self> {
+    /// What a line says.
+    pub(super) fn read(line: &str) -> Option<Self> {
         let find = |name: &str| {
             let mut words = line.split(' ');
             words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
         };
+        let text = |name| find(name).unwrap_or_default().to_owned();
+        let flags = find("flags").unwrap_or_default();
         Some(Self {
             id: find("id")?.parse().ok()?,
-            name: find("name").unwrap_or_default().to_owned(),
+            name: text("name"),
+            address: text("addr"),
+            command: text("cmd"),
+            idle: Duration::from_secs(find("idle").and_then(|s| s.parse().ok()).unwrap_or(0)),
+            is_server: flags.contains(['S', 'M']),
             has_pattern: find("psub").is_some_and(|count| count != "0"),
         })
     }

@@ -13,7 +13,7 @@ use proto::{
 };
 use redis::cmd;
 use tests::{
-    Cluster, Server,
+    Cluster, Raw, Server,
     migration::{create, enters, get},
     other_server,
 };
@@ -141,4 +141,21 @@ async fn unfit_servers_are_named_before_anything_moves() {
     assert_eq!(waiting.reason, "");
     load(&cluster.groups[3][0]).await;
     enters(&cluster.controller, &second, Phase::Succeeded).await;
+}
+
+/// What such a client writes while slots are cut over nobody can keep: whoever has it move must know that.
+#[tokio::test]
+async fn who_writes_past_the_proxies_is_named() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let create = ["migration", "create", "--slots", "0-99", "--target", "g2"];
+    let sluice = |more: &[&str]| cluster.controller.sluice(&[&create[..], more].concat());
+    let mut direct = Raw::connect(&cluster.groups[0][0].addr).await;
+    assert_eq!(direct.command("GET foo").await, "$-1");
+    let (done, said) = sluice(&["--dry-run"]);
+    assert!(done, "{said}");
+    assert_eq!(direct.command("SET foo bar").await, "+OK");
+    let why = "have written to the source lately without a proxy (set)";
+    refused(&cluster, "g2", why).await;
+    let (done, said) = sluice(&["--allow-direct-writers", "--wait"]);
+    assert!(done, "{said}");
 }
