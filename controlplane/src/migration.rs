@@ -119,6 +119,9 @@ pub const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
 pub const BATCH_MAX: usize = 128;
 /// A slot that is alone in its batch is left where it is when more holds than these have taken too long.
 pub const TRIES_MAX: u32 = 3;
+/// A copy that depends on notes is given up after more holds than these in a row for which proxies could not name
+/// all. Between them passes more time than it takes to see that a proxy which hangs is away, and is to be waited for.
+pub const UNSEEN_MAX: u32 = 5;
 /// So many keys of a batch are not equal yet when it is held, at most: the more keys change, the fewer slots
 /// are held at a time. With a rate it may be less: see [`RATED`].
 pub const DIRTY_MAX: u64 = 200;
@@ -277,6 +280,10 @@ pub enum GiveUp {
         /// So many.
         proxies: usize,
     },
+    /// The source was not fenced in time: it did not answer, or answered that it is busy.
+    Unfenced,
+    /// The target has replicas, and none had what was copied in time.
+    ReplicaBehind,
     /// The copy is not there, or began anew: that of another leader is worth nothing to this one.
     CopyLost,
     /// The copy depends on what proxies have noted, and that is lost, or more than they can name.
@@ -335,6 +342,10 @@ pub struct World {
     pub notes_lost: bool,
     /// The copy depends on what proxies note: the source is older than Redis 6.
     pub needs_notes: bool,
+    /// The target has replicas, and none of them follows it.
+    pub lacks_replica: bool,
+    /// What was settled in this phase had not come to a replica of the target, though that has some.
+    pub replica_behind: bool,
     /// Proxies that are registered and not connected.
     pub absent: Vec<ProxyId>,
     /// How long the record is in its phase, as far as this leader knows.
@@ -381,6 +392,8 @@ pub enum Copying {
         dirt: Tally,
         /// Slots that take long to be settled: big values in them change, or are not equal yet.
         slow: SlotSet,
+        /// Slots that are not held yet: big values in them are being copied for the first time.
+        uncopied: SlotSet,
     },
     /// The target has of the batch what the source has: seen after the source was quiet in this hold.
     Settled {
@@ -494,6 +507,8 @@ pub enum Why {
     Rate(Duration),
     /// A pause, since a hold was given up.
     Retry(GiveUp),
+    /// A replica that follows the target, which has some.
+    Replica,
     /// Proxies that are not connected to the controller, but to the source.
     Away(usize),
     /// Proxies that do not route by an epoch yet.
@@ -536,6 +551,10 @@ impl fmt::Display for Why {
                  more than {most}"
             ),
             Self::Rate(pause) => write!(f, "waiting {pause:?} between two cut-overs, for its rate"),
+            Self::Replica => write!(
+                f,
+                "waiting for a replica to follow the target: it has some, and what has moved is to be at one of them"
+            ),
             Self::Retry(why) => write!(f, "waiting before the next cut-over: {why}"),
             Self::Away(proxies) => write!(
                 f,
@@ -564,6 +583,14 @@ impl fmt::Display for GiveUp {
             Self::Unsettled { proxies } => write!(
                 f,
                 "{proxies} proxies had no reply of the source: are they cut off from it?"
+            ),
+            Self::Unfenced => write!(
+                f,
+                "the source let nobody be fenced out in time: is it busy?"
+            ),
+            Self::ReplicaBehind => write!(
+                f,
+                "no replica of the target had in time what was copied: they are behind it"
             ),
             Self::CopyLost => write!(f, "the copy began anew"),
             Self::Unseen => write!(
@@ -695,9 +722,20 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
         Copying::None => return begin_copy(w, m.entered),
         Copying::Underway => return Step::Wait(Why::Copy),
         // Settled in a hold that was given up: it follows again.
-        Copying::Settled { .. } => (next_batch(m, &Tally::default(), &SlotSet::EMPTY), 0),
-        Copying::Following { since, dirt, slow } => {
-            let batch = next_batch(m, dirt, slow);
+        Copying::Settled { .. } => (
+            next_batch(m, &Tally::default(), &SlotSet::EMPTY, &SlotSet::EMPTY),
+            0,
+        ),
+        Copying::Following { uncopied, .. } if uncopied.includes(&m.remaining()) => {
+            return Step::Wait(Why::Copy);
+        }
+        Copying::Following {
+            since,
+            dirt,
+            slow,
+            uncopied,
+        } => {
+            let batch = next_batch(m, dirt, slow, uncopied);
             let is_patient = *since < DIRTY_PATIENCE;
             (batch, if is_patient { dirt.of_all(&batch) } else { 0 })
         }
@@ -710,7 +748,19 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
     {
         return Step::Wait(Why::Retry(why.clone()));
     }
-    let Some(census) = &w.census else {
+    let most = m.manner.dirty_max();
+    if dirty > most {
+        return Step::Wait(Why::Dirty { keys: dirty, most });
+    }
+    let pause = m.manner.pause();
+    if w.in_phase < pause {
+        return Step::Wait(Why::Rate(pause));
+    }
+    if w.lacks_replica {
+        return Step::Wait(Why::Replica);
+    }
+    // Last, so that it is of now: who has come since would not count for how many may be fenced out.
+    let Some(census) = w.census.as_ref().filter(|_| !w.is_census_old) else {
         return Step::Count;
     };
     let away = census.iter().filter(|&proxy| !is_here(w, proxy)).count();
@@ -719,18 +769,7 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
         false => may_be_fenced(census.len()),
     };
     if away > bearable {
-        return match w.is_census_old {
-            true => Step::Count,
-            false => Step::Wait(Why::Away(away)),
-        };
-    }
-    let most = m.manner.dirty_max();
-    if dirty > most {
-        return Step::Wait(Why::Dirty { keys: dirty, most });
-    }
-    let pause = m.manner.pause();
-    if w.in_phase < pause {
-        return Step::Wait(Why::Rate(pause));
+        return Step::Wait(Why::Away(away));
     }
     Step::Record(Advance::Hold(batch))
 }
@@ -772,8 +811,12 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet, patience: Duration) ->
         (Wish::Run, Copying::Following { .. } | Copying::Settled { .. }) => {}
     }
     let unsettled = unsettled(w, hold);
+    if w.replica_behind {
+        return give_up(GiveUp::ReplicaBehind);
+    }
     if w.in_phase >= HOLD_BUDGET {
         return give_up(match unsettled.len() {
+            0 if !is_fenced(w, hold, patience) => GiveUp::Unfenced,
             0 => GiveUp::OverBudget,
             proxies => GiveUp::Unsettled { proxies },
         });
@@ -851,6 +894,8 @@ fn patience(given_up: &Option<(GiveUp, u32)>) -> Duration {
         Some((
             GiveUp::Unsettled { .. }
             | GiveUp::OverBudget
+            | GiveUp::Unfenced
+            | GiveUp::ReplicaBehind
             | GiveUp::Silent { .. }
             | GiveUp::CopyLost
             | GiveUp::Unseen
@@ -906,18 +951,17 @@ fn fence(w: &World, hold: u64, patience: Duration) -> Step {
     }
 }
 
-/// What proxies have touched unseen. Any, if one of them does not know, or cannot tell.
+/// What proxies have touched unseen. Any, if one of them does not know, or cannot tell: also one that was not spared
+/// and had no connection left to be closed, since somebody else has closed them, or a hold before.
 fn streams(w: &World, hold: u64) -> Streams {
     let Some(fence) = w.fence.as_ref().filter(|fence| !fence.hit && !w.notes_lost) else {
         return Streams::Any;
     };
-    let told = fence
-        .spared
-        .iter()
-        .map(|proxy| match settled(w, proxy, hold) {
-            Some(settled) => settled.streams.clone(),
-            None => Streams::Any,
-        });
+    let proxies = fence.spared.iter().chain(w.proxies.keys());
+    let told = proxies.map(|proxy| match settled(w, proxy, hold) {
+        Some(settled) => settled.streams.clone(),
+        None => Streams::Any,
+    });
     told.fold(Streams::These(BTreeSet::new()), Streams::and)
 }
 
@@ -1117,7 +1161,7 @@ impl Migration {
     /// The phase after a hold was given up, so often in a row for this reason.
     fn give_up(&mut self, batch: SlotSet, why: &GiveUp, tries: u32) -> Phase {
         let again = |tries| Some((why.clone(), tries));
-        if *why == GiveUp::Unseen && tries > TRIES_MAX {
+        if *why == GiveUp::Unseen && tries > UNSEEN_MAX {
             return Phase::Aborting {
                 then: Ending::Failed {
                     reason: format!("{tries} times in a row, {why}"),

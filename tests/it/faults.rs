@@ -19,8 +19,11 @@
 //! | the leader dies | `failover`, `migration::a_leader_that_dies` | the same; `a_key_that_is_deleted_between_two_copies` | `failover` |
 //! | the leader without ZooKeeper | `a_leader_without_zookeeper`, `zookeeper` | `zookeeper` | `a_commit_whose_answer_is_lost`, `zookeeper` |
 //! | the copy's connection is lost | `a_copy_that_arrives_late`, `lost` | `lost` | – |
+//! | a client writes past the proxies | `migration::fitness` | the same | – |
 //! | the source dies | `chaos` | `held` | `chaos` |
 //! | the target dies | `chaos` | `held` | `chaos` |
+//! | the source or the target hangs | `migration::stall` | the same | the same |
+//! | the target's replica hangs | `migration::stall` | the same | – |
 //! | the operator cancels | `migration::a_migration_waits` | `a_move_that_is_cancelled` | – |
 
 use std::{collections::BTreeSet, time::Duration};

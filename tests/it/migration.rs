@@ -1,15 +1,17 @@
 //! Slots move under traffic, and no client notices.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use controlplane::migration::{RATED_KEYS, RATED_PAUSE_MAX};
 use proto::v1::{self, migration::Phase};
 use redis::{cmd, pipe};
 use tests::{
     Cluster, Raw, Server, Workload, ZooKeeper, eventually,
     migration::{
-        assert_keys_are_at_their_owners, assert_no_errors, assert_nobody_noticed, create, enters,
-        get, migrate,
+        MOVED, assert_keys_are_at_their_owners, assert_no_errors, assert_nobody_noticed, create,
+        enters, get, migrate,
     },
+    within,
 };
 use tokio::time::sleep;
 
@@ -21,6 +23,7 @@ mod old;
 mod parallel;
 mod primary;
 mod rebalance;
+mod stall;
 mod storm;
 mod surplus;
 mod tool;
@@ -47,6 +50,44 @@ pub(super) async fn create_slow(cluster: &Cluster, slots: &str, target: &str) ->
     };
     let mut admin = cluster.controller.admin().await;
     admin.create_migration(request).await.unwrap().into_inner()
+}
+
+/// A move of the first group's slots to the second that has copied all, and is paused before the first hold.
+async fn copied(cluster: &Cluster, slots: &str) -> v1::ChangeMigrationRequest {
+    let mut admin = cluster.controller.admin().await;
+    for _ in 0..5 {
+        let request = v1::CreateMigrationRequest {
+            slots: slots.to_owned(),
+            target_group_id: "g2".to_owned(),
+            rate: RATED_KEYS, // with that it holds nothing in the first second
+            ..v1::CreateMigrationRequest::default()
+        };
+        let created = admin.create_migration(request).await.unwrap();
+        let id = created.into_inner().id;
+        within(MOVED, || async {
+            let migration = get(&cluster.controller, &id).await?;
+            let follows = migration.copy.as_ref().is_some_and(|copy| copy.following);
+            match follows || migration.cut_overs > 0 {
+                true => Ok(()),
+                false => Err(format!("{migration:?}")),
+            }
+        })
+        .await;
+        let change = v1::ChangeMigrationRequest {
+            id,
+            ..v1::ChangeMigrationRequest::default()
+        };
+        let paused = admin.pause_migration(change.clone()).await;
+        if paused.is_ok_and(|paused| paused.get_ref().cut_overs == 0) {
+            waits(cluster, &change.id, "paused").await;
+            return change;
+        }
+        // The machine is busy: it has begun to hold slots. There and back, and once more.
+        admin.resume_migration(change.clone()).await.ok();
+        enters(&cluster.controller, &change.id, Phase::Succeeded).await;
+        migrate(cluster, slots, "g1").await;
+    }
+    panic!("it was never paused in time");
 }
 
 async fn hurry(cluster: &Cluster, id: &str) {
@@ -113,6 +154,33 @@ async fn a_third_group_gets_its_share_and_is_drained_again() {
 }
 
 /// Evens the groups out; then they own so many slots.
+/// Half of the slots that do not change are four batches.
+#[tokio::test]
+async fn a_rate_spaces_holds() {
+    let cluster = Cluster::builder().groups(2).proxies(1).start().await;
+    let begun = Instant::now();
+    let request = v1::CreateMigrationRequest {
+        slots: "0-511".to_owned(),
+        target_group_id: "g2".to_owned(),
+        rate: RATED_KEYS,
+        ..v1::CreateMigrationRequest::default()
+    };
+    let mut admin = cluster.controller.admin().await;
+    let id = admin
+        .create_migration(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .id;
+    let moved = enters(&cluster.controller, &id, Phase::Succeeded).await;
+    let took = begun.elapsed();
+    assert!(moved.cut_overs >= 4, "{moved:?}");
+    assert!(
+        took >= RATED_PAUSE_MAX * moved.cut_overs as u32,
+        "{took:?}: {moved:?}"
+    );
+}
+
 async fn rebalance(cluster: &Cluster, weights: &[(&str, u32)], owned: [u32; 3]) {
     let mut admin = cluster.controller.admin().await;
     let weight = |(group, weight): &(&str, u32)| v1::GroupWeight {

@@ -390,12 +390,23 @@ async fn a_rate_is_kept_but_for_what_is_held() {
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(2300), "{took:?}");
     copy.throttle(Throttle {
+        paused: true,
         rate: NonZeroU32::new(1),
-        ..Throttle::default()
     });
     fill(&mut link, 500).await;
     settle(&mut copy, all()).await.unwrap();
     assert_eq!(stand.must_be_equal(&all()).await, 3000);
+    // Nor is it made up for afterwards.
+    copy.reopen(all()).await;
+    copy.throttle(Throttle {
+        rate: NonZeroU32::new(1),
+        ..Throttle::default()
+    });
+    for _ in 0..3 {
+        let before = copy.progress().borrow().keys;
+        run(&mut link, "SET k0 again").await;
+        reaches(&copy, |progress| progress.keys > before).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

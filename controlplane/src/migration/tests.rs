@@ -96,6 +96,7 @@ fn following(counts: &[(&str, u64)]) -> Copying {
         since: Duration::ZERO,
         dirt: dirt(counts),
         slow: SlotSet::EMPTY,
+        uncopied: SlotSet::EMPTY,
     }
 }
 
@@ -124,6 +125,8 @@ fn world() -> World {
         }),
         notes_lost: false,
         needs_notes: false,
+        lacks_replica: false,
+        replica_behind: false,
         absent: Vec::new(),
         in_phase: Duration::ZERO,
         is_clean: false,
@@ -206,7 +209,8 @@ fn a_batch_is_held_when_it_will_be_short() {
     check(&m, |w| w.census = None, Step::Count);
     let two_away = |w: &mut World| w.census = Some(incarnations(&["p1", "x", "y"]));
     check(&m, two_away, Step::Wait(Why::Away(2)));
-    // They may have ended since.
+    // They may have ended since, and others may have come.
+    check(&m, |w| w.is_census_old = true, Step::Count);
     check(
         &m,
         |w| {
@@ -223,6 +227,7 @@ fn a_batch_is_held_when_it_will_be_short() {
     };
     check(&m, away(true), Step::Wait(Why::Away(1)));
     check(&m, away(false), Step::Record(Advance::Hold(set("0-9"))));
+    check(&m, |w| w.lacks_replica = true, Step::Wait(Why::Replica));
     let once = migration(Phase::Copying {
         given_up: Some((GiveUp::OverBudget, 1)),
     });
@@ -259,6 +264,7 @@ fn the_more_keys_change_the_fewer_slots_are_held() {
                 since,
                 dirt: dirt(&[("0-3,5-9", 1000), ("4", 10)]),
                 slow: set("4"),
+                uncopied: SlotSet::EMPTY,
             };
         }
     };
@@ -310,18 +316,35 @@ fn with_a_rate_holds_are_few_and_copy_little() {
 }
 
 #[test]
+fn what_is_not_copied_yet_is_not_held() {
+    let m = copying_phase();
+    let without = |slots| {
+        move |w: &mut World| {
+            let Copying::Following { uncopied, .. } = &mut w.copy else {
+                unreachable!("it follows");
+            };
+            *uncopied = set(slots);
+        }
+    };
+    let hold = |slots| Step::Record(Advance::Hold(set(slots)));
+    check(&m, without("3-500"), hold("0-2"));
+    check(&m, without("0-9"), Step::Wait(Why::Copy));
+}
+
+#[test]
 fn batches_are_bounded_and_what_takes_long_goes_last_and_alone() {
     let mut m = Migration {
         slots: set("0-299"),
         ..copying_phase()
     };
-    let next = |m: &Migration, slow| next_batch(m, &Tally::default(), &set(slow));
+    let next = |m: &Migration, slow| next_batch(m, &Tally::default(), &set(slow), &set("299"));
     assert_eq!(next(&m, ""), set("0-127"));
     assert_eq!(next(&m, "0-49"), set("50-177"));
     assert_eq!(next(&m, "0-299"), set("0"));
     m.moved = set("0-99");
     m.deferred = set("100-102");
     assert_eq!(next(&m, "100-299"), set("103"));
+    assert_eq!(next(&m, "100-298"), set("103"), "299 is not copied yet");
     assert_eq!(next(&m, ""), set("103-230"));
     m.batch_most = 5;
     assert_eq!(next(&m, ""), set("103-107"));
@@ -346,6 +369,13 @@ fn a_hold_is_given_up_when_it_cannot_end_well() {
         |w| w.in_phase = HOLD_BUDGET,
         give_up(GiveUp::OverBudget),
     );
+    check(
+        &m,
+        |w| w.replica_behind = true,
+        give_up(GiveUp::ReplicaBehind),
+    );
+    let unfenced = |w: &mut World| (w.in_phase, w.fence) = (HOLD_BUDGET, None);
+    check(&m, unfenced, give_up(GiveUp::Unfenced));
     let three_silent = |w: &mut World| {
         w.census = Some(incarnations(&["p1", "p2", "x", "y", "z"]));
         w.in_phase = SWITCH_DEADLINE;
@@ -413,7 +443,7 @@ fn who_was_spared_has_to_settle_and_what_it_lost_is_closed() {
             proxy(w, "p2").settled = None;
             w.fence.as_mut().unwrap().spared = incarnations(&["p1"]);
         },
-        settle(nothing()),
+        settle(Streams::Any), // what it has noted nobody knows
     );
     check(
         &m,
@@ -517,7 +547,7 @@ fn who_does_not_settle_hold_after_hold_is_fenced_out() {
             unsettled(SETTLE_DEADLINE)(w);
             w.fence.as_mut().unwrap().spared = incarnations(&["p1"]);
         },
-        settle(nothing()),
+        settle(Streams::Any), // what it has noted nobody knows
     );
     // All of them: it is the source that is slow, and the next try comes later yet.
     check(
@@ -622,6 +652,19 @@ fn streams_are_made_anew_by_what_proxies_have_noted() {
     for spoil in [
         |w: &mut World| w.notes_lost = true,
         |w: &mut World| w.fence.as_mut().unwrap().hit = true,
+        // It hangs since a hold before, whose fence has closed all that it had.
+        |w: &mut World| {
+            let hanging = answer("p3");
+            w.proxies.insert(
+                "p3".to_owned(),
+                Answer {
+                    switched: 0,
+                    settled: None,
+                    ..hanging
+                },
+            );
+            w.in_phase = SWITCH_DEADLINE;
+        },
         |w: &mut World| {
             proxy(w, "p1").settled = Some(settled(Lost::These(BTreeSet::new()), Streams::Any));
         },
@@ -677,7 +720,7 @@ fn where_notes_are_never_whole_it_fails_with_the_reason() {
         m = m.after(&Advance::GiveUp(GiveUp::Unseen)).unwrap();
         m = m.after(&Advance::Hold(set("0-9"))).unwrap_or(m);
     }
-    assert_eq!(tries, TRIES_MAX + 1);
+    assert_eq!(tries, UNSEEN_MAX + 1);
     let Phase::Aborting {
         then: Ending::Failed { reason },
     } = m.phase
@@ -891,7 +934,7 @@ fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
 
 /// Holds the next batch, of which nothing is dirty.
 fn hold_next(m: &Migration) -> Migration {
-    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY);
+    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY, &SlotSet::EMPTY);
     m.after(&Advance::Hold(batch)).unwrap()
 }
 

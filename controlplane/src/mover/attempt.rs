@@ -49,6 +49,8 @@ const TELL: Duration = Duration::from_millis(50);
 /// How often both servers are asked whether they are still what they were.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The part of its budget in which what is settled has to come to a replica.
+const REPLICATED: f64 = 0.9;
 /// How long is waited for why a part has ended.
 const REASON: Duration = Duration::from_secs(1);
 
@@ -197,6 +199,7 @@ impl<'a> Attempt<'a> {
             let mut relay =
                 Relay::new(source, target, &own, &attempt, report.clone(), pace.clone()).await?;
             if big.is_none() {
+                relay.frees = true;
                 relay.door = Some(Door {
                     opener: opener.clone(),
                     target: plan.target.clone(),
@@ -299,6 +302,8 @@ impl<'a> Attempt<'a> {
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => ended_well(ended)?,
                 Some(request) = requests.recv() => match request {
+                    // It waited here for so long that it is not wanted any more.
+                    Request::Settle(_, done) if done.is_closed() => {}
                     Request::Settle(settle, done) => {
                         let (held, result) = if pass.is_some() {
                             (SlotSet::EMPTY, Err(Unsettled::NotCopied))
@@ -344,12 +349,14 @@ impl<'a> Attempt<'a> {
                 _ = tick.tick() => {
                     let percent = self.pace.percent();
                     self.tell_progress(&mut told, |now| now.share_percent = percent);
-                    // While those are copied, none are asked to be settled.
-                    self.pace.excuse(self.report.has_fresh());
+                    // While all have some that are copied, none are asked to be settled.
+                    self.pace.excuse(self.report.uncopied().includes(&slots.planned));
                 }
                 _ = look.tick() => {
                     self.look_at_source().await?;
-                    self.look().await?;
+                    let target = self.look().await?;
+                    let lacks_replica = target.replicas > 0 && !target.is_followed;
+                    self.tell_progress(&mut told, |now| now.lacks_replica = lacks_replica);
                 }
             }
         }
@@ -412,7 +419,9 @@ impl<'a> Attempt<'a> {
         }
         let begun = Instant::now();
         self.hurry.send_replace(true);
-        let ended = time::timeout(settle.budget, self.gather(&settle)).await;
+        // A little sooner, so that it is known what was waited for in vain.
+        let replicated = begun + settle.budget.mul_f64(REPLICATED);
+        let ended = time::timeout(settle.budget, self.gather(&settle, replicated)).await;
         self.hurry.send_replace(false);
         match ended {
             Err(_) => Ok(Err(Unsettled::OverBudget(settle.budget))),
@@ -429,7 +438,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn gather(&mut self, settle: &Settle) -> Result<Drained, Interruption> {
+    async fn gather(
+        &mut self,
+        settle: &Settle,
+        replicated: Instant,
+    ) -> Result<Drained, Interruption> {
         let is = self.look().await?;
         if seeded::has(Bug::DirtyNotCopied) {
             return Ok(Drained {
@@ -437,7 +450,7 @@ impl<'a> Attempt<'a> {
                 replicated: true,
             });
         }
-        let replica = (is.replicas > 0).then_some(settle.budget);
+        let replica = (is.replicas > 0).then_some(replicated);
         self.barriers += 1;
         let mut touched: Vec<Vec<Key>> = vec![Vec::new(); self.lanes.len()];
         let all_streams = match &settle.streams {

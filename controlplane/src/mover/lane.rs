@@ -67,6 +67,9 @@ pub(super) enum Notice {
     Changed(Vec<Key>),
     /// The consumer groups of these streams may have changed.
     Touched(Vec<Key>),
+    /// These are of the lane for big keys from now on, or have changed since; and another lane may have copied
+    /// them in these databases, which perhaps have no key at all any more.
+    Handed(Vec<Key>, BTreeSet<u32>),
     /// All changes before this barrier were told.
     Barrier(u64),
     /// Copy all of these slots that is dirty at a barrier.
@@ -85,8 +88,8 @@ pub(super) struct Drain {
     /// Also all streams, dirty or not: somebody may have changed their consumer groups, which no server
     /// tells of.
     pub(super) streams: bool,
-    /// How long to wait for a replica of the target, if it has one.
-    pub(super) replica: Option<Duration>,
+    /// Until when to wait for a replica of the target, if it has one.
+    pub(super) replica: Option<std::time::Instant>,
     /// Where the result goes. Nobody there: it came too late.
     pub(super) done: oneshot::Sender<Drained>,
 }
@@ -211,6 +214,10 @@ impl State {
                     }
                 }
             }
+            Notice::Handed(keys, databases) => {
+                self.databases.extend(databases);
+                self.take(Notice::Changed(keys), role);
+            }
             Notice::Touched(keys) => {
                 for key in keys {
                     match role {
@@ -277,6 +284,11 @@ impl State {
             self.handing.insert(key.clone());
         }
         hands
+    }
+
+    /// What the lane for big keys is told next, of so many of its keys.
+    fn hand(&mut self, most: usize) -> Notice {
+        Notice::Handed(self.handing.take(most), self.databases.clone())
     }
 
     /// Goes on with slots that were drained.
@@ -380,12 +392,9 @@ impl Lane {
         let early = Some(self.relay.not_before).filter(|then| *then > now);
         let throttle = *self.throttle.borrow_and_update();
         let paused = throttle.paused || early.is_some();
-        // No slots are settled before the big ones: a rate is not to be spent on what changes again till then.
-        let is_common = matches!(self.role, Role::Common(_));
-        let yields = is_common && throttle.rate.is_some() && self.report.has_fresh();
         let dirty = self.state.dirty.len();
         let gathering = self.state.next_round.filter(|round| *round > now);
-        let round = self.found.is_none() && dirty > 0 && gathering.is_none() && !yields;
+        let round = self.found.is_none() && dirty > 0 && gathering.is_none();
         let much = self.state.dirty.bytes() >= MUCH;
         let much = much && !(self.found.is_some() && self.state.owes_found);
         if !paused && (round || much) {
@@ -427,7 +436,7 @@ impl Lane {
                 self.relay.not_before = Instant::now();
                 changed.map_err(|_| Interruption::LaneGone)
             }
-            () = time::sleep(self.role.gathers()), if !handed_over || yields => Ok(()),
+            () = time::sleep(self.role.gathers()), if !handed_over => Ok(()),
             () = sleep_until(gathering), if dirty > 0 => Ok(()),
             () = sleep_until(early) => Ok(()),
         }
@@ -441,7 +450,7 @@ impl Lane {
         };
         while !self.state.handing.is_empty() {
             match big.try_reserve() {
-                Ok(place) => place.send(Notice::Changed(self.state.handing.take(HANDED))),
+                Ok(place) => place.send(self.state.hand(HANDED)),
                 Err(TrySendError::Full(())) => return Ok(false),
                 Err(TrySendError::Closed(())) => return Err(Interruption::LaneGone),
             }
@@ -479,7 +488,7 @@ impl Lane {
         if matches!(self.role, Role::Big) {
             for key in keys {
                 if self.state.was_tried(key) {
-                    self.report.tried_big();
+                    self.report.tried_big(Slot::of_key(key));
                 }
             }
         }
@@ -532,7 +541,7 @@ impl Lane {
             match self.role {
                 Role::Common(_) => {
                     if self.state.handed.insert(key.clone()) {
-                        self.report.found_big();
+                        self.report.found_big(Slot::of_key(&key));
                     }
                     self.state.handing.insert(key);
                 }
@@ -604,6 +613,7 @@ impl Lane {
 
     /// Copies what is dirty of the slots, and writes nothing of them from then on.
     async fn drain(&mut self, drain: Drain) -> Result<(), Interruption> {
+        self.relay.books = false;
         let state = &mut self.state;
         state.shut = state.shut.with(&drain.slots);
         let mut keys = state.dirty.take_of(&drain.slots);
@@ -622,13 +632,17 @@ impl Lane {
         self.relay.check_marks().await?;
         let replicated = match drain.replica {
             None => true,
-            Some(most) => self.relay.wait_for_replica(most).await?,
+            Some(then) => {
+                let most = then.saturating_duration_since(std::time::Instant::now());
+                self.relay.wait_for_replica(most).await?
+            }
         };
         let keys = count as u64;
         // A drain that was given up half-way ends here, too: nobody is there to be told.
         if drain.done.send(Drained { keys, replicated }).is_err() {
             self.state.reopen(&drain.slots);
         }
+        self.relay.books = true;
         Ok(())
     }
 
@@ -652,10 +666,9 @@ impl Lane {
         let Role::Common(big) = &self.role else {
             return Ok(());
         };
-        let state = &mut self.state;
-        let changed = state.handing.take(usize::MAX);
-        let touched = state.handing_touched.take(usize::MAX);
-        for notice in [Notice::Changed(changed), Notice::Touched(touched)] {
+        let handed = self.state.hand(usize::MAX);
+        let touched = self.state.handing_touched.take(usize::MAX);
+        for notice in [handed, Notice::Touched(touched)] {
             let sent = big.send(notice).await;
             sent.map_err(|_| Interruption::LaneGone)?;
         }
@@ -815,15 +828,22 @@ mod tests {
     fn what_was_handed_over_stays_so() {
         let (big, _) = mpsc::channel(1);
         let role = Role::Common(big);
-        let mut state = State::default();
+        let mut state = State {
+            databases: [0, 7].into(),
+            ..State::default()
+        };
         state.handed.insert(key("a"));
         state.streams.insert(key("c"));
         changed(&mut state, &role, &["a", "b"]);
         state.take(Notice::Touched(vec![key("a"), key("c")]), &role);
         assert_eq!(state.dirty.take(9), [key("b")]);
         assert_eq!(state.touched, [key("c")].into());
-        assert_eq!(state.handing.take(9), [key("a")]);
         assert_eq!(state.handing_touched.take(9), [key("a")]);
+        // Where it may have been copied before is handed over with it.
+        let mut of_big = State::default();
+        of_big.take(state.hand(9), &Role::Big);
+        assert_eq!(of_big.dirty.take(9), [key("a")]);
+        assert_eq!(of_big.databases, [0, 7].into());
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(super) struct Relay {
     pub(super) streams_count: bool,
     /// The key under which a value grows at the target.
     pub(super) place: String,
+    /// What the target has may be big, and is unlinked before another value takes its place.
+    pub(super) frees: bool,
     /// Where big strings go in; none: they grow.
     pub(super) door: Option<Door>,
     /// What the target has of values that are chased.
@@ -61,6 +63,8 @@ pub(super) struct Relay {
     pace: Arc<Pace>,
     /// When the next may be copied, if no slots are held for it.
     pub(super) not_before: Instant,
+    /// Whether what is copied counts for that: what is copied while slots are held does not.
+    pub(super) books: bool,
 }
 
 /// What is known of keys before they are copied.
@@ -137,6 +141,7 @@ impl Relay {
             restores: true,
             streams_count: is.streams_count() && target_is.streams_count(),
             place: place(own),
+            frees: false,
             door: None,
             shelf: Shelf::default(),
             mark: (mark(own), attempt.to_owned()),
@@ -145,6 +150,7 @@ impl Relay {
             report,
             pace,
             not_before: Instant::now(),
+            books: true,
         })
     }
 
@@ -183,6 +189,16 @@ impl Relay {
         if !self.restores {
             copied.foreign = small;
             return Ok(copied);
+        }
+        if self.frees && !small.is_empty() {
+            // A server frees what another value takes the place of before it answers: of a big one that takes long.
+            self.write(|link| {
+                let names = small.iter().map(|key| &key[..]);
+                link.push(&Vec::from_iter(
+                    [b"UNLINK".as_slice()].into_iter().chain(names),
+                ));
+            })
+            .await?;
         }
         for (piece, bytes) in pieces(&small, &small_sizes) {
             let begun = Instant::now();
@@ -236,6 +252,9 @@ impl Relay {
 
     /// After so many keys of so many bytes, which were begun then: says when the next may be.
     pub(super) fn book(&mut self, keys: usize, bytes: u64, begun: Instant) {
+        if !self.books {
+            return;
+        }
         self.not_before = self.pace.next(keys, bytes, begun.elapsed());
     }
 

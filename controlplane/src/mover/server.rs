@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 
 use crate::probe::field;
 
+/// A replica that follows says each second how far it is. One that has not for longer, in seconds, hangs or is gone.
+const LAG_MAX: u64 = 3;
+
 /// What a server of this version, with these settings, can do; and what must not change while it is
 /// copied from or to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,8 +21,10 @@ pub(super) struct Server {
     pub(super) valkey: Option<(u32, u32)>,
     /// Whether it takes writes of its own.
     pub(super) primary: bool,
-    /// Replicas that follow it.
+    /// Replicas that are connected to it.
     pub(super) replicas: u64,
+    /// Whether one of them follows it: has all but what is on its way, and says so.
+    pub(super) is_followed: bool,
     /// Whether it writes down all commands in an append-only file.
     pub(super) appends: bool,
     /// Keys thrown out for want of memory, since it started.
@@ -48,6 +53,7 @@ impl Server {
             valkey: field(info, "valkey_version").and_then(two),
             primary: need("role")? == "master",
             replicas: number("connected_slaves").unwrap_or(0),
+            is_followed: info.lines().any(is_following),
             appends: field(info, "aof_enabled") == Some("1"),
             evicted: number("evicted_keys").unwrap_or(0),
             policy: field(info, "maxmemory_policy")
@@ -139,6 +145,26 @@ pub(super) fn keyspace(info: &str) -> BTreeMap<u32, u64> {
     info.lines().filter_map(read).collect()
 }
 
+/// Whether a line of `INFO replication` is of a replica that has been given all, and has said lately how far it is.
+fn is_following(line: &str) -> bool {
+    let is_replica = line.strip_prefix("slave").and_then(|rest| {
+        let (number, facts) = rest.split_once(':')?;
+        number.parse::<u32>().is_ok().then_some(facts)
+    });
+    let Some(facts) = is_replica else {
+        return false;
+    };
+    let fact = |name: &str| {
+        let mut facts = facts
+            .trim()
+            .split(',')
+            .filter_map(|fact| fact.split_once('='));
+        facts.find_map(|(is, value)| (is == name).then_some(value))
+    };
+    let lag = fact("lag").and_then(|lag| lag.parse().ok());
+    fact("state") == Some("online") && lag.is_some_and(|lag: u64| lag <= LAG_MAX)
+}
+
 fn two(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
@@ -162,6 +188,7 @@ mod tests {
             valkey: None,
             primary: true,
             replicas: 1,
+            is_followed: false,
             appends: true,
             evicted: 3,
             policy: "allkeys-lfu".to_owned(),
@@ -174,6 +201,18 @@ mod tests {
         assert!(server.tells_expiry() && !server.reads_untouched());
         assert!(server.counts_usage() && server.evicts());
         assert_eq!(server.keys(), 7);
+    }
+
+    #[test]
+    fn a_replica_that_is_given_all_or_hangs_does_not_follow() {
+        let follows = |state: &str, lag: &str| {
+            is_following(&format!(
+                "slave0:ip=::1,port=7001,state={state},offset=14,lag={lag}"
+            ))
+        };
+        assert!(follows("online", "0") && follows("online", "3"));
+        assert!(!follows("online", "4") && !follows("online", "") && !follows("send_bulk", "0"));
+        assert!(!is_following("slave_read_only:1") && !is_following("connected_slaves:1"));
     }
 
     #[test]

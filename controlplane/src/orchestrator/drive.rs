@@ -30,7 +30,9 @@ use crate::{
         Advance, Answer, Claims, Copying, Fenced, Fitness, GiveUp, HOLD_BUDGET, Incarnation,
         Migration, Phase, Step, Why, Wish, World, next_step, reapable, turn,
     },
-    mover::{self, Copy, Plan, Progress, Reaped, Settle, Stage, Surplus, Throttle, Unfit},
+    mover::{
+        self, Copy, Plan, Progress, Reaped, Settle, Stage, Surplus, Throttle, Unfit, Unsettled,
+    },
     snapshot::Snapshot,
     store::Standing,
 };
@@ -69,6 +71,8 @@ pub(super) struct Drive {
     surplus: Option<Surplus>,
     /// The hold for which the copy was settled, and in which attempt.
     settled: Option<(u64, u32)>,
+    /// In the present phase it was not, for want of a replica that has it.
+    replica_behind: bool,
     /// Slots of which the copy writes nothing, since they were settled and may have moved.
     shut: SlotSet,
     /// Since when the copy follows, in the present phase.
@@ -103,6 +107,7 @@ impl Drive {
             copy: None,
             surplus: None,
             settled: None,
+            replica_behind: false,
             shut: SlotSet::EMPTY,
             following: None,
             census: None,
@@ -198,7 +203,7 @@ impl Drive {
             }
             self.phase = (m.entered, Instant::now());
             self.following = None;
-            (self.fence, self.settled) = (None, None);
+            (self.fence, self.settled, self.replica_behind) = (None, None, false);
             (self.is_clean, self.is_reaped) = (false, false);
         }
         match m.phase {
@@ -354,6 +359,11 @@ impl Drive {
             fence: self.fence.clone(),
             notes_lost,
             needs_notes: self.needs_notes(),
+            lacks_replica: self
+                .copy
+                .as_ref()
+                .is_some_and(|copy| copy.progress().borrow().lacks_replica),
+            replica_behind: self.replica_behind,
             absent,
             in_phase: self.phase.1.elapsed(),
             is_clean: self.is_clean,
@@ -394,9 +404,11 @@ impl Drive {
         };
         let progress = copy.progress().borrow().clone();
         self.tell(|activity| activity.copy = progress.clone());
-        let only_slow = progress.big > 0 && progress.slow.includes(&m.remaining());
-        let waits = progress.fresh > 0 || only_slow && self.phase.1.elapsed() < BIG_PATIENCE;
-        if waits && matches!(m.phase, Phase::Copying { .. }) {
+        let remaining = m.remaining();
+        let only_slow = progress.big > 0
+            && progress.slow.with(&progress.uncopied).includes(&remaining)
+            && self.phase.1.elapsed() < BIG_PATIENCE;
+        if only_slow && matches!(m.phase, Phase::Copying { .. }) {
             return Copying::Underway;
         }
         match (progress.stage, self.settled) {
@@ -407,6 +419,7 @@ impl Drive {
                 since: self.following.get_or_insert_with(Instant::now).elapsed(),
                 dirt: progress.dirt,
                 slow: progress.slow,
+                uncopied: progress.uncopied,
             },
             (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => {
                 self.following = None;
@@ -449,16 +462,22 @@ impl Drive {
                 let Some(copy) = &mut self.copy else {
                     return Ok(());
                 };
+                let budget = HOLD_BUDGET.saturating_sub(self.phase.1.elapsed());
                 let settle = Settle {
                     slots,
                     streams,
-                    budget: HOLD_BUDGET.saturating_sub(self.phase.1.elapsed()),
+                    budget,
                 };
                 let attempt = copy.progress().borrow().attempt;
                 reach(Point::Settle);
-                let settled = copy.settle(settle).await.map_err(words)?;
-                reach(Point::Settled);
+                // Whatever is heard of it: it may be settled when nobody waits for that any more.
                 self.shut = self.shut.with(&slots);
+                // Its own budget begins when it comes to it.
+                let settled = timeout(budget, copy.settle(settle)).await;
+                let settled = settled.unwrap_or(Err(Unsettled::OverBudget(budget)));
+                self.replica_behind = settled == Err(Unsettled::ReplicaBehind);
+                let settled = settled.map_err(words)?;
+                reach(Point::Settled);
                 info!(migration = %self.id, hold, keys = settled.keys, took = ?settled.took, "settled");
                 self.settled = Some((hold, attempt));
                 Ok(())
@@ -673,11 +692,15 @@ fn given_up_unseen(phase: &Phase) -> bool {
 }
 
 /// What of a copy's progress may let a migration go on at once.
-type Milestone = (Stage, u32, [bool; 2]);
+type Milestone = (Stage, u32, [bool; 3]);
 
 fn milestone(progress: &Progress) -> Milestone {
-    let big_ones_over = [progress.fresh == 0, progress.big == 0];
-    (progress.stage, progress.attempt, big_ones_over)
+    let good_news = [
+        progress.uncopied.is_empty(),
+        progress.big == 0,
+        !progress.lacks_replica,
+    ];
+    (progress.stage, progress.attempt, good_news)
 }
 
 /// Resolves when a copy, if there is one, is further on than it was.

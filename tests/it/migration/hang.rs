@@ -17,12 +17,23 @@ const KEY: &str = "foo";
 const OTHER: &str = "{foo}late";
 
 /// Has the leader stop itself at a step of the next move.
-async fn rig(cluster: &mut Cluster, point: Point) {
+pub(super) async fn rig(cluster: &mut Cluster, point: Point) {
     let falls = format!("{}=1*return(stop)", point.name());
     cluster.controller.process.kill();
     let program = Program::with_failpoints(&falls);
     cluster.controller.restart_as(&program);
     cluster.settle().await;
+}
+
+/// Returns once it has.
+pub(super) async fn is_stopped(cluster: &Cluster, point: Point) {
+    within(MOVED, || async {
+        match cluster.controller.process.is_running() {
+            true => Err(format!("{point:?} is not reached")),
+            false => Ok(()),
+        }
+    })
+    .await;
 }
 
 /// Whether a proxy has connections at a server.
@@ -78,13 +89,7 @@ async fn hangs(cluster: &mut Cluster, point: Point, target: &str) -> Seen {
     assert!(uses(cluster, "p3", &cluster.groups[source][0]).await);
 
     let id = create(&cluster.controller, SLOTS, target).await.id;
-    within(MOVED, || async {
-        match cluster.controller.process.is_running() {
-            true => Err(format!("{point:?} is not reached")),
-            false => Ok(()),
-        }
-    })
-    .await;
+    is_stopped(cluster, point).await;
     let hanging = &cluster.proxies[2].process;
     hanging.stop();
     cluster.controller.process.resume();

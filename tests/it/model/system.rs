@@ -51,6 +51,7 @@ fn following() -> Copying {
         since: Duration::ZERO,
         dirt: Tally::default(),
         slow: SlotSet::EMPTY,
+        uncopied: SlotSet::EMPTY,
     }
 }
 
@@ -199,6 +200,10 @@ impl System {
             Copy::Busy { .. } | Copy::Idle { .. } => Copying::Underway,
             Copy::Settled { hold, .. } => Copying::Settled { hold },
         };
+        let links = || state.servers[view.source()].connections.values();
+        let is_there =
+            |life: &Life| links().any(|l| matches!(l.from, From::Worker(of, _) if of == *life));
+        let has_ended = |census: &BTreeSet<Life>| !census.iter().all(is_there);
         let names = |lives: &BTreeSet<Life>| lives.iter().copied().map(incarnation).collect();
         let in_phase = match view.migration.phase {
             // Of the other phases no deadline matters here.
@@ -216,7 +221,8 @@ impl System {
             },
             copy,
             census: leader.census.as_ref().map(names),
-            is_census_old: true,
+            // Of those who have come since nothing is known.
+            is_census_old: leader.census.as_ref().is_some_and(has_ended),
             returning: false, // it would only wait
             proxies: leader.answers.iter().map(answer).collect(),
             fence: leader.fence.as_ref().map(|walls| Fenced {
@@ -228,6 +234,8 @@ impl System {
             }),
             notes_lost: false,
             needs_notes: false,
+            lacks_replica: false,
+            replica_behind: false,
             absent: Vec::new(),
             in_phase: Duration::from_millis(in_phase),
             is_clean: leader.is_clean,
