@@ -294,7 +294,13 @@ pub enum GiveUp {
 
 impl GiveUp {
     fn is_like(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
+        self.is_of_size() && other.is_of_size()
+            || std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// A hold of less may end better.
+    fn is_of_size(&self) -> bool {
+        matches!(self, Self::OverBudget | Self::ReplicaBehind)
     }
 }
 
@@ -392,8 +398,6 @@ pub enum Copying {
         dirt: Tally,
         /// Slots that take long to be settled: big values in them change, or are not equal yet.
         slow: SlotSet,
-        /// Slots that are not held yet: big values in them are being copied for the first time.
-        uncopied: SlotSet,
     },
     /// The target has of the batch what the source has: seen after the source was quiet in this hold.
     Settled {
@@ -722,20 +726,9 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
         Copying::None => return begin_copy(w, m.entered),
         Copying::Underway => return Step::Wait(Why::Copy),
         // Settled in a hold that was given up: it follows again.
-        Copying::Settled { .. } => (
-            next_batch(m, &Tally::default(), &SlotSet::EMPTY, &SlotSet::EMPTY),
-            0,
-        ),
-        Copying::Following { uncopied, .. } if uncopied.includes(&m.remaining()) => {
-            return Step::Wait(Why::Copy);
-        }
-        Copying::Following {
-            since,
-            dirt,
-            slow,
-            uncopied,
-        } => {
-            let batch = next_batch(m, dirt, slow, uncopied);
+        Copying::Settled { .. } => (next_batch(m, &Tally::default(), &SlotSet::EMPTY), 0),
+        Copying::Following { since, dirt, slow } => {
+            let batch = next_batch(m, dirt, slow);
             let is_patient = *since < DIRTY_PATIENCE;
             (batch, if is_patient { dirt.of_all(&batch) } else { 0 })
         }
@@ -852,7 +845,14 @@ fn cutting_over(m: &Migration, w: &World, batch: SlotSet, patience: Duration) ->
     }
     let streams = streams(w, hold);
     if w.needs_notes && streams == Streams::Any {
-        return give_up(GiveUp::Unseen);
+        // One that has come since the fence was raised will say that it has nothing.
+        let late = names(w, |proxy| {
+            proxy.connected && proxy.settled_in(hold).is_none()
+        });
+        return match !late.is_empty() && w.in_phase < SETTLE_DEADLINE {
+            true => Step::Wait(Why::Settle(late)),
+            false => give_up(GiveUp::Unseen),
+        };
     }
     Step::Settle {
         slots: batch,
@@ -1168,7 +1168,7 @@ impl Migration {
                 },
             };
         }
-        if *why != GiveUp::OverBudget {
+        if !why.is_of_size() {
             return self.rest_of(again(tries));
         }
         if batch.len() > 1 {
@@ -1179,7 +1179,8 @@ impl Migration {
             self.deferred = self.deferred.with(&batch);
             return self.rest_of(again(1));
         }
-        if tries <= TRIES_MAX {
+        // That a replica is slow may be no fault of the slot's, and need not stay so.
+        if tries <= TRIES_MAX || *why == GiveUp::ReplicaBehind {
             return self.rest_of(again(tries));
         }
         self.left = self.left.with(&batch);

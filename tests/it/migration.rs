@@ -153,8 +153,7 @@ async fn a_third_group_gets_its_share_and_is_drained_again() {
     assert_keys_are_at_their_owners(&cluster).await;
 }
 
-/// Evens the groups out; then they own so many slots.
-/// Half of the slots that do not change are four batches.
+/// Half of the slots, which do not change, are four batches.
 #[tokio::test]
 async fn a_rate_spaces_holds() {
     let cluster = Cluster::builder().groups(2).proxies(1).start().await;
@@ -181,6 +180,7 @@ async fn a_rate_spaces_holds() {
     );
 }
 
+/// Evens the groups out; then they own so many slots.
 async fn rebalance(cluster: &Cluster, weights: &[(&str, u32)], owned: [u32; 3]) {
     let mut admin = cluster.controller.admin().await;
     let weight = |(group, weight): &(&str, u32)| v1::GroupWeight {

@@ -120,7 +120,7 @@ pub(crate) struct CreateArgs {
     /// that `migration verify` can compare
     #[arg(long)]
     keep_source: bool,
-    /// Move also if clients have written to the source within the last minute without a proxy: what they write
+    /// Move also if clients may have written to the source within the last minute without a proxy: what they write
     /// while slots are cut over, or later, is lost
     #[arg(long)]
     allow_direct_writers: bool,

@@ -84,7 +84,7 @@ pub(crate) struct How {
         hide_default_value = true
     )]
     rate: u32,
-    /// Move also if clients have written to a source within the last minute without a proxy: what they write
+    /// Move also if clients may have written to a source within the last minute without a proxy: what they write
     /// while slots are cut over, or later, is lost
     #[arg(long)]
     allow_direct_writers: bool,

@@ -9,23 +9,17 @@ use super::Migration;
 use crate::mover::Tally;
 
 /// What is held next: some slots at a time; then, one at a time, those that are slow, and those that took too
-/// long. What is not copied yet is not held.
-pub(super) fn next_batch(
-    m: &Migration,
-    dirt: &Tally,
-    slow: &SlotSet,
-    uncopied: &SlotSet,
-) -> SlotSet {
-    let remaining = m.remaining().without(uncopied);
-    let untried = remaining.without(&m.deferred);
-    let quick = untried.without(slow);
+/// long.
+pub(super) fn next_batch(m: &Migration, dirt: &Tally, slow: &SlotSet) -> SlotSet {
+    let fresh = m.remaining().without(&m.deferred);
+    let quick = fresh.without(slow);
     let keys = m.manner.dirty_max();
     if !quick.is_empty() {
         cleanest(&quick, dirt, keys, m.batch_most)
-    } else if !untried.is_empty() {
-        cleanest(&untried, dirt, keys, 1)
+    } else if !fresh.is_empty() {
+        cleanest(&fresh, dirt, keys, 1)
     } else {
-        cleanest(&remaining, dirt, keys, 1)
+        cleanest(&m.remaining(), dirt, keys, 1)
     }
 }
 

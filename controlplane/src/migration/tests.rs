@@ -96,7 +96,6 @@ fn following(counts: &[(&str, u64)]) -> Copying {
         since: Duration::ZERO,
         dirt: dirt(counts),
         slow: SlotSet::EMPTY,
-        uncopied: SlotSet::EMPTY,
     }
 }
 
@@ -264,7 +263,6 @@ fn the_more_keys_change_the_fewer_slots_are_held() {
                 since,
                 dirt: dirt(&[("0-3,5-9", 1000), ("4", 10)]),
                 slow: set("4"),
-                uncopied: SlotSet::EMPTY,
             };
         }
     };
@@ -316,35 +314,18 @@ fn with_a_rate_holds_are_few_and_copy_little() {
 }
 
 #[test]
-fn what_is_not_copied_yet_is_not_held() {
-    let m = copying_phase();
-    let without = |slots| {
-        move |w: &mut World| {
-            let Copying::Following { uncopied, .. } = &mut w.copy else {
-                unreachable!("it follows");
-            };
-            *uncopied = set(slots);
-        }
-    };
-    let hold = |slots| Step::Record(Advance::Hold(set(slots)));
-    check(&m, without("3-500"), hold("0-2"));
-    check(&m, without("0-9"), Step::Wait(Why::Copy));
-}
-
-#[test]
 fn batches_are_bounded_and_what_takes_long_goes_last_and_alone() {
     let mut m = Migration {
         slots: set("0-299"),
         ..copying_phase()
     };
-    let next = |m: &Migration, slow| next_batch(m, &Tally::default(), &set(slow), &set("299"));
+    let next = |m: &Migration, slow| next_batch(m, &Tally::default(), &set(slow));
     assert_eq!(next(&m, ""), set("0-127"));
     assert_eq!(next(&m, "0-49"), set("50-177"));
     assert_eq!(next(&m, "0-299"), set("0"));
     m.moved = set("0-99");
     m.deferred = set("100-102");
     assert_eq!(next(&m, "100-299"), set("103"));
-    assert_eq!(next(&m, "100-298"), set("103"), "299 is not copied yet");
     assert_eq!(next(&m, ""), set("103-230"));
     m.batch_most = 5;
     assert_eq!(next(&m, ""), set("103-107"));
@@ -663,7 +644,7 @@ fn streams_are_made_anew_by_what_proxies_have_noted() {
                     ..hanging
                 },
             );
-            w.in_phase = SWITCH_DEADLINE;
+            w.in_phase = SETTLE_DEADLINE;
         },
         |w: &mut World| {
             proxy(w, "p1").settled = Some(settled(Lost::These(BTreeSet::new()), Streams::Any));
@@ -685,6 +666,16 @@ fn streams_are_made_anew_by_what_proxies_have_noted() {
         };
         check(&m, blind, Step::Record(Advance::GiveUp(GiveUp::Unseen)));
     }
+    // Whoever has just come is heard first.
+    let comes = |w: &mut World| {
+        let new = Answer {
+            settled: None,
+            ..answer("p3")
+        };
+        w.proxies.insert("p3".to_owned(), new);
+        w.needs_notes = true;
+    };
+    check(&m, comes, Step::Wait(Why::Settle(vec![id("p3")])));
 }
 
 #[test]
@@ -934,7 +925,7 @@ fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
 
 /// Holds the next batch, of which nothing is dirty.
 fn hold_next(m: &Migration) -> Migration {
-    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY, &SlotSet::EMPTY);
+    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY);
     m.after(&Advance::Hold(batch)).unwrap()
 }
 
@@ -968,6 +959,23 @@ fn slots_that_take_too_long_are_tried_alone_and_then_left() {
     };
     assert!(reason.starts_with("slots 0-9 stay at g1"), "{reason}");
     assert!((30..60).contains(&m.cut_overs), "{}", m.cut_overs);
+    // A replica that is slow is waited for, with as little as can be.
+    let behind = endure(copying_phase(), &GiveUp::ReplicaBehind, 1000);
+    assert_eq!((behind.deferred, behind.left), (set("0-9"), SlotSet::EMPTY));
+    // Which of the two it is does not matter to what takes too long alone.
+    let phase = |why| Phase::CuttingOver {
+        batch: set("0"),
+        given_up: Some((why, TRIES_MAX)),
+    };
+    let again = Migration {
+        deferred: set("0-9"),
+        ..migration(phase(GiveUp::ReplicaBehind))
+    };
+    let left = again
+        .after(&Advance::GiveUp(GiveUp::OverBudget))
+        .unwrap()
+        .left;
+    assert_eq!(left, set("0"));
     // Only what took too long is left: others wait for better times.
     let silent = endure(copying_phase(), &GiveUp::Silent { proxies: 3 }, 100);
     assert_eq!(

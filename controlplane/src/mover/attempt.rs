@@ -28,7 +28,7 @@ use super::{
     dirty::Key,
     events, examine,
     flow::Door,
-    lane::{self, Drain, Drained, Lane, Notice, Role, State},
+    lane::{self, Drain, Drained, Lane, Notice, Replicated, Role, State},
     link::{Link, Opener},
     pace::{self, Pace, Usual},
     relay::Relay,
@@ -349,8 +349,8 @@ impl<'a> Attempt<'a> {
                 _ = tick.tick() => {
                     let percent = self.pace.percent();
                     self.tell_progress(&mut told, |now| now.share_percent = percent);
-                    // While all have some that are copied, none are asked to be settled.
-                    self.pace.excuse(self.report.uncopied().includes(&slots.planned));
+                    // While those are copied, none are asked to be settled.
+                    self.pace.excuse(self.report.has_fresh());
                 }
                 _ = look.tick() => {
                     self.look_at_source().await?;
@@ -427,9 +427,17 @@ impl<'a> Attempt<'a> {
             Err(_) => Ok(Err(Unsettled::OverBudget(settle.budget))),
             Ok(Err(why)) => Err(why),
             Ok(Ok(Drained {
-                replicated: false, ..
+                replicated: Replicated::Late,
+                ..
+            })) => Ok(Err(Unsettled::OverBudget(settle.budget))),
+            Ok(Ok(Drained {
+                replicated: Replicated::No,
+                ..
             })) => Ok(Err(Unsettled::ReplicaBehind)),
-            Ok(Ok(Drained { keys, .. })) => Ok(Ok(Evidence {
+            Ok(Ok(Drained {
+                replicated: Replicated::Yes,
+                keys,
+            })) => Ok(Ok(Evidence {
                 source_run_id: self.source_run_id.clone(),
                 target_run_id: self.target_run_id.clone(),
                 keys,
@@ -447,7 +455,7 @@ impl<'a> Attempt<'a> {
         if seeded::has(Bug::DirtyNotCopied) {
             return Ok(Drained {
                 keys: 0,
-                replicated: true,
+                replicated: Replicated::Yes,
             });
         }
         let replica = (is.replicas > 0).then_some(replicated);
@@ -496,7 +504,7 @@ impl<'a> Attempt<'a> {
 
         let mut all = Drained {
             keys: 0,
-            replicated: true,
+            replicated: Replicated::Yes,
         };
         for result in drained {
             self.add(&mut all, result).await?;
@@ -523,7 +531,7 @@ impl<'a> Attempt<'a> {
             }
         };
         all.keys += lane.keys;
-        all.replicated &= lane.replicated;
+        all.replicated = all.replicated.max(lane.replicated);
         Ok(())
     }
 

@@ -122,8 +122,8 @@ pub(super) async fn bypass(source: &mut Link) -> Result<(), Unfit> {
         others => format!(" and {others} more"),
     };
     Err(Unfit::Reason(format!(
-        "{address}{others} have written to the source lately without a proxy ({command}), which may be lost when its \
-         slots move: have them use the proxies, or allow it"
+        "{address}{others} may have written to the source lately without a proxy ({command}), and what is written so is \
+         lost when its slots move: have them use proxies, or allow it with --allow-direct-writers"
     )))
 }
 

@@ -49,6 +49,9 @@ const MANY: usize = 1024;
 /// with so many.
 const MOST_BYTES: usize = 256 << 20;
 
+/// A replica that has not got in less what was copied need not be slow.
+const WAIT_LEAST: Duration = Duration::from_millis(250);
+
 /// Which of so many lanes a key has.
 pub(super) fn of(key: &[u8], lanes: usize) -> usize {
     // What the slots leave of the hash: a copy of one slot must not have one lane.
@@ -100,7 +103,29 @@ pub(super) struct Drained {
     /// Keys that were copied for it.
     pub(super) keys: u64,
     /// Whether a replica, if one was to be waited for, has all that this lane ever wrote.
-    pub(super) replicated: bool,
+    pub(super) replicated: Replicated,
+}
+
+/// What is known of a replica after a [`Drain`]. Of several lanes the greatest counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Replicated {
+    /// It has all, or there is none.
+    Yes,
+    /// There was hardly time to wait for it, since copying took so long.
+    Late,
+    /// It was waited for in vain.
+    No,
+}
+
+impl Replicated {
+    /// After it was waited for so long at most.
+    fn after(has_all: bool, most: Duration) -> Self {
+        match has_all {
+            true => Self::Yes,
+            false if most < WAIT_LEAST => Self::Late,
+            false => Self::No,
+        }
+    }
 }
 
 /// Which keys a lane is for.
@@ -392,9 +417,12 @@ impl Lane {
         let early = Some(self.relay.not_before).filter(|then| *then > now);
         let throttle = *self.throttle.borrow_and_update();
         let paused = throttle.paused || early.is_some();
+        // No slots are settled before the big ones: a rate is not to be spent on what changes again till then.
+        let is_common = matches!(self.role, Role::Common(_));
+        let yields = is_common && throttle.rate.is_some() && self.report.has_fresh();
         let dirty = self.state.dirty.len();
         let gathering = self.state.next_round.filter(|round| *round > now);
-        let round = self.found.is_none() && dirty > 0 && gathering.is_none();
+        let round = self.found.is_none() && dirty > 0 && gathering.is_none() && !yields;
         let much = self.state.dirty.bytes() >= MUCH;
         let much = much && !(self.found.is_some() && self.state.owes_found);
         if !paused && (round || much) {
@@ -436,7 +464,7 @@ impl Lane {
                 self.relay.not_before = Instant::now();
                 changed.map_err(|_| Interruption::LaneGone)
             }
-            () = time::sleep(self.role.gathers()), if !handed_over => Ok(()),
+            () = time::sleep(self.role.gathers()), if !handed_over || yields => Ok(()),
             () = sleep_until(gathering), if dirty > 0 => Ok(()),
             () = sleep_until(early) => Ok(()),
         }
@@ -488,7 +516,7 @@ impl Lane {
         if matches!(self.role, Role::Big) {
             for key in keys {
                 if self.state.was_tried(key) {
-                    self.report.tried_big(Slot::of_key(key));
+                    self.report.tried_big();
                 }
             }
         }
@@ -541,7 +569,7 @@ impl Lane {
             match self.role {
                 Role::Common(_) => {
                     if self.state.handed.insert(key.clone()) {
-                        self.report.found_big(Slot::of_key(&key));
+                        self.report.found_big();
                     }
                     self.state.handing.insert(key);
                 }
@@ -631,10 +659,10 @@ impl Lane {
         self.tell_of_handed().await?;
         self.relay.check_marks().await?;
         let replicated = match drain.replica {
-            None => true,
+            None => Replicated::Yes,
             Some(then) => {
                 let most = then.saturating_duration_since(std::time::Instant::now());
-                self.relay.wait_for_replica(most).await?
+                Replicated::after(self.relay.wait_for_replica(most).await?, most)
             }
         };
         let keys = count as u64;
@@ -822,6 +850,16 @@ mod tests {
         assert_eq!(common.batch(Portion::HASTY, MANY + 1), many);
         assert_eq!(common.batch(Portion::SMALL, MANY + 1), keys);
         assert_eq!(Role::Big.batch(Portion::HASTY, MANY + 1), 1);
+    }
+
+    #[test]
+    fn a_replica_is_slow_only_if_it_had_time() {
+        let after = |has_all, millis| Replicated::after(has_all, Duration::from_millis(millis));
+        assert_eq!(after(true, 0), Replicated::Yes);
+        assert_eq!(after(false, 249), Replicated::Late);
+        assert_eq!(after(false, 250), Replicated::No);
+        // The lane for big keys comes after the others have waited.
+        assert_eq!(after(false, 250).max(after(false, 0)), Replicated::No);
     }
 
     #[test]

@@ -192,13 +192,13 @@ impl Relay {
         }
         if self.frees && !small.is_empty() {
             // A server frees what another value takes the place of before it answers: of a big one that takes long.
-            self.write(|link| {
-                let names = small.iter().map(|key| &key[..]);
-                link.push(&Vec::from_iter(
-                    [b"UNLINK".as_slice()].into_iter().chain(names),
-                ));
-            })
-            .await?;
+            let mut words = vec![b"UNLINK".as_slice()];
+            words.extend(small.iter().map(|key| &key[..]));
+            // A target that takes no writes now says so again when they are restored.
+            self.target
+                .ask(&words)
+                .await
+                .map_err(Interruption::Target)?;
         }
         for (piece, bytes) in pieces(&small, &small_sizes) {
             let begun = Instant::now();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use proto::{Slot, SlotSet};
+use proto::SlotSet;
 
 use super::tally::Tally;
 
@@ -38,8 +38,8 @@ pub struct Progress {
     pub dirt: Tally,
     /// Big keys that are to be copied by pieces, for the first time or again.
     pub big: u64,
-    /// Slots that have a big key whose first copy is not over. In a hold it would take too long.
-    pub uncopied: SlotSet,
+    /// Big keys whose first copy is not over.
+    pub fresh: u64,
     /// The target has replicas, and none of them follows it: what is copied does not come to one.
     pub lacks_replica: bool,
     /// Slots that have a big key that is to be copied, or has changed since it was: they take longest to be
@@ -81,8 +81,7 @@ pub(super) struct Report {
     bytes: AtomicU64,
     /// Of each lane; of the one for big keys last.
     dirty: Vec<Mutex<Tally>>,
-    /// Big keys whose first copy is not over.
-    fresh: Mutex<Tally>,
+    fresh: AtomicU64,
     slow: Mutex<SlotSet>,
     waits_for: Mutex<Option<String>>,
     /// Keys copied a second, lately.
@@ -97,7 +96,7 @@ impl Report {
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dirty: (0..=lanes).map(|_| Mutex::default()).collect(),
-            fresh: Mutex::default(),
+            fresh: AtomicU64::new(0),
             slow: Mutex::new(SlotSet::EMPTY),
             waits_for: Mutex::new(None),
             rate: Mutex::new(0.0),
@@ -126,22 +125,19 @@ impl Report {
         }
     }
 
-    /// A big key of this slot is found, and its first copy to be made.
-    pub(super) fn found_big(&self, slot: Slot) {
-        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.add(slot, 1);
+    /// A big key is found, and its first copy to be made.
+    pub(super) fn found_big(&self) {
+        self.fresh.fetch_add(1, Relaxed);
     }
 
-    /// The first copy of a big key of this slot is over, however it went.
-    pub(super) fn tried_big(&self, slot: Slot) {
-        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.remove(slot);
+    /// The first copy of a big key is over, however it went.
+    pub(super) fn tried_big(&self) {
+        self.fresh.fetch_sub(1, Relaxed);
     }
 
-    /// The slots that have a big key whose first copy is not over.
-    pub(super) fn uncopied(&self) -> SlotSet {
-        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.slots()
+    /// Whether there are big keys whose first copy is not over.
+    pub(super) fn has_fresh(&self) -> bool {
+        self.fresh.load(Relaxed) > 0
     }
 
     /// These slots take longest to be settled.
@@ -174,7 +170,7 @@ impl Report {
             (progress.dirty, progress.big) = (progress.dirt.total(), lane.total());
             progress.dirt.add_all(&lane);
         }
-        progress.uncopied = self.uncopied();
+        progress.fresh = self.fresh.load(Relaxed);
         progress.slow = *self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         let waits_for = self.waits_for.lock();
         progress.waits_for = waits_for.unwrap_or_else(PoisonError::into_inner).clone();

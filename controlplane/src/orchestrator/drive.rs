@@ -298,16 +298,23 @@ impl Drive {
         };
         let stay = shut.without(&m.moved);
         let moved = shut.without(&stay);
-        if !stay.is_empty() {
-            copy.reopen(stay).await;
-        }
-        if !moved.is_empty()
-            && let Err(e) = copy.release(moved).await
-        {
-            // A copy that holds on to what is the target's must not go on.
-            warn!(migration = %self.id, %e, "the copy begins anew");
-            self.copy = None;
-        }
+        let told = async {
+            if !stay.is_empty() {
+                copy.reopen(stay).await;
+            }
+            match moved.is_empty() {
+                true => Ok(()),
+                false => copy.release(moved).await,
+            }
+        };
+        let why = match timeout(PATIENCE, told).await {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "it does not listen".to_owned(), // since a server takes nothing
+        };
+        // A copy that holds on to what is the target's must not go on.
+        warn!(migration = %self.id, why, "the copy begins anew");
+        self.copy = None;
     }
 
     async fn end_copy(&mut self) {
@@ -404,11 +411,10 @@ impl Drive {
         };
         let progress = copy.progress().borrow().clone();
         self.tell(|activity| activity.copy = progress.clone());
-        let remaining = m.remaining();
-        let only_slow = progress.big > 0
-            && progress.slow.with(&progress.uncopied).includes(&remaining)
-            && self.phase.1.elapsed() < BIG_PATIENCE;
-        if only_slow && matches!(m.phase, Phase::Copying { .. }) {
+        let only_slow = progress.big > 0 && progress.slow.includes(&m.remaining());
+        // Of all slots: a drain, of whichever slots, breaks off the first copy of a big value.
+        let waits = progress.fresh > 0 || only_slow && self.phase.1.elapsed() < BIG_PATIENCE;
+        if waits && matches!(m.phase, Phase::Copying { .. }) {
             return Copying::Underway;
         }
         match (progress.stage, self.settled) {
@@ -419,7 +425,6 @@ impl Drive {
                 since: self.following.get_or_insert_with(Instant::now).elapsed(),
                 dirt: progress.dirt,
                 slow: progress.slow,
-                uncopied: progress.uncopied,
             },
             (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => {
                 self.following = None;
@@ -696,7 +701,7 @@ type Milestone = (Stage, u32, [bool; 3]);
 
 fn milestone(progress: &Progress) -> Milestone {
     let good_news = [
-        progress.uncopied.is_empty(),
+        progress.fresh == 0,
         progress.big == 0,
         !progress.lacks_replica,
     ];

@@ -667,10 +667,9 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
     goals.row([
         format!("{name}, p99 of undisturbed requests while copying beside before"),
         format!(
-            "{} × (of all requests {} ×; while slots are cut over: {} ×; after the move, by chance alone: {} ×)",
+            "{} × (of all requests {} ×; after the move, by chance alone: {} ×)",
             with_spread(&undisturbed, 2),
             with_spread(&slower(1, |latency| latency.p99), 2),
-            with_spread(&slower(2, |latency| latency.undisturbed_p99), 2),
             with_spread(&slower(4, |latency| latency.undisturbed_p99), 2)
         ),
         "at most 1.5 ×".to_owned(),
@@ -824,7 +823,6 @@ fn section(text: &str, goals: &Table, disk: &Syncs, in_memory: bool) -> String {
          most.\n\n\
          * **keys/s**: keys that moved in the time until the target owned all slots. Sluice deletes at the \
          source behind that, `redis-cli` as it goes.\n\
-         * **copying** ends with the first hold. Big values are copied on while other slots are cut over already.\n\
          * **stall**: the longest that a server took to answer a `PING` on a connection of its own; one \
          comes each millisecond, without load every 25 (more would be load, which the mover yields to).\n\
          * **undisturbed**: the p99 of the requests that were not due while a process that was there before the \

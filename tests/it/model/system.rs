@@ -51,7 +51,6 @@ fn following() -> Copying {
         since: Duration::ZERO,
         dirt: Tally::default(),
         slow: SlotSet::EMPTY,
-        uncopied: SlotSet::EMPTY,
     }
 }
 

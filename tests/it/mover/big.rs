@@ -61,7 +61,7 @@ async fn fill(link: &mut MultiplexedConnection, thousands: usize) {
 /// Returns once no big key is left to copy.
 async fn big_ones_are_copied(copy: &mut controlplane::mover::Copy) {
     let are_copied = |now: &Progress| {
-        now.stage == Stage::Following && now.uncopied.is_empty() && (now.big, now.dirty) == (0, 0)
+        now.stage == Stage::Following && (now.fresh, now.big, now.dirty) == (0, 0, 0)
     };
     // What has changed just now is told a moment later.
     let mut progress = copy.progress();
