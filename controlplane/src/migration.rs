@@ -27,6 +27,8 @@
 //!    all proxies that are registered note.
 //!    Nothing is held while a proxy that uses the source has been away for a moment only: after an election it
 //!    is on its way to the new leader, and its clients would notice that it is fenced.
+//!    Nor while the target has replicas and none follows it: what has moved is to be at one of them, and a hold that
+//!    waits for one in vain is given up. Its slots come last then, but are never left for that.
 //! 3. *CUTTING_OVER* moves a batch of slots. It is short, and each of its parts has a limit:
 //!    * The topology that comes with the record holds the batch: a proxy lets requests for these slots,
 //!      reads too, wait. It says *switched* once every worker of it routes so, and *settled* once all

@@ -48,9 +48,9 @@ const FOUND: usize = 4;
 const TELL: Duration = Duration::from_millis(50);
 /// How often both servers are asked whether they are still what they were.
 const LOOK: Duration = Duration::from_secs(1);
-
 /// The part of its budget in which what is settled has to come to a replica.
 const REPLICATED: f64 = 0.9;
+
 /// How long is waited for why a part has ended.
 const REASON: Duration = Duration::from_secs(1);
 
