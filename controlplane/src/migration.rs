@@ -53,7 +53,7 @@
 //!    Until that commit the hold can be given up at any time, and is after [`HOLD_BUDGET`]: the slots are
 //!    served by the source again, and the batch is tried again later, by halves. Slots with big values that
 //!    change all the time come behind all others, each alone, and behind those a slot that alone took too
-//!    long; if it does so again and again, it is left where it is.
+//!    long; those with big values that were not copied yet are waited for ([`UNCOPIED_PATIENCE`]); if it does so again and again, it is left where it is.
 //! 4. *COMMITTED*: all slots are the target's. There is no way back but another migration.
 //! 5. *REAPING* deletes what the source still has of them, page by page, and never of a slot that the
 //!    source owns ([`reapable`]). Only when that is over the slots can move again: what was left of a
@@ -100,7 +100,7 @@ use proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::batch::next_batch;
+use self::batch::{next_batch, ready};
 use crate::mover::Tally;
 
 mod batch;
@@ -138,6 +138,9 @@ pub const RATED_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long it is waited for a slot that has no more than [`DIRTY_MAX`] or [`RATED`] allows. Then the one that has
 /// fewest is held all the same: perhaps it can be settled within the budget.
 pub const DIRTY_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it is waited for a slot all big values of which were copied once, though clients make new ones. Then one
+/// is held all the same, as if they had only changed.
+pub const UNCOPIED_PATIENCE: Duration = Duration::from_secs(600);
 /// Between two tries: doubled each time, up to the second.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
@@ -387,6 +390,10 @@ pub struct Claims {
 
 /// How far the copy is that this leader has begun.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one exists at a time, and most of its time a copy follows"
+)]
 pub enum Copying {
     /// There is none.
     None,
@@ -400,6 +407,8 @@ pub enum Copying {
         dirt: Tally,
         /// Slots that take long to be settled: big values in them change, or are not equal yet.
         slow: SlotSet,
+        /// Slots that are not held yet: big values in them are being copied for the first time.
+        uncopied: SlotSet,
     },
     /// The target has of the batch what the source has: seen after the source was quiet in this hold.
     Settled {
@@ -728,9 +737,24 @@ fn copying(m: &Migration, w: &World, given_up: Option<&(GiveUp, u32)>) -> Step {
         Copying::None => return begin_copy(w, m.entered),
         Copying::Underway => return Step::Wait(Why::Copy),
         // Settled in a hold that was given up: it follows again.
-        Copying::Settled { .. } => (next_batch(m, &Tally::default(), &SlotSet::EMPTY), 0),
-        Copying::Following { since, dirt, slow } => {
-            let batch = next_batch(m, dirt, slow);
+        Copying::Settled { .. } => {
+            let (none, all) = (Tally::default(), m.remaining());
+            (next_batch(m, &none, &SlotSet::EMPTY, &all), 0)
+        }
+        Copying::Following {
+            since,
+            dirt,
+            slow,
+            uncopied,
+        } => {
+            let (slow, ready) = match w.in_phase < UNCOPIED_PATIENCE {
+                true => (*slow, ready(m, uncopied)),
+                false => (slow.with(uncopied), m.remaining()),
+            };
+            if ready.is_empty() {
+                return Step::Wait(Why::Copy);
+            }
+            let batch = next_batch(m, dirt, &slow, &ready);
             let is_patient = *since < DIRTY_PATIENCE;
             (batch, if is_patient { dirt.of_all(&batch) } else { 0 })
         }

@@ -11,7 +11,8 @@
 //!
 //! A value that would keep a server busy for too long, or that the target cannot restore, is re-created
 //! with commands, by pieces (`pieces`, `pages`, `groups`; a string by one command where that can be, `flow`). One with named elements that has changed since is
-//! gone through again and again, and only what differs is written (`chase`, `staged`).
+//! gone through again and again, and only what differs is written (`chase`, `staged`). While others are
+//! settled, what is copied so is parked.
 //!
 //! *Settling*. When nobody writes to the slots any more (that is the caller's to see to), a key of our
 //! own is written at the source, the *barrier*. The source tells of it too, and behind all changes that
@@ -400,8 +401,9 @@ async fn unmark(link: &mut link::Link, plan: &Plan) -> Result<(), LinkError> {
     // One more than planned: that for big keys.
     for lane in 0..=plan.lanes.get() {
         let own = attempt::own_keys(&plan.name, lane);
-        let (mark, place) = (relay::mark(&own), relay::place(&own));
-        clean::unlink(link, &[mark.as_bytes(), place.as_bytes()]).await?;
+        let (mark, [place, aside]) = (relay::mark(&own), relay::places(&own));
+        let names = [&mark, &place, &aside].map(|name| name.as_bytes());
+        clean::unlink(link, &names).await?;
     }
     Ok(())
 }

@@ -111,8 +111,9 @@ async fn copy(source: &Server, target: &Server, lanes: usize) -> (Duration, Dura
         .await
         .unwrap();
     let begun = Instant::now();
-    let is_copied =
-        |p: &Progress| p.stage == Stage::Following && (p.fresh, p.big, p.dirty) == (0, 0, 0);
+    let is_copied = |p: &Progress| {
+        p.stage == Stage::Following && p.uncopied.is_empty() && p.big == 0 && p.dirty == 0
+    };
     progress.wait_for(is_copied).await.unwrap();
     let copied = begun.elapsed();
     (copied, settle(&mut copy).await)

@@ -8,18 +8,29 @@ use proto::{Slot, SlotSet};
 use super::Migration;
 use crate::mover::Tally;
 
-/// What is held next: some slots at a time; then, one at a time, those that are slow, and those that took too
-/// long.
-pub(super) fn next_batch(m: &Migration, dirt: &Tally, slow: &SlotSet) -> SlotSet {
-    let fresh = m.remaining().without(&m.deferred);
-    let quick = fresh.without(slow);
+/// The slots that may be held: what has big values that were not copied yet is waited for, and what took too long
+/// comes behind all others.
+pub(super) fn ready(m: &Migration, uncopied: &SlotSet) -> SlotSet {
+    let remaining = m.remaining();
+    let untried = remaining.without(&m.deferred);
+    match untried.is_empty() {
+        true => remaining.without(uncopied),
+        false => untried.without(uncopied),
+    }
+}
+
+/// What is held next of the slots that are ready, of which there are some: several at a time; then, one at a time,
+/// those that are slow, and those that took too long.
+pub(super) fn next_batch(m: &Migration, dirt: &Tally, slow: &SlotSet, ready: &SlotSet) -> SlotSet {
+    let untried = ready.without(&m.deferred);
+    let quick = untried.without(slow);
     let keys = m.manner.dirty_max();
     if !quick.is_empty() {
         cleanest(&quick, dirt, keys, m.batch_most)
-    } else if !fresh.is_empty() {
-        cleanest(&fresh, dirt, keys, 1)
+    } else if !untried.is_empty() {
+        cleanest(&untried, dirt, keys, 1)
     } else {
-        cleanest(&m.remaining(), dirt, keys, 1)
+        cleanest(ready, dirt, keys, 1)
     }
 }
 

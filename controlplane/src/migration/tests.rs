@@ -96,6 +96,7 @@ fn following(counts: &[(&str, u64)]) -> Copying {
         since: Duration::ZERO,
         dirt: dirt(counts),
         slow: SlotSet::EMPTY,
+        uncopied: SlotSet::EMPTY,
     }
 }
 
@@ -263,6 +264,7 @@ fn the_more_keys_change_the_fewer_slots_are_held() {
                 since,
                 dirt: dirt(&[("0-3,5-9", 1000), ("4", 10)]),
                 slow: set("4"),
+                uncopied: SlotSet::EMPTY,
             };
         }
     };
@@ -314,18 +316,56 @@ fn with_a_rate_holds_are_few_and_copy_little() {
 }
 
 #[test]
+fn what_is_not_copied_yet_is_not_held() {
+    let m = copying_phase();
+    let without = |slots| {
+        move |w: &mut World| {
+            let Copying::Following { uncopied, .. } = &mut w.copy else {
+                unreachable!("it follows");
+            };
+            *uncopied = set(slots);
+        }
+    };
+    let hold = |slots| Step::Record(Advance::Hold(set(slots)));
+    check(&m, without("3-500"), hold("0-2"));
+    check(&m, without("0-9"), Step::Wait(Why::Copy));
+    // Nor what took too long before all others.
+    let deferred = Migration {
+        deferred: set("0-2"),
+        ..copying_phase()
+    };
+    check(&deferred, without("3-500"), Step::Wait(Why::Copy));
+    check(&deferred, without("4-500"), hold("3"));
+    let only = Migration {
+        deferred: set("0-9"),
+        ..copying_phase()
+    };
+    check(&only, without("3-500"), hold("0"));
+    // But not for ever.
+    let late = |w: &mut World| {
+        without("0-9")(w);
+        w.in_phase = UNCOPIED_PATIENCE;
+    };
+    check(&m, late, hold("0"));
+}
+
+#[test]
 fn batches_are_bounded_and_what_takes_long_goes_last_and_alone() {
     let mut m = Migration {
         slots: set("0-299"),
         ..copying_phase()
     };
-    let next = |m: &Migration, slow| next_batch(m, &Tally::default(), &set(slow));
+    let next = |m: &Migration, slow| {
+        let ready = m.remaining().without(&set("299"));
+        next_batch(m, &Tally::default(), &set(slow), &ready)
+    };
     assert_eq!(next(&m, ""), set("0-127"));
     assert_eq!(next(&m, "0-49"), set("50-177"));
     assert_eq!(next(&m, "0-299"), set("0"));
     m.moved = set("0-99");
     m.deferred = set("100-102");
     assert_eq!(next(&m, "100-299"), set("103"));
+    assert_eq!(next(&m, "100-298"), set("103"), "299 is not ready");
     assert_eq!(next(&m, ""), set("103-230"));
     m.batch_most = 5;
     assert_eq!(next(&m, ""), set("103-107"));
@@ -925,7 +965,7 @@ fn an_abort_cleans_the_target_and_reaps_what_has_moved() {
 
 /// Holds the next batch, of which nothing is dirty.
 fn hold_next(m: &Migration) -> Migration {
-    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY);
+    let batch = next_batch(m, &Tally::default(), &SlotSet::EMPTY, &m.remaining());
     m.after(&Advance::Hold(batch)).unwrap()
 }
 

@@ -343,6 +343,7 @@ impl<'a> Attempt<'a> {
                     pass = passes.next();
                     if pass.is_none() {
                         self.pace.settles();
+                        self.report.passed();
                         self.tell_progress(&mut told, |now| now.stage = Stage::Following);
                     }
                 }
@@ -350,7 +351,7 @@ impl<'a> Attempt<'a> {
                     let percent = self.pace.percent();
                     self.tell_progress(&mut told, |now| now.share_percent = percent);
                     // While those are copied, none are asked to be settled.
-                    self.pace.excuse(self.report.has_fresh());
+                    self.pace.excuse(self.report.awaited() > 0);
                 }
                 _ = look.tick() => {
                     self.look_at_source().await?;

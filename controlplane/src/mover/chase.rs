@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::{
     Interruption,
     dirty::Key,
-    pages::{Kind, Page},
-    pieces::{Go, Manner, Outcome, Way, wait},
+    pages::{Kind, Page, Position},
+    pieces::{Go, Halt, Manner, Outcome, Partial, Way, wait},
     relay::Relay,
     staged::Staged,
     value::Expiry,
@@ -22,6 +22,17 @@ use super::{
 
 /// Elements that are deleted by one command.
 const DELETED: usize = 512;
+
+/// A pass through a value that is chased.
+pub(super) struct Chasing {
+    staged: Staged,
+    /// How many elements it had when the pass began.
+    length: u64,
+    /// What is read next; none: all of it was.
+    next: Option<Position>,
+    /// What was read and is not compared yet.
+    read: Vec<Page>,
+}
 
 impl Relay {
     /// What the target has of a value of this kind, if it is to be chased. In a hurry none is begun with:
@@ -43,25 +54,55 @@ impl Relay {
         Some(nothing)
     }
 
-    /// One pass. Asks before each step whether to go on.
+    /// Begins a pass.
+    pub(super) async fn begin_chasing(
+        &mut self,
+        mut staged: Staged,
+        key: &[u8],
+    ) -> Result<Chasing, Interruption> {
+        let kind = staged.kind();
+        staged.begin();
+        Ok(Chasing {
+            staged,
+            length: self.length(kind, key, true).await?,
+            next: Some(kind.beginning()),
+            read: Vec::new(),
+        })
+    }
+
+    /// Goes on with a pass. Asks before each step whether to.
     pub(super) async fn chase(
         &mut self,
         (database, key): (u32, &Key),
-        mut staged: Staged,
+        chasing: Chasing,
         size: u64,
         manner: Manner,
-        mut goes_on: impl FnMut(Way, Instant) -> Go,
+        goes_on: &mut impl FnMut(Way, Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
+        let Chasing {
+            mut staged,
+            length,
+            mut next,
+            mut read,
+        } = chasing;
         let kind = staged.kind();
-        let length = self.length(kind, key, true).await?;
-        staged.begin();
-        let mut next = Some(kind.beginning());
-        let mut read: Vec<Page> = Vec::new();
         let mut stopped = false;
         while next.is_some() || !read.is_empty() {
             let mut asked = Vec::new();
             if let Some(position) = next.take() {
-                stopped = !wait(Way::Chased, &mut goes_on, self.not_before).await;
+                let halt = wait(Way::Chased, goes_on, self.not_before).await;
+                if halt == Some(Halt::Park) {
+                    let written = self.target.exchange().await.map_err(Interruption::Target)?;
+                    let parked = Box::new(Partial::Chased(Chasing {
+                        staged,
+                        length,
+                        next: Some(position),
+                        read,
+                    }));
+                    let outcome = self.judge(written)?;
+                    return Ok(outcome.unwrap_or(Outcome::Parked(parked)));
+                }
+                stopped = halt.is_some();
                 if !stopped {
                     let portion = self.portion_for(manner.hurry);
                     let count = portion.elements_of(kind, length, size);
@@ -140,7 +181,7 @@ impl Relay {
             }
         }
         let outcome = self.finish(staged.len(), false).await?;
-        if outcome == (Outcome::Done { stream: false }) {
+        if matches!(outcome, Outcome::Done { .. }) {
             self.shelf.put(database, key.clone(), staged);
         }
         Ok(outcome)

@@ -17,7 +17,7 @@ use super::{
     Interruption,
     link::{Endpoint, LinkError, Opener, Sending},
     pages::{Kind, Position},
-    pieces::{Go, Manner, Outcome, Way, wait},
+    pieces::{Go, Halt, Manner, Outcome, Partial, Way, wait},
     relay::Relay,
     reply::Reply,
     server::Server,
@@ -46,25 +46,66 @@ fn is_fit(server: &Server, bytes: u64) -> bool {
     server.replicas == 0 && !server.appends && server.most_memory.is_none_or(room)
 }
 
+/// A string that is on its way to the target.
+pub(super) struct Flowing {
+    sending: Sending,
+    /// Of the whole of it, when it began, in bytes.
+    length: u64,
+    /// How much of it was read, in bytes; the last of that, which is not sent yet.
+    at: u64,
+    read: Vec<Vec<u8>>,
+    /// When the next may be sent.
+    free: Instant,
+}
+
 impl Relay {
-    /// Copies a string, if it can be in this way; none: it cannot.
+    /// Begins with a string, if it can be copied in this way.
+    pub(super) async fn begin_flowing(
+        &mut self,
+        database: u32,
+        key: &[u8],
+    ) -> Result<Option<Flowing>, Interruption> {
+        let length = self.length(Kind::String, key, true).await?;
+        let sending = self.begin_sending(database, length).await;
+        Ok(sending.map(|sending| Flowing {
+            sending,
+            length,
+            at: 0,
+            read: Vec::new(),
+            free: Instant::now(),
+        }))
+    }
+
+    /// Goes on with a string; none: it cannot be copied in this way, after all.
     pub(super) async fn flow(
         &mut self,
-        (database, key): (u32, &[u8]),
+        flowing: Flowing,
+        key: &[u8],
         manner: Manner,
         goes_on: &mut impl FnMut(Way, Instant) -> Go,
     ) -> Result<Option<Outcome>, Interruption> {
-        let length = self.length(Kind::String, key, true).await?;
-        let Some(mut sending) = self.begin_flow(database, length).await else {
-            return Ok(None);
-        };
-        let mut at = 0;
-        let mut read: Vec<Vec<u8>> = Vec::new();
-        let mut free = Instant::now();
+        let Flowing {
+            mut sending,
+            length,
+            mut at,
+            mut read,
+            mut free,
+        } = flowing;
         while at < length || !read.is_empty() {
             if at < length {
-                if !wait(Way::Anew, goes_on, self.not_before).await {
-                    return Ok(Some(Outcome::Stopped));
+                match wait(Way::Anew, goes_on, self.not_before).await {
+                    None => {}
+                    Some(Halt::Stop) => return Ok(Some(Outcome::Stopped)),
+                    Some(Halt::Park) => {
+                        let parked = Flowing {
+                            sending,
+                            length,
+                            at,
+                            read,
+                            free,
+                        };
+                        return Ok(Some(Outcome::Parked(Box::new(Partial::Flown(parked)))));
+                    }
                 }
                 let portion = self.portion_for(manner.hurry);
                 for position in
@@ -127,7 +168,7 @@ impl Relay {
 
     /// Opens a connection for a string of so many bytes, and begins. None: that is not for this string, or
     /// this target.
-    async fn begin_flow(&mut self, database: u32, length: u64) -> Option<Sending> {
+    async fn begin_sending(&mut self, database: u32, length: u64) -> Option<Sending> {
         let door = self.door.as_ref().filter(|_| length >= LEAST)?;
         let begun = async {
             let (mut link, is) = door.opener.open(&door.target, door.number).await?;

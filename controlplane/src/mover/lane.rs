@@ -6,7 +6,8 @@
 //!
 //! Big keys have a lane of their own, which copies them by pieces, so that nothing else waits for them. A
 //! lane that finds one hands it over, and from then on all that it hears of it, too: it stays with that
-//! lane, whatever becomes of its value.
+//! lane, whatever becomes of its value. When slots are drained that the key which it copies is not of, it parks
+//! that, drains, and goes on where it was.
 //!
 //! *Draining* is its part of the cut-over: when the barrier has come, so has every change before it; then
 //! all dirty keys of the slots are copied, and nothing of them is missing at the target. From then on the
@@ -33,7 +34,7 @@ use super::{
     Interruption, Throttle,
     dirty::{Dirty, Key, Order},
     pace::Portion,
-    pieces::{Go, Manner, Outcome, Way},
+    pieces::{Go, Halt, Manner, Outcome, Way},
     relay::{Known, LATER, PIECE, Relay},
     report::Report,
 };
@@ -144,6 +145,12 @@ impl Role {
             Self::Common(_) => Duration::from_millis(50),
             Self::Big => Duration::from_millis(500),
         }
+    }
+
+    /// Whether a key that is copied by pieces is parked for a drain of other slots. Not by one that takes several
+    /// keys at a time: others of them may be of those slots.
+    fn parks(&self) -> bool {
+        matches!(self, Self::Big)
     }
 
     /// How many of so many dirty keys are copied before notices are heard again.
@@ -344,18 +351,28 @@ impl State {
         over
     }
 
-    /// Whether to go on with a big key that is copied in part: for a drain or not, in this way.
-    fn goes_on(&self, key: &Key, drain: Option<&Drain>, way: Way, waits: bool) -> Go {
+    /// Whether to go on with a key that is copied in part: for a drain or not, in this way.
+    fn goes_on(&self, key: &Key, role: &Role, drain: Option<&Drain>, way: Way, waits: bool) -> Go {
         let changed = self.dirty.contains(key);
         match (drain, self.due()) {
             // Nobody changes it now, and everybody waits.
-            (Some(drain), _) if drain.done.is_closed() => Go::Stop,
+            (Some(drain), _) if drain.done.is_closed() => Go::Halt(Halt::Stop),
             (Some(_), _) => Go::On,
+            (None, _) if changed && way == Way::Anew => Go::Halt(Halt::Stop),
             (None, Some(due)) if due.slots.owns(key) && !changed => Go::On,
-            (None, Some(_)) => Go::Stop,
-            (None, None) if changed && way == Way::Anew => Go::Stop,
+            (None, Some(due)) if !due.slots.owns(key) && role.parks() => Go::Halt(Halt::Park),
+            (None, Some(_)) => Go::Halt(Halt::Stop),
             (None, None) if waits => Go::Wait,
             (None, None) => Go::On,
+        }
+    }
+
+    /// Tells what this lane has to copy.
+    fn tell(&self, number: usize, role: &Role, report: &Report) {
+        report.dirty(number, self.dirty.tally(), self.handing.tally());
+        match role {
+            Role::Common(_) => {}
+            Role::Big => report.slow(self.dirty.tally().slots().with(&self.hot)),
         }
     }
 
@@ -400,13 +417,9 @@ impl Lane {
             return Err(Interruption::TooManyDirty);
         }
         let handed_over = self.hand_over()?;
-        let state = &self.state;
-        self.report
-            .dirty(self.number, state.dirty.tally(), state.handing.tally());
+        self.state.tell(self.number, &self.role, &self.report);
         if matches!(self.role, Role::Big) {
-            let slots = state.dirty.tally().slots();
-            self.report.slow(slots.with(&state.hot));
-            self.relay.shelf.forget(&state.released);
+            self.relay.shelf.forget(&self.state.released);
         }
         if self.state.due().is_some()
             && let Some(drain) = self.state.drain.take()
@@ -417,9 +430,9 @@ impl Lane {
         let early = Some(self.relay.not_before).filter(|then| *then > now);
         let throttle = *self.throttle.borrow_and_update();
         let paused = throttle.paused || early.is_some();
-        // No slots are settled before the big ones: a rate is not to be spent on what changes again till then.
+        // While all slots wait for big keys, a rate is not to be spent on what changes again till then.
         let is_common = matches!(self.role, Role::Common(_));
-        let yields = is_common && throttle.rate.is_some() && self.report.has_fresh();
+        let yields = is_common && throttle.rate.is_some() && self.report.awaited() > 0;
         let dirty = self.state.dirty.len();
         let gathering = self.state.next_round.filter(|round| *round > now);
         let round = self.found.is_none() && dirty > 0 && gathering.is_none() && !yields;
@@ -513,10 +526,12 @@ impl Lane {
             }
             copied.insert(database);
         }
-        if matches!(self.role, Role::Big) {
+        // What was not wanted any more was not tried.
+        let is_whole = drain.is_none_or(|drain| !drain.done.is_closed());
+        if matches!(self.role, Role::Big) && is_whole {
             for key in keys {
                 if self.state.was_tried(key) {
-                    self.report.tried_big();
+                    self.report.tried_big(Slot::of_key(key));
                 }
             }
         }
@@ -569,7 +584,7 @@ impl Lane {
             match self.role {
                 Role::Common(_) => {
                     if self.state.handed.insert(key.clone()) {
-                        self.report.found_big();
+                        self.report.found_big(Slot::of_key(&key));
                     }
                     self.state.handing.insert(key);
                 }
@@ -587,13 +602,16 @@ impl Lane {
         size: u64,
         drain: Option<&Drain>,
     ) -> Result<(), Interruption> {
+        let mut parked = None;
         loop {
             let Self {
+                number,
                 relay,
                 notices,
                 role,
                 state,
                 throttle,
+                report,
                 ..
             } = self;
             let manner = Manner {
@@ -601,14 +619,26 @@ impl Lane {
                 changes: state.tried.contains_key(key),
             };
             let goes_on = |way, not_before| {
+                let mut hears = false;
                 while let Ok(notice) = notices.try_recv() {
                     state.take(notice, role);
+                    hears = true;
+                }
+                if hears {
+                    state.tell(*number, role, report);
                 }
                 let waits = throttle.borrow().paused || Instant::now() < not_before;
-                state.goes_on(key, drain, way, waits)
+                state.goes_on(key, role, drain, way, waits)
             };
-            let copied = relay.copy_in_pieces(database, key, size, manner, goes_on);
+            let value = (database, key);
+            let copied = relay.copy_in_pieces(value, size, manner, parked.take(), goes_on);
             match copied.await? {
+                Outcome::Parked(partial) => {
+                    parked = Some(partial);
+                    if let Some(drain) = self.state.drain.take() {
+                        Box::pin(self.drain(drain)).await?;
+                    }
+                }
                 Outcome::Done { stream } => {
                     if stream {
                         self.state.streams.insert(key.clone());
@@ -780,11 +810,13 @@ mod tests {
     fn a_value_that_changes_is_copied_on_only_if_it_is_chased() {
         let mut state = State::default();
         let key = key("a");
-        let go = |state: &State, way| state.goes_on(&key, None, way, false);
+        let go = |state: &State, way| state.goes_on(&key, &Role::Big, None, way, false);
+        let waits = |state: &State| state.goes_on(&key, &Role::Big, None, Way::Chased, true);
+        let stop = Go::Halt(Halt::Stop);
         assert_eq!(go(&state, Way::Anew), Go::On);
-        assert_eq!(state.goes_on(&key, None, Way::Chased, true), Go::Wait);
+        assert_eq!(waits(&state), Go::Wait);
         changed(&mut state, &Role::Big, &["a"]);
-        assert_eq!(go(&state, Way::Anew), Go::Stop);
+        assert_eq!(go(&state, Way::Anew), stop);
         assert_eq!(go(&state, Way::Chased), Go::On);
         // Whoever waits for slots does not wait for what is not the last pass.
         let drain = |slots| {
@@ -799,15 +831,26 @@ mod tests {
             (drain, result)
         };
         let (own, result) = drain(slot_of("a"));
-        assert_eq!(state.goes_on(&key, Some(&own), Way::Anew, true), Go::On);
+        let for_own =
+            |state: &State, own| state.goes_on(&key, &Role::Big, Some(own), Way::Anew, true);
+        assert_eq!(for_own(&state, &own), Go::On);
         drop(result);
-        assert_eq!(state.goes_on(&key, Some(&own), Way::Anew, true), Go::Stop);
+        assert_eq!(for_own(&state, &own), stop);
         state.drain = Some(own);
-        assert_eq!(go(&state, Way::Chased), Go::Stop);
+        assert_eq!(go(&state, Way::Chased), stop);
         state.dirty.take(1);
         assert_eq!(go(&state, Way::Chased), Go::On);
+        // Where other slots are waited for, it goes on later, but for what is worth nothing any more.
         state.drain = Some(drain(slot_of("b")).0);
-        assert_eq!(go(&state, Way::Chased), Go::Stop);
+        for way in [Way::Anew, Way::Chased] {
+            assert_eq!(go(&state, way), Go::Halt(Halt::Park));
+            let common = Role::Common(mpsc::channel(1).0);
+            assert_eq!(state.goes_on(&key, &common, None, way, false), stop);
+        }
+        assert_eq!(waits(&state), Go::Halt(Halt::Park));
+        changed(&mut state, &Role::Big, &["a"]);
+        assert_eq!(go(&state, Way::Anew), stop);
+        assert_eq!(go(&state, Way::Chased), Go::Halt(Halt::Park));
     }
 
     #[test]

@@ -10,6 +10,9 @@
 //!
 //! A value that changes meanwhile becomes some mixture. Whoever asks for the copy is told of each change,
 //! and asks again; from then on it is chased, if it can be ([`super::chase`]).
+//!
+//! Where something else comes first, a copy is *parked*: between two steps it is given back as a value
+//! ([`Partial`]), and goes on from there later. Meanwhile the connections, and the name for growing, are free.
 
 use std::time::Duration;
 
@@ -17,7 +20,9 @@ use tokio::time::{self, Instant};
 
 use super::{
     Interruption,
+    chase::Chasing,
     dirty::Key,
+    flow::Flowing,
     pages::{Kind, Page, Position},
     relay::Relay,
     reply::Reply,
@@ -26,6 +31,8 @@ use super::{
 
 /// How often it is asked again whether to go on, at least.
 const WAIT: Duration = Duration::from_millis(10);
+/// The same while only the pace is waited for: what that adds to a hold of other slots.
+const PACED: Duration = Duration::from_millis(2);
 
 /// Whether to go on with a value that is copied in part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,8 +41,17 @@ pub(super) enum Go {
     On,
     /// Later.
     Wait,
-    /// No more.
+    /// No more in this call.
+    Halt(Halt),
+}
+
+/// Why a value that is copied in part is not gone on with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Halt {
+    /// It is given up: worth nothing any more, or begun anew later.
     Stop,
+    /// Something else comes first.
+    Park,
 }
 
 /// How a value is copied that is copied in part.
@@ -56,8 +72,30 @@ pub(super) struct Manner {
     pub(super) changes: bool,
 }
 
+/// How far a copy is that was parked.
+pub(super) enum Partial {
+    Chased(Chasing),
+    Flown(Flowing),
+    Grown(Growing),
+}
+
+/// A value that is begun with.
+enum Begun {
+    Partly(Box<Partial>),
+    /// There was nothing to be copied by pieces.
+    Over(Outcome),
+}
+
+/// A value that grows at the target.
+pub(super) struct Growing {
+    kind: Kind,
+    /// How many elements it had when it began.
+    length: u64,
+    /// What comes next.
+    position: Position,
+}
+
 /// What came of it.
-#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     /// The target has it.
     Done {
@@ -66,6 +104,8 @@ pub(super) enum Outcome {
     },
     /// Whoever asked wants no more of it.
     Stopped,
+    /// Whoever asked will go on with this.
+    Parked(Box<Partial>),
     /// It is not as long as it should be: it has changed, or the target has thrown it out half-way.
     Changed,
     /// The target takes no writes now.
@@ -74,28 +114,27 @@ pub(super) enum Outcome {
     Unreadable,
 }
 
-/// Waits until it is time to go on; whether to.
+/// Waits until it is time to go on; or says why not to.
 pub(super) async fn wait(
     way: Way,
     goes_on: &mut impl FnMut(Way, Instant) -> Go,
     not_before: Instant,
-) -> bool {
+) -> Option<Halt> {
     loop {
         match goes_on(way, not_before) {
-            Go::On => return true,
+            Go::On => return None,
             Go::Wait => time::sleep_until(next_look(Instant::now(), not_before)).await,
-            Go::Stop => return false,
+            Go::Halt(halt) => return Some(halt),
         }
     }
 }
 
 /// When it is asked again whether to go on, if it cannot be before a time.
 fn next_look(now: Instant, not_before: Instant) -> Instant {
-    let latest = now + WAIT;
     if not_before > now {
-        not_before.min(latest)
+        not_before.min(now + PACED)
     } else {
-        latest // it is something else that is waited for
+        now + WAIT // it is something else that is waited for
     }
 }
 
@@ -107,45 +146,45 @@ enum Step {
 }
 
 impl Relay {
-    /// Copies a value of about this many bytes; 0: nobody knows. Asks before each step whether to go on,
-    /// and tells how it copies and when the pace allows it.
+    /// Copies a value of about this many bytes; 0: nobody knows; or goes on with it where it was parked. Asks
+    /// before each step whether to, and tells how it copies and when the pace allows it.
     pub(super) async fn copy_in_pieces(
         &mut self,
-        database: u32,
-        key: &Key,
+        (database, key): (u32, &Key),
         size: u64,
         manner: Manner,
+        parked: Option<Box<Partial>>,
         mut goes_on: impl FnMut(Way, Instant) -> Go,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
-        let staged = self.shelf.take(database, key);
-        let name = match self.read(&[b"TYPE", key]).await? {
-            Reply::Text(name) => name,
-            other => return Err(Interruption::Source(self.source.unexpected("TYPE", &other))),
+        let partial = match parked {
+            Some(partial) => {
+                std::mem::swap(&mut self.place, &mut self.aside);
+                partial
+            }
+            None => match self.begin_pieces(database, key, manner).await? {
+                Begun::Partly(partial) => partial,
+                Begun::Over(outcome) => return Ok(outcome),
+            },
         };
-        if name == b"none" {
-            self.target.push(&[b"UNLINK", key]);
-            return self.finish(0, false).await;
-        }
-        let Some(kind) = Kind::read(&name) else {
-            return Ok(Outcome::Unreadable);
-        };
-        if manner.changes
-            && let Some(staged) = self.chased(database, key, kind, staged, manner.hurry)
-        {
-            let value = (database, key);
-            return self.chase(value, staged, size, manner, goes_on).await;
-        }
-        let flown = match kind {
-            Kind::String => self.flow((database, key), manner, &mut goes_on).await?,
-            Kind::List | Kind::Set | Kind::Hash | Kind::SortedSet | Kind::Stream => None,
-        };
-        let outcome = match flown {
-            Some(outcome) => outcome,
-            None => self.grow(kind, key, size, manner.hurry, goes_on).await?,
+        let outcome = match *partial {
+            Partial::Chased(chasing) => {
+                let value = (database, key);
+                self.chase(value, chasing, size, manner, &mut goes_on)
+                    .await?
+            }
+            Partial::Grown(growing) => self.grow(growing, key, size, manner, &mut goes_on).await?,
+            Partial::Flown(flowing) => match self.flow(flowing, key, manner, &mut goes_on).await? {
+                Some(outcome) => outcome,
+                None => {
+                    let growing = self.begin_growing(Kind::String, key).await?;
+                    self.grow(growing, key, size, manner, &mut goes_on).await?
+                }
+            },
         };
         match outcome {
             Outcome::Done { .. } | Outcome::Unreadable => {}
+            Outcome::Parked(_) => std::mem::swap(&mut self.place, &mut self.aside),
             Outcome::Stopped | Outcome::Changed | Outcome::Later(_) => {
                 self.target.discard();
                 let place = self.place.clone();
@@ -159,17 +198,52 @@ impl Relay {
         Ok(outcome)
     }
 
-    async fn grow(
+    /// Finds out in which way a value is copied.
+    async fn begin_pieces(
         &mut self,
-        kind: Kind,
-        key: &[u8],
-        size: u64,
-        hurry: bool,
-        mut goes_on: impl FnMut(Way, Instant) -> Go,
-    ) -> Result<Outcome, Interruption> {
-        let length = self.length(kind, key, true).await?;
-        let place = self.place.clone();
-        let place = place.as_bytes();
+        database: u32,
+        key: &Key,
+        manner: Manner,
+    ) -> Result<Begun, Interruption> {
+        let staged = self.shelf.take(database, key);
+        let name = match self.read(&[b"TYPE", key]).await? {
+            Reply::Text(name) => name,
+            other => return Err(Interruption::Source(self.source.unexpected("TYPE", &other))),
+        };
+        if name == b"none" {
+            self.target.push(&[b"UNLINK", key]);
+            return self.finish(0, false).await.map(Begun::Over);
+        }
+        let Some(kind) = Kind::read(&name) else {
+            return Ok(Begun::Over(Outcome::Unreadable));
+        };
+        if manner.changes
+            && let Some(staged) = self.chased(database, key, kind, staged, manner.hurry)
+        {
+            let chasing = self.begin_chasing(staged, key).await?;
+            return Ok(Begun::Partly(Box::new(Partial::Chased(chasing))));
+        }
+        let flowing = match kind {
+            Kind::String => self.begin_flowing(database, key).await?,
+            Kind::List | Kind::Set | Kind::Hash | Kind::SortedSet | Kind::Stream => None,
+        };
+        Ok(Begun::Partly(Box::new(match flowing {
+            Some(flowing) => Partial::Flown(flowing),
+            None => Partial::Grown(self.begin_growing(kind, key).await?),
+        })))
+    }
+
+    async fn begin_growing(&mut self, kind: Kind, key: &[u8]) -> Result<Growing, Interruption> {
+        Ok(Growing {
+            kind,
+            length: self.length(kind, key, true).await?,
+            position: kind.beginning(),
+        })
+    }
+
+    /// Queues what comes before the first page of a value of so many elements.
+    fn push_beginning(&mut self, kind: Kind, length: u64) {
+        let place = self.place.as_bytes();
         self.target.push(&[b"UNLINK", place]);
         if kind == Kind::Stream {
             // Also an empty one is one.
@@ -189,12 +263,40 @@ impl Relay {
                     .push(&[b"SETRANGE", place, last.as_bytes(), b"\0"]);
             }
         }
-        let mut position = kind.beginning();
+    }
+
+    async fn grow(
+        &mut self,
+        growing: Growing,
+        key: &[u8],
+        size: u64,
+        manner: Manner,
+        goes_on: &mut impl FnMut(Way, Instant) -> Go,
+    ) -> Result<Outcome, Interruption> {
+        let Growing {
+            kind,
+            length,
+            mut position,
+        } = growing;
         loop {
-            if !wait(Way::Anew, &mut goes_on, self.not_before).await {
-                return Ok(Outcome::Stopped);
+            match wait(Way::Anew, goes_on, self.not_before).await {
+                None => {}
+                Some(Halt::Stop) => return Ok(Outcome::Stopped),
+                Some(Halt::Park) => {
+                    let written = self.target.exchange().await.map_err(Interruption::Target)?;
+                    let parked = Box::new(Partial::Grown(Growing {
+                        kind,
+                        length,
+                        position,
+                    }));
+                    let outcome = self.judge(written)?;
+                    return Ok(outcome.unwrap_or(Outcome::Parked(parked)));
+                }
             }
-            let portion = self.portion_for(hurry);
+            if position == kind.beginning() {
+                self.push_beginning(kind, length);
+            }
+            let portion = self.portion_for(manner.hurry);
             let count = portion.elements_of(kind, length, size);
             let positions = kind.positions(position, count, portion.pages);
             let begun = Instant::now();
@@ -210,8 +312,9 @@ impl Relay {
         if let Some(outcome) = self.judge(written)? {
             return Ok(outcome);
         }
+        let place = self.place.clone();
         if kind == Kind::Stream
-            && let Some(outcome) = self.dress_stream(key, place).await?
+            && let Some(outcome) = self.dress_stream(key, place.as_bytes()).await?
         {
             return Ok(outcome);
         }
@@ -416,8 +519,8 @@ mod tests {
     fn it_is_asked_again_as_soon_as_the_pace_allows() {
         let now = Instant::now();
         let millis = |n| now + Duration::from_millis(n);
-        assert_eq!(next_look(now, millis(3)), millis(3));
-        assert_eq!(next_look(now, millis(500)), now + WAIT);
+        assert_eq!(next_look(now, millis(1)), millis(1));
+        assert_eq!(next_look(now, millis(500)), now + PACED);
         assert_eq!(next_look(now, now), now + WAIT);
     }
 }

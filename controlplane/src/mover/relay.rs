@@ -48,6 +48,8 @@ pub(super) struct Relay {
     pub(super) streams_count: bool,
     /// The key under which a value grows at the target.
     pub(super) place: String,
+    /// The same for what is copied while another one is parked.
+    pub(super) aside: String,
     /// What the target has may be big, and is unlinked before another value takes its place.
     pub(super) frees: bool,
     /// Where big strings go in; none: they grow.
@@ -116,6 +118,7 @@ impl Relay {
         pace: Arc<Pace>,
     ) -> Result<Self, Interruption> {
         source.only_reads();
+        let [place, aside] = places(own);
         if is.reads_untouched() {
             source
                 .demand("CLIENT NO-TOUCH", &[b"CLIENT", b"NO-TOUCH", b"ON"])
@@ -140,7 +143,8 @@ impl Relay {
             target_expires_fields: target_is.expires_fields(),
             restores: true,
             streams_count: is.streams_count() && target_is.streams_count(),
-            place: place(own),
+            place,
+            aside,
             frees: false,
             door: None,
             shelf: Shelf::default(),
@@ -456,9 +460,9 @@ fn databases(info: &str) -> BTreeSet<u32> {
     keyspace(info).into_keys().collect()
 }
 
-/// The key under which values grow, of a lane whose own keys begin with `own`.
-pub(super) fn place(own: &str) -> String {
-    format!("{own}:place")
+/// The keys under which values grow, of a lane whose own keys begin with `own`.
+pub(super) fn places(own: &str) -> [String; 2] {
+    ["place", "aside"].map(|name| format!("{own}:{name}"))
 }
 
 /// The key of the mark, of a lane whose own keys begin with `own`.

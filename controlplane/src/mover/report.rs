@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use proto::SlotSet;
+use proto::{Slot, SlotSet};
 
 use super::tally::Tally;
 
@@ -38,8 +38,11 @@ pub struct Progress {
     pub dirt: Tally,
     /// Big keys that are to be copied by pieces, for the first time or again.
     pub big: u64,
-    /// Big keys whose first copy is not over.
-    pub fresh: u64,
+    /// Big keys of which the pass knew, and whose first copy is not over: before that, nothing is to be held.
+    pub awaited: u64,
+    /// Slots that have a big key whose first copy is not over, whenever it was found: not to be held, since that
+    /// would take too long.
+    pub uncopied: SlotSet,
     /// The target has replicas, and none of them follows it: what is copied does not come to one.
     pub lacks_replica: bool,
     /// Slots that have a big key that is to be copied, or has changed since it was: they take longest to be
@@ -68,6 +71,25 @@ pub enum Stage {
     Following,
 }
 
+/// Big keys, by how far their first copies are.
+#[derive(Default)]
+struct Big {
+    /// Those of which it is not over.
+    fresh: Tally,
+    found: u64,
+    tried: u64,
+    /// How many were found when the pass was over.
+    known: Option<u64>,
+}
+
+impl Big {
+    /// How many are to be tried before any slots are held. They are about the first in turn; not all that is ever
+    /// found, or clients that make such keys faster than they are copied would keep all slots where they are.
+    fn awaited(&self) -> u64 {
+        self.known.unwrap_or(self.found).saturating_sub(self.tried)
+    }
+}
+
 /// A rate, smoothed over about a second, after so many keys in this time.
 fn smoothed(rate: f64, keys: u64, time: Duration) -> f64 {
     let time = time.as_secs_f64().max(0.001);
@@ -81,7 +103,7 @@ pub(super) struct Report {
     bytes: AtomicU64,
     /// Of each lane; of the one for big keys last.
     dirty: Vec<Mutex<Tally>>,
-    fresh: AtomicU64,
+    big: Mutex<Big>,
     slow: Mutex<SlotSet>,
     waits_for: Mutex<Option<String>>,
     /// Keys copied a second, lately.
@@ -96,7 +118,7 @@ impl Report {
             keys: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dirty: (0..=lanes).map(|_| Mutex::default()).collect(),
-            fresh: AtomicU64::new(0),
+            big: Mutex::default(),
             slow: Mutex::new(SlotSet::EMPTY),
             waits_for: Mutex::new(None),
             rate: Mutex::new(0.0),
@@ -125,19 +147,33 @@ impl Report {
         }
     }
 
-    /// A big key is found, and its first copy to be made.
-    pub(super) fn found_big(&self) {
-        self.fresh.fetch_add(1, Relaxed);
+    fn big(&self) -> MutexGuard<'_, Big> {
+        self.big.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first copy of a big key is over, however it went.
-    pub(super) fn tried_big(&self) {
-        self.fresh.fetch_sub(1, Relaxed);
+    /// A big key of this slot is found, and its first copy to be made.
+    pub(super) fn found_big(&self, slot: Slot) {
+        let mut big = self.big();
+        big.fresh.add(slot, 1);
+        big.found += 1;
     }
 
-    /// Whether there are big keys whose first copy is not over.
-    pub(super) fn has_fresh(&self) -> bool {
-        self.fresh.load(Relaxed) > 0
+    /// The first copy of a big key of this slot is over, however it went.
+    pub(super) fn tried_big(&self, slot: Slot) {
+        let mut big = self.big();
+        big.fresh.remove(slot);
+        big.tried += 1;
+    }
+
+    /// The pass is over.
+    pub(super) fn passed(&self) {
+        let mut big = self.big();
+        big.known = Some(big.found);
+    }
+
+    /// See [`Progress::awaited`].
+    pub(super) fn awaited(&self) -> u64 {
+        self.big().awaited()
     }
 
     /// These slots take longest to be settled.
@@ -170,7 +206,9 @@ impl Report {
             (progress.dirty, progress.big) = (progress.dirt.total(), lane.total());
             progress.dirt.add_all(&lane);
         }
-        progress.fresh = self.fresh.load(Relaxed);
+        let big = self.big();
+        (progress.awaited, progress.uncopied) = (big.awaited(), big.fresh.slots());
+        drop(big);
         progress.slow = *self.slow.lock().unwrap_or_else(PoisonError::into_inner);
         let waits_for = self.waits_for.lock();
         progress.waits_for = waits_for.unwrap_or_else(PoisonError::into_inner).clone();
@@ -180,6 +218,24 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_found_after_the_pass_is_not_awaited() {
+        let report = Report::new(1);
+        let (early, late) = (Slot::of_key(b"a"), Slot::of_key(b"b"));
+        report.found_big(early);
+        assert_eq!(report.awaited(), 1);
+        report.passed();
+        report.found_big(late);
+        assert_eq!(report.awaited(), 1);
+        report.tried_big(early);
+        let mut progress = Progress::default();
+        report.tell(&mut progress, Duration::ZERO);
+        let uncopied = [late].into_iter().collect();
+        assert_eq!((progress.awaited, progress.uncopied), (0, uncopied));
+        report.tried_big(late);
+        assert_eq!(report.awaited(), 0);
+    }
 
     #[test]
     fn a_rate_that_stays_is_told_however_low_it_is() {

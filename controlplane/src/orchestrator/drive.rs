@@ -411,11 +411,15 @@ impl Drive {
         };
         let progress = copy.progress().borrow().clone();
         self.tell(|activity| activity.copy = progress.clone());
-        let only_slow = progress.big > 0 && progress.slow.includes(&m.remaining());
-        // Of all slots: a drain, of whichever slots, breaks off the first copy of a big value.
-        let waits = progress.fresh > 0 || only_slow && self.phase.1.elapsed() < BIG_PATIENCE;
+        let remaining = m.remaining();
+        let later = progress.slow.with(&progress.uncopied);
+        let only_later = progress.big > 0 && later.includes(&remaining);
+        let waits = progress.awaited > 0 || only_later && self.phase.1.elapsed() < BIG_PATIENCE;
         if waits && matches!(m.phase, Phase::Copying { .. }) {
             return Copying::Underway;
+        }
+        if progress.uncopied.includes(&remaining) {
+            self.following = None; // what is dirty is not what is waited for
         }
         match (progress.stage, self.settled) {
             (Stage::Following, Some((hold, attempt))) if attempt == progress.attempt => {
@@ -425,6 +429,7 @@ impl Drive {
                 since: self.following.get_or_insert_with(Instant::now).elapsed(),
                 dirt: progress.dirt,
                 slow: progress.slow,
+                uncopied: progress.uncopied,
             },
             (Stage::Connecting | Stage::Cleaning | Stage::Copying, _) => {
                 self.following = None;
@@ -701,7 +706,7 @@ type Milestone = (Stage, u32, [bool; 3]);
 
 fn milestone(progress: &Progress) -> Milestone {
     let good_news = [
-        progress.fresh == 0,
+        progress.awaited == 0,
         progress.big == 0,
         !progress.lacks_replica,
     ];

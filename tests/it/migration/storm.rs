@@ -1,17 +1,21 @@
-//! Keys change all the time, many thousands a second, and their slots move all the same.
+//! Keys change all the time, many thousands a second, or big ones are made all the time, and their slots move all
+//! the same.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use proto::v1::{self, migration::Phase};
-use redis::{aio::MultiplexedConnection, pipe};
+use redis::{aio::MultiplexedConnection, cmd, pipe};
 use tests::{
     Cluster,
-    migration::{assert_keys_are_at_their_owners, enters},
+    migration::{assert_keys_are_at_their_owners, enters, migrate},
 };
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 /// How many keys each client has.
 const KEYS: usize = 16_000;
@@ -104,4 +108,62 @@ async fn slots_move_though_many_keys_change_all_the_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_move_though_more_keys_change_than_may_be_copied() {
     check(6000).await;
+}
+
+/// Makes a value that is copied by pieces, which takes longer.
+const MAKE_BIG: &str = "for n = 1, ARGV[1] do redis.call('ZADD', KEYS[1], n, 'member-' .. n) end";
+/// Elements of one.
+const ELEMENTS: usize = 10_000;
+/// How many of those there are at a time.
+const LIVE: usize = 100;
+
+/// Makes big values, each under a name of its own, 25 a second, and deletes them four seconds later. How many it
+/// made.
+async fn make_big(mut link: MultiplexedConnection, stop: Arc<AtomicBool>) -> usize {
+    let mut each = time::interval(Duration::from_millis(40));
+    let mut made: usize = 0;
+    while !stop.load(Relaxed) {
+        each.tick().await;
+        let mut make = cmd("EVAL");
+        make.arg(MAKE_BIG).arg(1).arg(format!("big:{made}"));
+        // What was refused, or may not have been executed, does the same again.
+        if make.arg(ELEMENTS).exec_async(&mut link).await.is_err() {
+            continue;
+        }
+        if let Some(old) = made.checked_sub(LIVE) {
+            let old = format!("big:{old}");
+            cmd("UNLINK").arg(old).exec_async(&mut link).await.ok(); // one more or less
+        }
+        made += 1;
+    }
+    made
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_move_though_more_big_values_are_made_than_can_be_copied() {
+    let cluster = Cluster::builder().groups(2).proxies(2).start().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let link = cluster.proxies[0].connect().await;
+    let client = tokio::spawn(make_big(link, stop.clone()));
+    time::sleep(Duration::from_secs(5)).await;
+    let moved = migrate(&cluster, "0-511", "g2").await;
+    stop.store(true, Relaxed);
+    let made = client.await.unwrap();
+    eprintln!(
+        "{made} made; moved with {} cut-overs, of {} ms at most",
+        moved.cut_overs, moved.longest_hold_ms
+    );
+    assert_eq!(moved.moved_slots, "0-511");
+    assert!(moved.longest_hold_ms < 1500.0, "{moved:?}");
+    let mut link = cluster.proxies[1].connect().await;
+    for n in made - LIVE..made {
+        let mut count = cmd("ZCARD");
+        let count: usize = count
+            .arg(format!("big:{n}"))
+            .query_async(&mut link)
+            .await
+            .unwrap();
+        assert_eq!(count, ELEMENTS, "{n} of {made}");
+    }
+    assert_keys_are_at_their_owners(&cluster).await;
 }

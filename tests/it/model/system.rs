@@ -51,6 +51,7 @@ fn following() -> Copying {
         since: Duration::ZERO,
         dirt: Tally::default(),
         slow: SlotSet::EMPTY,
+        uncopied: SlotSet::EMPTY,
     }
 }
 

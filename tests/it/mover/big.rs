@@ -1,9 +1,9 @@
 //! Values too big for one piece.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
-use controlplane::mover::{Progress, Stage};
-use proto::settled::Streams;
+use controlplane::mover::{Copy, Progress, Stage, Throttle};
+use proto::{Slot, SlotSet, settled::Streams};
 use redis::{Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe};
 use tokio::time;
 
@@ -11,7 +11,7 @@ use super::{
     calls,
     probe::Probe,
     run,
-    stand::{Stand, all, reaches, settle, settle_streams, touched},
+    stand::{Stand, all, follows, reaches, settle, settle_streams, touched},
 };
 
 /// A key of each type, each more than a piece, in all databases that are asked for.
@@ -59,9 +59,9 @@ async fn fill(link: &mut MultiplexedConnection, thousands: usize) {
 }
 
 /// Returns once no big key is left to copy.
-async fn big_ones_are_copied(copy: &mut controlplane::mover::Copy) {
+async fn big_ones_are_copied(copy: &mut Copy) {
     let are_copied = |now: &Progress| {
-        now.stage == Stage::Following && (now.fresh, now.big, now.dirty) == (0, 0, 0)
+        now.stage == Stage::Following && now.uncopied.is_empty() && now.big == 0 && now.dirty == 0
     };
     // What has changed just now is told a moment later.
     let mut progress = copy.progress();
@@ -109,12 +109,14 @@ async fn a_big_value_that_changes_is_copied_again() {
     // Nothing is left of what was begun and given up.
     copy.end().await.unwrap();
     let mut target = stand.target.connect().await;
-    let own: Vec<String> = cmd("KEYS")
-        .arg("{sluice}:*")
-        .query_async(&mut target)
-        .await
-        .unwrap();
-    assert_eq!(own, ["{sluice}:fence"]);
+    assert_eq!(own_keys(&mut target).await, ["{sluice}:fence"]);
+}
+
+/// What a server has of Sluice's.
+async fn own_keys(link: &mut MultiplexedConnection) -> Vec<String> {
+    let mut keys = cmd("KEYS");
+    keys.arg("{sluice}:*");
+    keys.query_async(link).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -479,5 +481,60 @@ async fn fields_that_expire_are_copied_however_often_the_hash_changes() {
             [-1, 44_444_444_444_444, 44_444_444_444_444],
             "{name}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_value_is_gone_on_with_after_other_slots_were_settled() {
+    // Strings grow where there is an append-only file, and are sent in one command where there is none.
+    for appends in ["yes", "no"] {
+        let program = super::stand::program("redis-7.0").unwrap();
+        let stand = Stand::of(program.clone(), program, &["--appendonly", appends]).await;
+        let mut source = stand.source.connect().await;
+        fill(&mut source, 20).await;
+        make_string(&mut source, 8 << 20).await;
+        let big: SlotSet = ["string", "list", "set", "hash", "zset", "stream"]
+            .iter()
+            .map(|key| Slot::of_key(key.as_bytes()))
+            .collect();
+        let others = all().without(&big);
+        let mut copy = Copy::begin(stand.plan(all()));
+        copy.throttle(Throttle {
+            rate: NonZeroU32::new(2000),
+            ..Throttle::default()
+        });
+        follows(&copy).await;
+        let progress = copy.progress();
+        let is_copied = |now: &Progress| now.uncopied.is_empty() && now.big == 0;
+        let (mut settled, mut longest) = (0, Duration::ZERO);
+        while settled < 3 || !is_copied(&progress.borrow()) {
+            // One that changes is chased.
+            if settled < 40 {
+                run(&mut source, &format!("ZADD zset {settled} zset-{settled}")).await;
+            }
+            let key = format!("{{other:{settled}}}");
+            run(&mut source, &format!("SET {key} x")).await;
+            let evidence = settle(&mut copy, others).await.unwrap();
+            longest = longest.max(evidence.took);
+            settled += 1;
+            copy.reopen(others).await;
+            time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut reads = Vec::new();
+        for name in ["getrange", "lrange", "sscan", "hscan", "xrange"] {
+            reads.push((name, calls(&mut source, name).await));
+        }
+        eprintln!("settled {settled} times, in {longest:?} at most; {reads:?}");
+        assert!(settled >= 20, "{settled}");
+        // Once each: 8 MiB by 64 KiB, 20,000 elements by 64 or more.
+        for (name, count) in reads {
+            assert!(count <= 340, "{name}: {count}");
+        }
+        settle(&mut copy, all()).await.unwrap();
+        stand.must_be_equal(&all()).await;
+        copy.reopen(all()).await;
+        copy.end().await.unwrap();
+        let mut target = stand.target.connect().await;
+        assert_eq!(own_keys(&mut target).await, ["{sluice}:fence"]);
     }
 }
