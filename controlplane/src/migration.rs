@@ -53,7 +53,8 @@
 //!    Until that commit the hold can be given up at any time, and is after [`HOLD_BUDGET`]: the slots are
 //!    served by the source again, and the batch is tried again later, by halves. Slots with big values that
 //!    change all the time come behind all others, each alone, and behind those a slot that alone took too
-//!    long; those with big values that were not copied yet are waited for ([`UNCOPIED_PATIENCE`]); if it does so again and again, it is left where it is.
+//!    long; if it does so again and again, it is left where it is. A slot with a big value that was not copied yet is
+//!    not held before it is, for [`UNCOPIED_PATIENCE`].
 //! 4. *COMMITTED*: all slots are the target's. There is no way back but another migration.
 //! 5. *REAPING* deletes what the source still has of them, page by page, and never of a slot that the
 //!    source owns ([`reapable`]). Only when that is over the slots can move again: what was left of a

@@ -340,6 +340,11 @@ impl State {
         }
     }
 
+    /// Whether a key is to be copied, now or when its slot is opened again.
+    fn is_to_copy(&self, key: &Key) -> bool {
+        self.dirty.contains(key) || self.kept.contains(key)
+    }
+
     /// A big key was copied, or it did not work out. Whether its first copy is over by that.
     fn was_tried(&mut self, key: &Key) -> bool {
         let (now, over) = match self.tried.get(key) {
@@ -526,11 +531,11 @@ impl Lane {
             }
             copied.insert(database);
         }
-        // What was not wanted any more was not tried.
-        let is_whole = drain.is_none_or(|drain| !drain.done.is_closed());
-        if matches!(self.role, Role::Big) && is_whole {
+        let given_up = drain.is_some_and(|drain| drain.done.is_closed());
+        if matches!(self.role, Role::Big) {
             for key in keys {
-                if self.state.was_tried(key) {
+                // What was broken off, since nobody waited any more, was not tried.
+                if !(given_up && self.state.is_to_copy(key)) && self.state.was_tried(key) {
                     self.report.tried_big(Slot::of_key(key));
                 }
             }
@@ -774,6 +779,8 @@ mod tests {
             ..State::default()
         };
         changed(&mut state, &Role::Big, &["a", "b", "c"]);
+        assert!(["a", "c"].iter().all(|name| state.is_to_copy(&key(name))));
+        assert!(!state.is_to_copy(&key("d")));
         assert_eq!(state.dirty.take(9), [key("c")]);
         state.take(Notice::Release(slot_of("a")), &Role::Big);
         state.take(Notice::Reopen(slot_of("a").with(&slot_of("b"))), &Role::Big);
