@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use super::{
     Interruption,
     dirty::Key,
+    lane::GoAhead,
     pages::{Kind, Page, Position},
-    pieces::{Go, Halt, Manner, Outcome, Partial, Way, wait},
+    pieces::{Halt, Manner, Outcome, Partial, Way},
     relay::Relay,
     staged::Staged,
     value::Expiry,
@@ -70,14 +71,14 @@ impl Relay {
         })
     }
 
-    /// Goes on with a pass. Asks before each step whether to.
+    /// Goes on with a pass. Waits before each step until it may.
     pub(super) async fn chase(
         &mut self,
         (database, key): (u32, &Key),
         chasing: Chasing,
         size: u64,
         manner: Manner,
-        goes_on: &mut impl FnMut(Way, Instant) -> Go,
+        go_ahead: &mut GoAhead<'_>,
     ) -> Result<Outcome, Interruption> {
         let Chasing {
             mut staged,
@@ -90,7 +91,7 @@ impl Relay {
         while next.is_some() || !read.is_empty() {
             let mut asked = Vec::new();
             if let Some(position) = next.take() {
-                let halt = wait(Way::Chased, goes_on, self.not_before).await;
+                let halt = go_ahead.wait(Way::Chased, self.not_before).await;
                 if halt == Some(Halt::Park) {
                     let written = self.target.exchange().await.map_err(Interruption::Target)?;
                     let parked = Box::new(Partial::Chased(Chasing {

@@ -15,9 +15,10 @@ use tokio::time::{self, Instant};
 
 use super::{
     Interruption,
+    lane::GoAhead,
     link::{Endpoint, LinkError, Opener, Sending},
     pages::{Kind, Position},
-    pieces::{Go, Halt, Manner, Outcome, Partial, Way, wait},
+    pieces::{Halt, Manner, Outcome, Partial, Way},
     relay::Relay,
     reply::Reply,
     server::Server,
@@ -82,7 +83,7 @@ impl Relay {
         flowing: Flowing,
         key: &[u8],
         manner: Manner,
-        goes_on: &mut impl FnMut(Way, Instant) -> Go,
+        go_ahead: &mut GoAhead<'_>,
     ) -> Result<Option<Outcome>, Interruption> {
         let Flowing {
             mut sending,
@@ -93,7 +94,7 @@ impl Relay {
         } = flowing;
         while at < length || !read.is_empty() {
             if at < length {
-                match wait(Way::Anew, goes_on, self.not_before).await {
+                match go_ahead.wait(Way::Anew, self.not_before).await {
                     None => {}
                     Some(Halt::Stop) => return Ok(Some(Outcome::Stopped)),
                     Some(Halt::Park) => {

@@ -403,6 +403,61 @@ impl State {
     }
 }
 
+/// What a key that is copied by pieces waits for before each of them. Meanwhile its lane hears all notices.
+pub(super) struct GoAhead<'a> {
+    key: &'a Key,
+    /// What it is copied for, if it is for one.
+    drain: Option<&'a Drain>,
+    number: usize,
+    role: &'a Role,
+    state: &'a mut State,
+    notices: &'a mut mpsc::Receiver<Notice>,
+    throttle: watch::Receiver<Throttle>,
+    report: &'a Report,
+}
+
+impl GoAhead<'_> {
+    /// Waits until it is time to go on, if the pace allows it from a time on; or says why not to.
+    pub(super) async fn wait(&mut self, way: Way, mut not_before: Instant) -> Option<Halt> {
+        let mut hears = false;
+        loop {
+            while let Ok(notice) = self.notices.try_recv() {
+                self.state.take(notice, self.role);
+                hears = true;
+            }
+            if std::mem::take(&mut hears) {
+                self.state.tell(self.number, self.role, self.report);
+            }
+            let paused = self.throttle.borrow().paused;
+            let waits = paused || Instant::now() < not_before;
+            match self
+                .state
+                .goes_on(self.key, self.role, self.drain, way, waits)
+            {
+                Go::On => return None,
+                Go::Halt(halt) => return Some(halt),
+                Go::Wait => {}
+            }
+            tokio::select! {
+                biased;
+                notice = self.notices.recv() => match notice {
+                    Some(notice) => {
+                        self.state.take(notice, self.role);
+                        hears = true;
+                    }
+                    None => return Some(Halt::Stop),
+                },
+                changed = self.throttle.changed() => match changed {
+                    // What was waited for was reckoned by what it was before.
+                    Ok(()) => not_before = Instant::now(),
+                    Err(_) => return Some(Halt::Stop),
+                },
+                () = time::sleep_until(not_before), if !paused => {}
+            }
+        }
+    }
+}
+
 impl Lane {
     /// Copies until that cannot go on.
     pub(super) async fn run(mut self) -> Interruption {
@@ -623,20 +678,18 @@ impl Lane {
                 hurry: drain.is_some(),
                 changes: state.tried.contains_key(key),
             };
-            let goes_on = |way, not_before| {
-                let mut hears = false;
-                while let Ok(notice) = notices.try_recv() {
-                    state.take(notice, role);
-                    hears = true;
-                }
-                if hears {
-                    state.tell(*number, role, report);
-                }
-                let waits = throttle.borrow().paused || Instant::now() < not_before;
-                state.goes_on(key, role, drain, way, waits)
+            let go_ahead = GoAhead {
+                key,
+                drain,
+                number: *number,
+                role,
+                state,
+                notices,
+                throttle: throttle.clone(),
+                report,
             };
             let value = (database, key);
-            let copied = relay.copy_in_pieces(value, size, manner, parked.take(), goes_on);
+            let copied = relay.copy_in_pieces(value, size, manner, parked.take(), go_ahead);
             match copied.await? {
                 Outcome::Parked(partial) => {
                     parked = Some(partial);
@@ -858,6 +911,42 @@ mod tests {
         changed(&mut state, &Role::Big, &["a"]);
         assert_eq!(go(&state, Way::Anew), stop);
         assert_eq!(go(&state, Way::Chased), Go::Halt(Halt::Park));
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_waited_for_no_longer_than_it_must() {
+        let key = key("a");
+        let (notices, mut heard) = mpsc::channel(1);
+        let (throttle, throttled) = watch::channel(Throttle::default());
+        let (report, mut state) = (Report::new(0), State::default());
+        let mut go_ahead = GoAhead {
+            key: &key,
+            drain: None,
+            number: 0,
+            role: &Role::Big,
+            state: &mut state,
+            notices: &mut heard,
+            throttle: throttled,
+            report: &report,
+        };
+        let soon = Instant::now() + Duration::from_millis(20);
+        assert_eq!(go_ahead.wait(Way::Anew, soon).await, None);
+        assert!(Instant::now() >= soon);
+        let never = Instant::now() + Duration::from_hours(1);
+        // What was waited for was of another rate, or of none.
+        for paused in [true, false] {
+            throttle.send_modify(|throttle| throttle.paused = paused);
+            let wait = go_ahead.wait(Way::Anew, never);
+            let waited = time::timeout(Duration::from_millis(50), wait).await;
+            assert_eq!(waited.ok(), (!paused).then_some(None), "{paused}");
+        }
+        let (wait, ()) = tokio::join!(go_ahead.wait(Way::Anew, never), async {
+            let told = notices.send(Notice::Changed(vec![key.clone()]));
+            told.await.unwrap();
+        });
+        assert_eq!(wait, Some(Halt::Stop));
+        drop(notices);
+        assert_eq!(go_ahead.wait(Way::Chased, never).await, Some(Halt::Stop));
     }
 
     #[test]

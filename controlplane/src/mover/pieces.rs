@@ -14,25 +14,19 @@
 //! Where something else comes first, a copy is *parked*: between two steps it is given back as a value
 //! ([`Partial`]), and goes on from there later. Meanwhile the connections, and the name for growing, are free.
 
-use std::time::Duration;
-
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 
 use super::{
     Interruption,
     chase::Chasing,
     dirty::Key,
     flow::Flowing,
+    lane::GoAhead,
     pages::{Kind, Page, Position},
     relay::Relay,
     reply::Reply,
     value::{self, Expiry, Lasting, Verdict},
 };
-
-/// How often it is asked again whether to go on, at least.
-const WAIT: Duration = Duration::from_millis(10);
-/// The same while only the pace is waited for: what that adds to a hold of other slots.
-const PACED: Duration = Duration::from_millis(2);
 
 /// Whether to go on with a value that is copied in part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,30 +108,6 @@ pub(super) enum Outcome {
     Unreadable,
 }
 
-/// Waits until it is time to go on; or says why not to.
-pub(super) async fn wait(
-    way: Way,
-    goes_on: &mut impl FnMut(Way, Instant) -> Go,
-    not_before: Instant,
-) -> Option<Halt> {
-    loop {
-        match goes_on(way, not_before) {
-            Go::On => return None,
-            Go::Wait => time::sleep_until(next_look(Instant::now(), not_before)).await,
-            Go::Halt(halt) => return Some(halt),
-        }
-    }
-}
-
-/// When it is asked again whether to go on, if it cannot be before a time.
-fn next_look(now: Instant, not_before: Instant) -> Instant {
-    if not_before > now {
-        not_before.min(now + PACED)
-    } else {
-        now + WAIT // it is something else that is waited for
-    }
-}
-
 /// How far it is.
 enum Step {
     Next(Position),
@@ -146,15 +116,15 @@ enum Step {
 }
 
 impl Relay {
-    /// Copies a value of about this many bytes; 0: nobody knows; or goes on with it where it was parked. Asks
-    /// before each step whether to, and tells how it copies and when the pace allows it.
+    /// Copies a value of about this many bytes; 0: nobody knows; or goes on with it where it was parked. Waits
+    /// before each step until it may, and tells how it copies and when the pace allows it.
     pub(super) async fn copy_in_pieces(
         &mut self,
         (database, key): (u32, &Key),
         size: u64,
         manner: Manner,
         parked: Option<Box<Partial>>,
-        mut goes_on: impl FnMut(Way, Instant) -> Go,
+        mut go_ahead: GoAhead<'_>,
     ) -> Result<Outcome, Interruption> {
         self.enter(database).await?;
         let partial = match parked {
@@ -170,17 +140,19 @@ impl Relay {
         let outcome = match *partial {
             Partial::Chased(chasing) => {
                 let value = (database, key);
-                self.chase(value, chasing, size, manner, &mut goes_on)
+                self.chase(value, chasing, size, manner, &mut go_ahead)
                     .await?
             }
-            Partial::Grown(growing) => self.grow(growing, key, size, manner, &mut goes_on).await?,
-            Partial::Flown(flowing) => match self.flow(flowing, key, manner, &mut goes_on).await? {
-                Some(outcome) => outcome,
-                None => {
-                    let growing = self.begin_growing(Kind::String, key).await?;
-                    self.grow(growing, key, size, manner, &mut goes_on).await?
+            Partial::Grown(growing) => self.grow(growing, key, size, manner, &mut go_ahead).await?,
+            Partial::Flown(flowing) => {
+                match self.flow(flowing, key, manner, &mut go_ahead).await? {
+                    Some(outcome) => outcome,
+                    None => {
+                        let growing = self.begin_growing(Kind::String, key).await?;
+                        self.grow(growing, key, size, manner, &mut go_ahead).await?
+                    }
                 }
-            },
+            }
         };
         match outcome {
             Outcome::Done { .. } | Outcome::Unreadable => {}
@@ -271,7 +243,7 @@ impl Relay {
         key: &[u8],
         size: u64,
         manner: Manner,
-        goes_on: &mut impl FnMut(Way, Instant) -> Go,
+        go_ahead: &mut GoAhead<'_>,
     ) -> Result<Outcome, Interruption> {
         let Growing {
             kind,
@@ -279,7 +251,7 @@ impl Relay {
             mut position,
         } = growing;
         loop {
-            match wait(Way::Anew, goes_on, self.not_before).await {
+            match go_ahead.wait(Way::Anew, self.not_before).await {
                 None => {}
                 Some(Halt::Stop) => return Ok(Outcome::Stopped),
                 Some(Halt::Park) => {
@@ -508,19 +480,5 @@ impl Relay {
 
     pub(super) async fn read(&mut self, words: &[&[u8]]) -> Result<Reply, Interruption> {
         self.source.ask(words).await.map_err(Interruption::Source)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_is_asked_again_as_soon_as_the_pace_allows() {
-        let now = Instant::now();
-        let millis = |n| now + Duration::from_millis(n);
-        assert_eq!(next_look(now, millis(1)), millis(1));
-        assert_eq!(next_look(now, millis(500)), now + PACED);
-        assert_eq!(next_look(now, now), now + WAIT);
     }
 }
