@@ -83,12 +83,24 @@ pub(super) struct Drive {
     /// The proxies in there that are not connected here, and since when that is known.
     away: BTreeMap<Incarnation, Instant>,
     fence: Option<Fenced>,
+    course: Course,
     /// The proxies that have been connected since the copy began.
     noting: BTreeSet<Incarnation>,
     /// Since the copy began, all registered proxies were connected, and noted what it cannot see.
     noted_all: bool,
     is_clean: bool,
     is_reaped: bool,
+}
+
+/// How a hold goes, for the log: how long after its beginning each of its parts was over.
+#[derive(Default)]
+struct Course {
+    /// All proxies held, or were shut out.
+    fenced: Option<Duration>,
+    /// All was copied that had changed.
+    settled: Option<Duration>,
+    /// How many keys those were.
+    keys: u64,
 }
 
 /// Why a step was not done. It is tried again, if it is still to be done.
@@ -114,6 +126,7 @@ impl Drive {
             counted: Instant::now(),
             away: BTreeMap::new(),
             fence: None,
+            course: Course::default(),
             noting: BTreeSet::new(),
             noted_all: false,
             is_clean: false,
@@ -196,6 +209,12 @@ impl Drive {
         if entered != m.entered {
             if self.fence.is_some() || self.settled.is_some() {
                 let held = since.elapsed();
+                let Course {
+                    fenced,
+                    settled,
+                    keys,
+                } = self.course;
+                info!(migration = %self.id, ?held, ?fenced, ?settled, keys, "was held");
                 self.tell(|activity| {
                     activity.last_hold = held;
                     activity.longest_hold = activity.longest_hold.max(held);
@@ -203,6 +222,7 @@ impl Drive {
             }
             self.phase = (m.entered, Instant::now());
             self.following = None;
+            self.course = Course::default();
             (self.fence, self.settled, self.replica_behind) = (None, None, false);
             (self.is_clean, self.is_reaped) = (false, false);
         }
@@ -488,7 +508,8 @@ impl Drive {
                 self.replica_behind = settled == Err(Unsettled::ReplicaBehind);
                 let settled = settled.map_err(words)?;
                 reach(Point::Settled);
-                info!(migration = %self.id, hold, keys = settled.keys, took = ?settled.took, "settled");
+                self.course.settled = Some(self.phase.1.elapsed());
+                self.course.keys += settled.keys;
                 self.settled = Some((hold, attempt));
                 Ok(())
             }
@@ -656,6 +677,7 @@ impl Drive {
             fence.closed.extend(before.closed);
         }
         self.fence = Some(fence);
+        self.course.fenced = Some(self.phase.1.elapsed());
         Ok(())
     }
 
