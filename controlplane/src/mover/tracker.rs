@@ -8,7 +8,7 @@
 //! subscriber, and closes it when too much waits for it (32 MiB by default), instead of throwing out
 //! users' keys to make room. A lost connection is an interruption of the copy.
 //!
-//! A source tells in each of its turns, thousands of times a second; the tracker listens a hundred times, and is
+//! A source tells in each of its turns, thousands of times a second; the tracker listens forty times, and is
 //! woken no oftener ([`Link::rest`]), unless somebody waits for what it tells: to be woken for each would cost
 //! more than the copy itself.
 //!
@@ -33,7 +33,7 @@ use super::{
 };
 
 /// How long what is told gathers before it is listened to.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(25);
 /// Bytes of keys that are passed on together, about, at most.
 const MANY: usize = 64 << 10;
 
