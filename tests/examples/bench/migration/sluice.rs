@@ -15,7 +15,8 @@ use super::{Moved, Way, data};
 /// How long one step of a migration may take at most.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The half of the slots that moves.
-const HALF: &str = "0-511";
+pub(super) const HALF: &str = "0-511";
+const HALF_COUNT: usize = 512;
 
 /// See the module. The first group has the lower half of the slots at first; it moves.
 pub(super) struct Sluice {
@@ -45,18 +46,8 @@ impl Sluice {
         })
     }
 
-    /// Has the half moved from one group to the other; of so many keys a second at most, if that is given.
-    pub(super) async fn migrate(&mut self, way: Way, pace: Option<u32>) -> Moved {
-        self.migrate_slots(HALF, way, pace).await
-    }
-
-    /// The same of some slots.
-    pub(super) async fn migrate_slots(
-        &mut self,
-        slots: &str,
-        way: Way,
-        pace: Option<u32>,
-    ) -> Moved {
+    /// Has slots moved from one group to the other; of so many keys a second at most, if that is given.
+    pub(super) async fn migrate(&mut self, slots: &str, way: Way, pace: Option<u32>) -> Moved {
         let (from, to) = way.ends();
         let source = self.servers()[from].port;
         let before = data::count(source);
@@ -111,5 +102,11 @@ impl Sluice {
 
 /// Whether a key is in the half that moves.
 pub(super) fn moves(key: &str) -> bool {
-    Slot::of_key(key.as_bytes()).number() < 512
+    Slot::of_key(key.as_bytes()).index() < HALF_COUNT
+}
+
+/// One of so many equal parts of that half.
+pub(super) fn slice(number: usize, of: usize) -> String {
+    let length = HALF_COUNT / of;
+    format!("{}-{}", number * length, (number + 1) * length - 1)
 }
