@@ -91,7 +91,7 @@ impl Relay {
         while next.is_some() || !read.is_empty() {
             let mut asked = Vec::new();
             if let Some(position) = next.take() {
-                let halt = go_ahead.wait(Way::Chased, self.not_before).await;
+                let halt = go_ahead.wait(Way::Chased, &mut self.not_before).await;
                 if halt == Some(Halt::Park) {
                     let written = self.target.exchange().await.map_err(Interruption::Target)?;
                     let parked = Box::new(Partial::Chased(Chasing {

@@ -94,7 +94,7 @@ impl Relay {
         } = flowing;
         while at < length || !read.is_empty() {
             if at < length {
-                match go_ahead.wait(Way::Anew, self.not_before).await {
+                match go_ahead.wait(Way::Anew, &mut self.not_before).await {
                     None => {}
                     Some(Halt::Stop) => return Ok(Some(Outcome::Stopped)),
                     Some(Halt::Park) => {

@@ -34,7 +34,7 @@ use super::{
     Interruption, Throttle,
     dirty::{Dirty, Key, Order},
     pace::Portion,
-    pieces::{Go, Halt, Manner, Outcome, Way},
+    pieces::{Halt, Manner, Outcome, Way},
     relay::{Known, LATER, PIECE, Relay},
     report::Report,
 };
@@ -403,22 +403,33 @@ impl State {
     }
 }
 
+/// Whether to go on with a value that is copied in part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Go {
+    /// Now.
+    On,
+    /// Later.
+    Wait,
+    /// No more in this call.
+    Halt(Halt),
+}
+
 /// What a key that is copied by pieces waits for before each of them. Meanwhile its lane hears all notices.
 pub(super) struct GoAhead<'a> {
     key: &'a Key,
-    /// What it is copied for, if it is for one.
+    /// The drain that it is copied for, if it is for one.
     drain: Option<&'a Drain>,
     number: usize,
     role: &'a Role,
     state: &'a mut State,
     notices: &'a mut mpsc::Receiver<Notice>,
-    throttle: watch::Receiver<Throttle>,
+    throttle: &'a mut watch::Receiver<Throttle>,
     report: &'a Report,
 }
 
 impl GoAhead<'_> {
     /// Waits until it is time to go on, if the pace allows it from a time on; or says why not to.
-    pub(super) async fn wait(&mut self, way: Way, mut not_before: Instant) -> Option<Halt> {
+    pub(super) async fn wait(&mut self, way: Way, not_before: &mut Instant) -> Option<Halt> {
         let mut hears = false;
         loop {
             while let Ok(notice) = self.notices.try_recv() {
@@ -429,7 +440,7 @@ impl GoAhead<'_> {
                 self.state.tell(self.number, self.role, self.report);
             }
             let paused = self.throttle.borrow().paused;
-            let waits = paused || Instant::now() < not_before;
+            let waits = paused || Instant::now() < *not_before;
             match self
                 .state
                 .goes_on(self.key, self.role, self.drain, way, waits)
@@ -449,10 +460,10 @@ impl GoAhead<'_> {
                 },
                 changed = self.throttle.changed() => match changed {
                     // What was waited for was reckoned by what it was before.
-                    Ok(()) => not_before = Instant::now(),
+                    Ok(()) => *not_before = Instant::now(),
                     Err(_) => return Some(Halt::Stop),
                 },
-                () = time::sleep_until(not_before), if !paused => {}
+                () = time::sleep_until(*not_before), if !paused => {}
             }
         }
     }
@@ -487,6 +498,9 @@ impl Lane {
             return self.drain(drain).await;
         }
         let now = Instant::now();
+        if self.throttle.has_changed().unwrap_or(false) {
+            self.relay.not_before = now; // what was waited for was reckoned by what it was before
+        }
         let early = Some(self.relay.not_before).filter(|then| *then > now);
         let throttle = *self.throttle.borrow_and_update();
         let paused = throttle.paused || early.is_some();
@@ -532,9 +546,9 @@ impl Lane {
                     Ok(())
                 }
             },
+            // It is left to the next turn to see it.
             changed = self.throttle.changed() => {
-                // What was waited for was reckoned by what it was before.
-                self.relay.not_before = Instant::now();
+                self.throttle.mark_changed();
                 changed.map_err(|_| Interruption::LaneGone)
             }
             () = time::sleep(self.role.gathers()), if !handed_over || yields => Ok(()),
@@ -685,7 +699,7 @@ impl Lane {
                 role,
                 state,
                 notices,
-                throttle: throttle.clone(),
+                throttle,
                 report,
             };
             let value = (database, key);
@@ -810,7 +824,7 @@ async fn sleep_until(time: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Progress, *};
 
     fn key(text: &str) -> Key {
         Key::from(text.as_bytes())
@@ -917,7 +931,7 @@ mod tests {
     async fn a_piece_is_waited_for_no_longer_than_it_must() {
         let key = key("a");
         let (notices, mut heard) = mpsc::channel(1);
-        let (throttle, throttled) = watch::channel(Throttle::default());
+        let (throttle, mut throttled) = watch::channel(Throttle::default());
         let (report, mut state) = (Report::new(0), State::default());
         let mut go_ahead = GoAhead {
             key: &key,
@@ -926,27 +940,47 @@ mod tests {
             role: &Role::Big,
             state: &mut state,
             notices: &mut heard,
-            throttle: throttled,
+            throttle: &mut throttled,
             report: &report,
         };
         let soon = Instant::now() + Duration::from_millis(20);
-        assert_eq!(go_ahead.wait(Way::Anew, soon).await, None);
+        assert_eq!(go_ahead.wait(Way::Anew, &mut soon.clone()).await, None);
         assert!(Instant::now() >= soon);
         let never = Instant::now() + Duration::from_hours(1);
         // What was waited for was of another rate, or of none.
         for paused in [true, false] {
-            throttle.send_modify(|throttle| throttle.paused = paused);
-            let wait = go_ahead.wait(Way::Anew, never);
-            let waited = time::timeout(Duration::from_millis(50), wait).await;
+            let mut then = never;
+            let wait = go_ahead.wait(Way::Anew, &mut then);
+            let wait = time::timeout(Duration::from_millis(100), wait);
+            let (waited, ()) = tokio::join!(wait, async {
+                throttle.send_modify(|throttle| throttle.paused = paused);
+            });
             assert_eq!(waited.ok(), (!paused).then_some(None), "{paused}");
+            assert!(then < never);
         }
-        let (wait, ()) = tokio::join!(go_ahead.wait(Way::Anew, never), async {
-            let told = notices.send(Notice::Changed(vec![key.clone()]));
-            told.await.unwrap();
+        let (done, _result) = oneshot::channel();
+        let drain = Notice::Drain(Drain {
+            barrier: 0,
+            slots: slot_of("b"),
+            streams: false,
+            replica: None,
+            done,
         });
-        assert_eq!(wait, Some(Halt::Stop));
-        drop(notices);
-        assert_eq!(go_ahead.wait(Way::Chased, never).await, Some(Halt::Stop));
+        let changed = Notice::Changed(vec![key.clone()]);
+        for (notice, halt) in [(changed, Halt::Stop), (drain, Halt::Park)] {
+            let way = match halt {
+                Halt::Stop => Way::Anew,
+                Halt::Park => Way::Chased,
+            };
+            let mut then = never;
+            let wait = go_ahead.wait(way, &mut then);
+            let (waited, told) = tokio::join!(wait, notices.send(notice));
+            assert!(told.is_ok());
+            assert_eq!(waited, Some(halt));
+        }
+        let mut progress = Progress::default();
+        report.tell(&mut progress, Duration::ZERO);
+        assert_eq!(progress.big, 1); // what is heard meanwhile is told
     }
 
     #[test]

@@ -28,17 +28,6 @@ use super::{
     value::{self, Expiry, Lasting, Verdict},
 };
 
-/// Whether to go on with a value that is copied in part.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Go {
-    /// Now.
-    On,
-    /// Later.
-    Wait,
-    /// No more in this call.
-    Halt(Halt),
-}
-
 /// Why a value that is copied in part is not gone on with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Halt {
@@ -251,7 +240,7 @@ impl Relay {
             mut position,
         } = growing;
         loop {
-            match go_ahead.wait(Way::Anew, self.not_before).await {
+            match go_ahead.wait(Way::Anew, &mut self.not_before).await {
                 None => {}
                 Some(Halt::Stop) => return Ok(Outcome::Stopped),
                 Some(Halt::Park) => {
