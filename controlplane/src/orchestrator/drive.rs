@@ -264,7 +264,7 @@ impl Drive {
         self.fitness.0 = Fitness::Unknown;
         self.claims = Claims::default();
         (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
-        self.surplus = None;
+        (self.surplus, self.course.settled) = (None, None);
         (self.census, self.fence) = (None, None);
         (self.is_clean, self.is_reaped) = (false, false);
     }
@@ -274,6 +274,7 @@ impl Drive {
         if self.copy.as_ref().is_some_and(Copy::has_ended) {
             error!(migration = %self.id, "a copy's task ended, and it begins anew");
             (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
+            self.course.settled = None;
         }
     }
 
