@@ -39,7 +39,7 @@ use crate::{
 /// Move half of the slots with and without load, beside Redis Cluster; writes BENCHMARKS.md
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Rounds of each part: in each, both move once
+    /// Rounds of each part: in each, half of the slots moves once
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Requests a second of the load. Without it: as many as keep the processors half busy
@@ -72,6 +72,7 @@ const PACE: u32 = 800;
 /// Such a move is in so many parts, each with some time before and after it: a host that is now quicker, now slower
 /// is mostly the same for as long as one of them takes.
 const SLICES: usize = 8;
+const _: () = assert!(sluice::HALF.is_multiple_of(SLICES));
 /// How often the rate is tried at which the processors are half busy.
 const TRIES: usize = 3;
 /// How long is measured before a move under load, and after it.
@@ -245,7 +246,7 @@ impl Stand {
         self.ways[side as usize] = way.other();
         match side {
             Side::Sluice => {
-                let moved = self.sluice.migrate(sluice::HALF, way, None);
+                let moved = self.sluice.migrate(&sluice::slice(0, 1), way, None);
                 self.runtime.block_on(moved)
             }
             Side::Nodes => self.nodes.reshard(way),
@@ -426,7 +427,19 @@ pub(crate) fn run(options: &Options) {
     let disk = Syncs::measure();
     let memory = Path::new(MEMORY);
     let in_memory = memory.is_dir() && tempfile::env::override_temp_dir(memory).is_ok();
+    let mut stand = Stand::start();
+    let mut text = String::new();
+    let mut goals = Table::of_text(["what", "measured", "goal", ""]);
+    // As machines are; what comes then is measured where they do not sleep.
+    if wants(Part::Idle) {
+        let seen = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
+        text.push_str(&show_idle(&seen, Sleep::Allowed, &mut goals));
+    }
     let awake = Awake::keep();
+    if wants(Part::Idle) && awake.is_ok() {
+        let seen = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
+        text.push_str(&show_idle(&seen, Sleep::Kept, &mut goals));
+    }
     if let Err(why) = &awake {
         eprintln!("the processors may sleep: {why}");
     }
@@ -435,13 +448,6 @@ pub(crate) fn run(options: &Options) {
         in_memory,
         awake: awake.is_ok(),
     };
-    let mut stand = Stand::start();
-    let mut text = String::new();
-    let mut goals = Table::of_text(["what", "measured", "goal", ""]);
-    if wants(Part::Idle) {
-        let idle = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
-        text.push_str(&show_idle(&idle, &mut goals));
-    }
     let most = most(&stand);
     let rate = options.rate.unwrap_or_else(|| half(&stand, most));
     eprintln!("at most {most:.0} requests/s; the load is {rate:.0} requests/s");
@@ -537,9 +543,24 @@ fn ratios(all: &[Seen], value: impl Fn(&Seen) -> f64) -> Spread {
     spread(pairs.map(|(ours, theirs)| value(ours) / value(theirs)))
 }
 
-fn show_idle(all: &[Seen], goals: &mut Table) -> String {
+/// Whether the processors may sleep.
+#[derive(Clone, Copy)]
+enum Sleep {
+    Allowed,
+    Kept,
+}
+
+fn show_idle(all: &[Seen], sleep: Sleep, goals: &mut Table) -> String {
+    let (title, name, goal) = match sleep {
+        Sleep::Allowed => ("Without load", "without load", Some(4.0)),
+        Sleep::Kept => (
+            "Without load, processors kept awake",
+            "without load, processors kept awake",
+            None,
+        ),
+    };
     let mut table = Table::of_numbers([
-        "without load",
+        name,
         "keys/s",
         "seconds until moved",
         "until nothing is left",
@@ -561,12 +582,12 @@ fn show_idle(all: &[Seen], goals: &mut Table) -> String {
     }
     let faster = ratios(all, |seen| seen.moved.keys_per_second());
     goals.row([
-        "without load, keys/s beside `redis-cli --cluster reshard`".to_owned(),
+        format!("{name}, keys/s beside `redis-cli --cluster reshard`"),
         format!("{} ×", with_spread(&faster, 1)),
-        "at least 4 ×".to_owned(),
-        met(faster.median >= 4.0),
+        goal.map_or("none".to_owned(), |goal| format!("at least {goal} ×")),
+        goal.map_or(String::new(), |goal| met(faster.median >= goal)),
     ]);
-    format!("### Without load\n\n{table}\n{}", remarks(all))
+    format!("\n### {title}\n\n{table}\n{}", remarks(all))
 }
 
 fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> String {
@@ -577,7 +598,10 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
             "paced",
             format!(
                 " The slots move in {SLICES} migrations, one after the other, with `--rate {PACE}`: so many keys a \
-                 second are copied at most. Shown are medians of the migrations."
+                 second are copied at most. Shown are medians of the migrations. Number {} has the zset, and number \
+                 {} the string.",
+                slice_of("zset"),
+                slice_of("string")
             ),
         ),
         Part::Written => (
@@ -681,29 +705,35 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
         met(rank <= 50.0),
     ]);
     // A value that is written all the time has a hold of its own, as long as any may be.
-    let (what, them, most) = match part {
-        Part::Written => ("its own hold, longest", &own, 1000),
-        Part::Idle | Part::Loaded | Part::Paced | Part::Hopeless => ("longest hold", &holds, 500),
-    };
-    let longest = them.iter().copied().fold(0.0, f64::max);
-    goals.row([
-        format!("{name}, {what}"),
-        format!("{longest:.0} ms ({})", told(them)),
-        format!("at most {most} ms"),
-        met(longest <= f64::from(most)),
-    ]);
+    let longest = [
+        ("longest hold", holds, 500),
+        ("the zset's own hold, longest", own, 1000),
+    ];
+    for (what, holds, most) in longest {
+        let Some(longest) = holds.iter().copied().reduce(f64::max) else {
+            continue;
+        };
+        goals.row([
+            format!("{name}, {what}"),
+            format!("{longest:.0} ms ({})", told(&holds)),
+            format!("at most {most} ms"),
+            met(longest <= f64::from(most)),
+        ]);
+    }
     let slower = |value: fn(&Latency) -> f64| {
         let aside = latencies(0).zip(latencies(4));
         let aside = aside.map(|(before, after)| (value(before) + value(after)) / 2.0);
-        spread(
-            latencies(1)
-                .zip(aside)
-                .map(|(then, aside)| value(then) / aside),
-        )
+        let pairs = latencies(1).zip(aside);
+        let slower: Vec<f64> = pairs.map(|(then, aside)| value(then) / aside).collect();
+        slower
     };
-    let undisturbed = slower(|latency| latency.undisturbed_p99);
-    let by_chance = latencies(4).zip(latencies(0));
-    let by_chance = by_chance.map(|(after, before)| after.undisturbed_p99 / before.undisturbed_p99);
+    let each = slower(|latency| latency.undisturbed_p99);
+    let undisturbed = spread(each.iter().copied());
+    let each: Vec<String> = each.iter().map(|times| number(*times, 2)).collect();
+    let beside_before = |window| {
+        let pairs = latencies(window).zip(latencies(0));
+        pairs.map(|(then, before)| then.undisturbed_p99 / before.undisturbed_p99)
+    };
     let (goal, is_met) = match part {
         Part::Paced => ("at most 1.5 ×", met(undisturbed.median <= 1.5)),
         Part::Idle | Part::Loaded | Part::Written | Part::Hopeless => {
@@ -713,10 +743,12 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
     goals.row([
         format!("{name}, p99 of undisturbed requests while copying beside before and after"),
         format!(
-            "{} × (of all requests {} ×; after beside before, by chance: {} ×)",
+            "{} × (each: {}; of all requests {} ×; beside before only: {} ×; after beside before, by chance: {} ×)",
             with_spread(&undisturbed, 2),
-            with_spread(&slower(|latency| latency.p99), 2),
-            with_spread(&spread(by_chance), 2)
+            each.join(", "),
+            with_spread(&spread(slower(|latency| latency.p99).into_iter()), 2),
+            with_spread(&spread(beside_before(1)), 2),
+            with_spread(&spread(beside_before(4)), 2)
         ),
         goal.to_owned(),
         is_met,
@@ -727,6 +759,12 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
         number(busy.median * 100.0, 0),
         remarks(all)
     )
+}
+
+/// Number of the slice that has the big value with this name.
+fn slice_of(name: &str) -> usize {
+    let slot = proto::Slot::of_key(data::moving(name, sluice::moves).as_bytes());
+    slot.index() / (sluice::HALF / SLICES) + 1
 }
 
 /// All of them, in milliseconds; of many that are sorted the median and the longest.
@@ -837,7 +875,7 @@ fn remarks(all: &[Seen]) -> String {
     for seen in all {
         if let Some(failure) = &seen.moved.failure {
             let name = seen.side.name();
-            text.push_str(&format!("{name}, a round: *{failure}*.\n"));
+            text.push_str(&format!("{name}, once: *{failure}*.\n"));
         }
     }
     let theirs = of(all, Side::Nodes).filter_map(|seen| seen.latency.as_ref());
@@ -886,8 +924,8 @@ fn section(text: &str, goals: &Table, place: &Place) -> String {
          moves. **Sluice**: these are two groups, with a controller and two proxies; 512 of the 1,024 slots \
          move. **redis-cli reshard**: they are the nodes of a Redis Cluster, of whose 16,384 slots 8,192 \
          move with `redis-cli --cluster reshard`. All is on one machine. Both move in turns, each round \
-         the other way; shown are medians of the rounds, and ratios within a round with the least and the \
-         most.\n\n\
+         the other way; shown are medians of the rounds, and ratios within a round (paced: within a migration) \
+         with the least and the most.\n\n\
          * **keys/s**: keys that moved in the time until the target owned all slots. Sluice deletes at the \
          source behind that, `redis-cli` as it goes.\n\
          * **stall**: the longest that a server took to answer a `PING` on a connection of its own; one \

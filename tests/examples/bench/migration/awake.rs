@@ -6,12 +6,15 @@
 //! for that is as old as the file's name) polls instead.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
 };
 
 /// What the kernel is told by: how many microseconds waking up may take, as long as the file is open.
 const FILE: &str = "/dev/cpu_dma_latency";
+
+/// Who puts them to sleep. Without one, what the kernel is told changes nothing.
+const DRIVER: &str = "/sys/devices/system/cpu/cpuidle/current_driver";
 
 /// As long as it is there, they do not sleep.
 pub(super) struct Awake {
@@ -21,6 +24,10 @@ pub(super) struct Awake {
 impl Awake {
     /// Fails if the kernel has no such thing, or nobody but root may ask for it.
     pub(super) fn keep() -> io::Result<Self> {
+        let driver = fs::read_to_string(DRIVER)?;
+        if driver.trim() == "none" {
+            return Err(io::Error::other("nothing tells how they sleep"));
+        }
         let mut file = OpenOptions::new().write(true).open(FILE)?;
         file.write_all(&0_i32.to_ne_bytes())?;
         Ok(Self { _file: file })

@@ -14,9 +14,8 @@ use super::{Moved, Way, data};
 
 /// How long one step of a migration may take at most.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// The half of the slots that moves.
-pub(super) const HALF: &str = "0-511";
-const HALF_COUNT: usize = 512;
+/// How many slots move: the first ones.
+pub(super) const HALF: usize = 512;
 
 /// See the module. The first group has the lower half of the slots at first; it moves.
 pub(super) struct Sluice {
@@ -102,11 +101,11 @@ impl Sluice {
 
 /// Whether a key is in the half that moves.
 pub(super) fn moves(key: &str) -> bool {
-    Slot::of_key(key.as_bytes()).index() < HALF_COUNT
+    Slot::of_key(key.as_bytes()).index() < HALF
 }
 
 /// One of so many equal parts of that half.
 pub(super) fn slice(number: usize, of: usize) -> String {
-    let length = HALF_COUNT / of;
+    let length = HALF / of;
     format!("{}-{}", number * length, (number + 1) * length - 1)
 }
