@@ -246,7 +246,8 @@ impl Stand {
         self.ways[side as usize] = way.other();
         match side {
             Side::Sluice => {
-                let moved = self.sluice.migrate(&sluice::slice(0, 1), way, None);
+                let slots = sluice::slice(0, 1);
+                let moved = self.sluice.migrate(&slots, way, None);
                 self.runtime.block_on(moved)
             }
             Side::Nodes => self.nodes.reshard(way),

@@ -1,9 +1,11 @@
 //! Clients count their own keys, and no copies of them.
 
+use std::time::Duration;
+
 use proto::v1::{self, migration::Phase};
 use redis::cmd;
 use tests::{
-    Cluster, eventually,
+    Cluster,
     migration::{enters, get},
     within,
 };
