@@ -967,11 +967,11 @@ mod tests {
             done,
         });
         let changed = Notice::Changed(vec![key.clone()]);
-        for (notice, halt) in [(changed, Halt::Stop), (drain, Halt::Park)] {
-            let way = match halt {
-                Halt::Stop => Way::Anew,
-                Halt::Park => Way::Chased,
-            };
+        let halts = [
+            (changed, Way::Anew, Halt::Stop),
+            (drain, Way::Chased, Halt::Park),
+        ];
+        for (notice, way, halt) in halts {
             let mut then = never;
             let wait = go_ahead.wait(way, &mut then);
             let (waited, told) = tokio::join!(wait, notices.send(notice));

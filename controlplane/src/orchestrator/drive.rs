@@ -69,8 +69,7 @@ pub(super) struct Drive {
     copy: Option<Copy>,
     /// Counts what is at both servers, from the copy on.
     surplus: Option<Surplus>,
-    /// The hold for which the copy was settled, and in which attempt.
-    settled: Option<(u64, u32)>,
+    settled: Option<Settled>,
     /// In the present phase it was not, for want of a replica that has it.
     replica_behind: bool,
     /// Slots of which the copy writes nothing, since they were settled and may have moved.
@@ -83,7 +82,8 @@ pub(super) struct Drive {
     /// The proxies in there that are not connected here, and since when that is known.
     away: BTreeMap<Incarnation, Instant>,
     fence: Option<Fenced>,
-    course: Course,
+    /// How long after the beginning of the present phase it was raised last.
+    fenced: Option<Duration>,
     /// The proxies that have been connected since the copy began.
     noting: BTreeSet<Incarnation>,
     /// Since the copy began, all registered proxies were connected, and noted what it cannot see.
@@ -92,14 +92,16 @@ pub(super) struct Drive {
     is_reaped: bool,
 }
 
-/// How a hold goes, for the log: how long after its beginning each of its parts was over.
-#[derive(Default)]
-struct Course {
-    /// All proxies held, or were shut out.
-    fenced: Option<Duration>,
-    /// All was copied that had changed.
-    settled: Option<Duration>,
-    /// How many keys those were.
+/// That a copy was settled.
+#[derive(Clone, Copy)]
+struct Settled {
+    /// For which hold.
+    hold: u64,
+    /// In which attempt.
+    attempt: u32,
+    /// How long after the hold's beginning.
+    after: Duration,
+    /// How many keys were copied for it.
     keys: u64,
 }
 
@@ -126,7 +128,7 @@ impl Drive {
             counted: Instant::now(),
             away: BTreeMap::new(),
             fence: None,
-            course: Course::default(),
+            fenced: None,
             noting: BTreeSet::new(),
             noted_all: false,
             is_clean: false,
@@ -209,11 +211,9 @@ impl Drive {
         if entered != m.entered {
             if self.fence.is_some() || self.settled.is_some() {
                 let held = since.elapsed();
-                let Course {
-                    fenced,
-                    settled,
-                    keys,
-                } = self.course;
+                let fenced = self.fenced;
+                let settled = self.settled.map(|settled| settled.after);
+                let keys = self.settled.map(|settled| settled.keys);
                 info!(migration = %self.id, ?held, ?fenced, ?settled, keys, "was held");
                 self.tell(|activity| {
                     activity.last_hold = held;
@@ -222,8 +222,8 @@ impl Drive {
             }
             self.phase = (m.entered, Instant::now());
             self.following = None;
-            self.course = Course::default();
-            (self.fence, self.settled, self.replica_behind) = (None, None, false);
+            (self.fence, self.fenced) = (None, None);
+            (self.settled, self.replica_behind) = (None, false);
             (self.is_clean, self.is_reaped) = (false, false);
         }
         match m.phase {
@@ -264,7 +264,7 @@ impl Drive {
         self.fitness.0 = Fitness::Unknown;
         self.claims = Claims::default();
         (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
-        (self.surplus, self.course.settled) = (None, None);
+        self.surplus = None;
         (self.census, self.fence) = (None, None);
         (self.is_clean, self.is_reaped) = (false, false);
     }
@@ -274,7 +274,6 @@ impl Drive {
         if self.copy.as_ref().is_some_and(Copy::has_ended) {
             error!(migration = %self.id, "a copy's task ended, and it begins anew");
             (self.copy, self.settled, self.shut) = (None, None, SlotSet::EMPTY);
-            self.course.settled = None;
         }
     }
 
@@ -443,8 +442,8 @@ impl Drive {
             self.following = None; // what is dirty is not what is waited for
         }
         match (progress.stage, self.settled) {
-            (Stage::Following, Some((hold, attempt))) if attempt == progress.attempt => {
-                Copying::Settled { hold }
+            (Stage::Following, Some(settled)) if settled.attempt == progress.attempt => {
+                Copying::Settled { hold: settled.hold }
             }
             (Stage::Following, _) => Copying::Following {
                 since: self.following.get_or_insert_with(Instant::now).elapsed(),
@@ -509,9 +508,12 @@ impl Drive {
                 self.replica_behind = settled == Err(Unsettled::ReplicaBehind);
                 let settled = settled.map_err(words)?;
                 reach(Point::Settled);
-                self.course.settled = Some(self.phase.1.elapsed());
-                self.course.keys += settled.keys;
-                self.settled = Some((hold, attempt));
+                self.settled = Some(Settled {
+                    hold,
+                    attempt,
+                    after: self.phase.1.elapsed(),
+                    keys: settled.keys,
+                });
                 Ok(())
             }
             Step::Clean(slots) => {
@@ -678,7 +680,7 @@ impl Drive {
             fence.closed.extend(before.closed);
         }
         self.fence = Some(fence);
-        self.course.fenced = Some(self.phase.1.elapsed());
+        self.fenced = Some(self.phase.1.elapsed());
         Ok(())
     }
 

@@ -53,8 +53,7 @@ impl Usage {
 
 /// The machine's CPU time at one moment, in ticks since it started.
 pub(crate) struct Clock {
-    /// Idle, or used by who is nice and gives way.
-    spare: u64,
+    idle: u64,
     stolen: u64,
     all: u64,
 }
@@ -66,7 +65,7 @@ impl Clock {
         // cpu  user nice system idle iowait irq softirq steal (what guests used is in user already)
         let ticks: Vec<u64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
         Self {
-            spare: ticks[1] + ticks[3] + ticks[4],
+            idle: ticks[3] + ticks[4],
             stolen: ticks[7],
             all: ticks.iter().take(8).sum(),
         }
@@ -78,9 +77,9 @@ impl Clock {
         (now.stolen - self.stolen) as f64 / (now.all - self.all).max(1) as f64
     }
 
-    /// The share of it that was used, by whoever does not give way.
+    /// The share of it that was used.
     pub(crate) fn busy(&self) -> f64 {
         let now = Self::now();
-        1.0 - (now.spare - self.spare) as f64 / (now.all - self.all).max(1) as f64
+        1.0 - (now.idle - self.idle) as f64 / (now.all - self.all).max(1) as f64
     }
 }

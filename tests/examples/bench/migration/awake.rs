@@ -2,8 +2,8 @@
 //!
 //! In a virtual machine a processor with nothing to do is given to somebody else, and comes back when its host
 //! finds the time: on a busy host that took milliseconds, so that clients were mostly answered sooner while keys
-//! were copied than before, when the processors slept more. A kernel that is told to answer at once (its interface
-//! for that is as old as the file's name) polls instead.
+//! were copied than before, when the processors slept more. A kernel that is told that waking up
+//! may take no time polls instead.
 
 use std::{
     fs::{self, File, OpenOptions},
