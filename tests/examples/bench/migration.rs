@@ -42,7 +42,7 @@ pub(crate) struct Options {
     /// Rounds of each part: in each, half of the slots moves once
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Requests a second of the load. Without it: as many as keep the processors half busy
+    /// Requests a second of the load. Without it: as many as keep the processors half busy, found anew in each round
     #[arg(long)]
     rate: Option<f64>,
     /// Leave BENCHMARKS.md as it is (as when not all parts are measured)
@@ -73,8 +73,10 @@ const PACE: u32 = 800;
 /// is mostly the same for as long as one of them takes.
 const SLICES: usize = 8;
 const _: () = assert!(sluice::HALF.is_multiple_of(SLICES));
-/// How often the rate is tried at which the processors are half busy.
-const TRIES: usize = 3;
+/// How often the rate at which the processors are half busy is corrected before the first round.
+const TRIES: usize = 2;
+/// How long it is looked how busy they are.
+const TRY: Duration = Duration::from_secs(5);
 /// How long is measured before a move under load, and after it.
 const ASIDE: Duration = Duration::from_secs(10);
 /// How often servers are asked, to see how long they stall: without load seldom, or that would be load.
@@ -271,6 +273,12 @@ impl Stand {
         self.watched(side, SELDOM, |stand| Work::alone(stand.move_half(side)))
     }
 
+    /// The same by both, in turns.
+    fn idle_in_turns(&mut self, rounds: usize) -> Vec<Seen> {
+        let sides = turns(rounds, &Side::BOTH).into_iter().flatten();
+        sides.map(|side| self.idle(side)).collect()
+    }
+
     /// Moves under load.
     fn loaded(&mut self, side: Side, rate: f64, part: Part) -> Seen {
         let mut load = self.load_of(side);
@@ -433,12 +441,12 @@ pub(crate) fn run(options: &Options) {
     let mut goals = Table::of_text(["what", "measured", "goal", ""]);
     // As machines are; what comes then is measured where they do not sleep.
     if wants(Part::Idle) {
-        let seen = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
+        let seen = stand.idle_in_turns(options.rounds);
         text.push_str(&show_idle(&seen, Sleep::Allowed, &mut goals));
     }
     let awake = Awake::keep();
     if wants(Part::Idle) && awake.is_ok() {
-        let seen = in_turns(options.rounds, &Side::BOTH, |side| stand.idle(side));
+        let seen = stand.idle_in_turns(options.rounds);
         text.push_str(&show_idle(&seen, Sleep::Kept, &mut goals));
     }
     if let Err(why) = &awake {
@@ -450,11 +458,17 @@ pub(crate) fn run(options: &Options) {
         awake: awake.is_ok(),
     };
     let most = most(&stand);
-    let rate = options.rate.unwrap_or_else(|| half(&stand, most));
-    eprintln!("at most {most:.0} requests/s; the load is {rate:.0} requests/s");
-    let about = format!(
-        "{rate:.0} requests/s, of at most {most:.0} that the same {CLIENTS} clients get through both proxies"
-    );
+    eprintln!("at most {most:.0} requests/s");
+    let mut rate = options.rate.unwrap_or(most / 4.0);
+    let mut find_rate = |stand: &Stand| {
+        if options.rate.is_none() {
+            rate = half(stand, rate).min(most);
+        }
+        rate
+    };
+    for _ in 0..TRIES {
+        find_rate(&stand);
+    }
     for part in [Part::Loaded, Part::Paced, Part::Written] {
         if wants(part) {
             let sides: &[Side] = match part {
@@ -465,14 +479,19 @@ pub(crate) fn run(options: &Options) {
                 Part::Paced => options.rounds * SLICES,
                 Part::Idle | Part::Loaded | Part::Written | Part::Hopeless => options.rounds,
             };
-            let seen = in_turns(times, sides, |side| stand.loaded(side, rate, part));
-            text.push_str(&show_loaded(&seen, part, &about, &mut goals));
+            let mut seen = Vec::new();
+            for round in turns(times, sides) {
+                let rate = find_rate(&stand);
+                seen.extend(round.into_iter().map(|side| stand.loaded(side, rate, part)));
+            }
+            text.push_str(&show_loaded(&seen, part, most, &mut goals));
         }
     }
     if wants(Part::Hopeless) {
         if stand.ways[Side::Sluice as usize] == Way::Back {
             stand.idle(Side::Sluice);
         }
+        let rate = find_rate(&stand);
         let seen = stand.hopeless(rate);
         text.push_str(&show_hopeless(&seen));
     }
@@ -482,14 +501,14 @@ pub(crate) fn run(options: &Options) {
     }
 }
 
-/// Each of these moves once in each round, each round beginning with the other.
-fn in_turns(rounds: usize, sides: &[Side], mut one: impl FnMut(Side) -> Seen) -> Vec<Seen> {
-    let mut all = Vec::new();
-    for round in 0..rounds {
-        let (first, rest) = sides.split_at(round % sides.len());
-        all.extend(rest.iter().chain(first).map(|side| one(*side)));
-    }
-    all
+/// Who moves in which round: each of these once, each round beginning with the other.
+fn turns(rounds: usize, sides: &[Side]) -> Vec<Vec<Side>> {
+    let round = |number: usize| {
+        let mut order = sides.to_vec();
+        order.rotate_left(number % sides.len());
+        order
+    };
+    (0..rounds).map(round).collect()
 }
 
 /// How many requests a second the clients get at most.
@@ -505,24 +524,30 @@ fn most(stand: &Stand) -> f64 {
     samples.rate(begun, begun + ASIDE)
 }
 
-/// How many requests a second keep the processors half busy. At half of the most it is far more: the most is got
-/// where each system call carries many requests.
-fn half(stand: &Stand, most: f64) -> f64 {
+/// How many requests a second keep the processors half busy, with all that watches them, by how busy so many do. At
+/// half of the most it is far more: the most is got where each system call carries many requests.
+fn half(stand: &Stand, rate: f64) -> f64 {
     let mut load = stand.load_of(Side::Sluice);
-    let mut rate = most / 4.0;
-    for _ in 0..TRIES {
-        let manner = Manner {
-            rate: Some(rate),
-            zset: None,
-        };
-        let (_, busy) = load.during(manner, || {
-            let clock = Clock::now();
-            thread::sleep(ASIDE);
-            clock.busy()
-        });
-        rate = (rate * 0.5 / busy).min(most);
-    }
-    rate
+    let manner = Manner {
+        rate: Some(rate),
+        zset: None,
+    };
+    let ports = stand.ports(Side::Sluice);
+    let probes = ports.map(|port| Probe::start(port, OFTEN));
+    let watch = Watch::start();
+    let (_, busy) = load.during(manner, || {
+        thread::sleep(TRY / 5); // warms up
+        let clock = Clock::now();
+        thread::sleep(TRY);
+        clock.busy()
+    });
+    watch.end();
+    probes.into_iter().for_each(|probe| drop(probe.end()));
+    eprintln!(
+        "{rate:.0} requests/s keep the processors {:.0} % busy",
+        busy * 100.0
+    );
+    rate * 0.5 / busy
 }
 
 fn of(all: &[Seen], side: Side) -> impl Iterator<Item = &Seen> + Clone {
@@ -591,7 +616,7 @@ fn show_idle(all: &[Seen], sleep: Sleep, goals: &mut Table) -> String {
     format!("\n### {title}\n\n{table}\n{}", remarks(all))
 }
 
-fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> String {
+fn show_loaded(all: &[Seen], part: Part, most: f64, goals: &mut Table) -> String {
     let (title, name, besides) = match part {
         Part::Idle | Part::Loaded | Part::Hopeless => ("With load", "with load", String::new()),
         Part::Paced => (
@@ -754,10 +779,14 @@ fn show_loaded(all: &[Seen], part: Part, about: &str, goals: &mut Table) -> Stri
         goal.to_owned(),
         is_met,
     ]);
-    let busy = spread(ours.iter().map(|seen| seen.busy));
+    let busy = spread(ours.iter().map(|seen| seen.busy * 100.0));
+    let rate = spread(latencies(0).map(|latency| latency.rate));
     format!(
-        "\n### {title}\n\n{about}; the processors are {} % busy by it.{besides}\n\n{table}\n{}",
-        number(busy.median * 100.0, 0),
+        "\n### {title}\n\n{} requests/s, of at most {} that the same {CLIENTS} clients get through both \
+         proxies; before the moves the processors are {} % busy by it.{besides}\n\n{table}\n{}",
+        with_spread(&rate, 0),
+        number(most, 0),
+        with_spread(&busy, 0),
         remarks(all)
     )
 }
@@ -935,8 +964,9 @@ fn section(text: &str, goals: &Table, place: &Place) -> String {
          benchmark had a processor, nor for as long again after it (`strangers.rs`). On few processors such a one \
          decides what the slowest hundredth of all requests waits for.\n\
          * **load**: {CLIENTS} clients, each with one request at a time, half `GET`, half `SET` of random \
-         keys, evenly paced, as many as keep the processors half busy (half of the most that they get keeps them \
-         busier: then each system call carries many requests); one that comes late counts from when it was due. Those of the Redis Cluster \
+         keys, evenly paced, as many as keep the processors half busy, with all that measures here; how many that \
+         are is found before each round, since a host is now quicker, now slower (half of the most that they get \
+         keeps them busier: then each system call carries many requests); one that comes late counts from when it was due. Those of the Redis Cluster \
          follow `MOVED` and `ASK`. A client that has waited catches up: what waited in a hold is felt for a \
          moment behind it. {sleep}\n\
          * **disk**: the controller's store and the nodes' `nodes.conf` {stores}. A hold waits for two syncs of \
