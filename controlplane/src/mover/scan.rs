@@ -49,12 +49,25 @@ impl Walk {
         link: &mut Link,
         most: u64,
     ) -> Result<Option<Vec<Key>>, LinkError> {
-        let Some(cursor) = &self.cursor else {
+        if !self.push(link, most) {
             return Ok(None);
-        };
-        let most = most.to_string();
-        let words: [&[u8]; 4] = [b"SCAN", cursor, b"COUNT", most.as_bytes()];
-        let (cursor, keys) = match link.demand("SCAN", &words).await? {
+        }
+        let reply = link.exchange().await?.pop();
+        self.read(link, reply).map(Some)
+    }
+
+    /// Queues the question for them; not if that was all.
+    fn push(&self, link: &mut Link, most: u64) -> bool {
+        if let Some(cursor) = &self.cursor {
+            let most = most.to_string();
+            link.push(&[b"SCAN", cursor, b"COUNT", most.as_bytes()]);
+        }
+        self.cursor.is_some()
+    }
+
+    /// Reads the answer to it.
+    fn read(&mut self, link: &Link, reply: Option<Reply>) -> Result<Vec<Key>, LinkError> {
+        let (cursor, keys) = match reply.expect("a command was queued") {
             Reply::List(parts) => match <[Reply; 2]>::try_from(parts) {
                 Ok([Reply::Text(cursor), Reply::List(keys)]) => (cursor, keys),
                 _ => return Err(link.refused("SCAN", "a list of another kind".to_owned())),
@@ -68,7 +81,7 @@ impl Walk {
                 None
             }
         });
-        Ok(Some(keys.collect()))
+        Ok(keys.collect())
     }
 }
 
@@ -190,18 +203,18 @@ impl Pass {
             let mut walk = Walk::new();
             let mut owed = Owed::default();
             let mut waiting = vec![Vec::new(); self.lanes.len()];
+            let mut found = Vec::new();
             loop {
                 let portion = self.pace.portion();
                 let begun = Instant::now();
-                let keys = walk.next(&mut link, portion.scan).await;
-                let Some(mut keys) = keys.map_err(Interruption::Source)? else {
-                    break;
-                };
-                self.report.seen(keys.len());
-                keys.retain(|key| self.slots.owns(key));
-                let sizes = sizing.ask(&mut link, &keys).await;
-                let sizes = sizes.map_err(Interruption::Source)?;
+                let keys = std::mem::take(&mut found);
+                let page = next_and_sizes(&mut link, &mut walk, portion.scan, sizing, &keys).await;
+                let (page, sizes) = page.map_err(Interruption::Source)?;
                 let rest = self.pace.rest(begun.elapsed());
+                let is_last = page.is_none();
+                found = page.unwrap_or_default();
+                self.report.seen(found.len());
+                found.retain(|key| self.slots.owns(key));
                 for (key, size) in keys.into_iter().zip(sizes) {
                     let lane = lane::of(&key, self.lanes.len());
                     waiting[lane].push((key, size));
@@ -209,6 +222,9 @@ impl Pass {
                         let keys = std::mem::take(&mut waiting[lane]);
                         give(&self.lanes[lane], database, keys).await?;
                     }
+                }
+                if is_last {
+                    break;
                 }
                 owed.rest(rest).await;
             }
@@ -220,6 +236,25 @@ impl Pass {
         }
         Ok(())
     }
+}
+
+/// The next page of a walk, and how large these keys are, of the page before: the server is asked for both at once,
+/// for of many pages among many slots little is kept, and waiting for it again would cost more than the answer.
+async fn next_and_sizes(
+    link: &mut Link,
+    walk: &mut Walk,
+    most: u64,
+    sizing: Sizing,
+    keys: &[Key],
+) -> Result<(Option<Vec<Key>>, Vec<u64>), LinkError> {
+    let goes_on = walk.push(link, most);
+    sizing.push(link, keys);
+    let mut replies = link.exchange().await?.into_iter();
+    let page = match goes_on {
+        true => Some(walk.read(link, replies.next())?),
+        false => None,
+    };
+    Ok((page, sizing.read(link, replies.as_slice())?))
 }
 
 async fn give(

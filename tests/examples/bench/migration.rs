@@ -45,6 +45,9 @@ pub(crate) struct Options {
     /// Requests a second of the load. Without it: as many as keep the processors half busy, found anew in each round
     #[arg(long)]
     rate: Option<f64>,
+    /// Keys a second that are copied of a move that is paced, at most
+    #[arg(long, default_value_t = 400)]
+    pace: u32,
     /// Leave BENCHMARKS.md as it is (as when not all parts are measured)
     #[arg(long)]
     no_write: bool,
@@ -67,11 +70,10 @@ enum Part {
     Hopeless,
 }
 
-/// Keys a second that are copied of a move that is paced, at most.
-const PACE: u32 = 800;
 /// Such a move is in so many parts, each with some time before and after it: a host that is now quicker, now slower
-/// is mostly the same for as long as one of them takes.
-const SLICES: usize = 8;
+/// is mostly the same for as long as one of them takes. Of more parts each would look at all keys of the source for
+/// fewer that it moves.
+const SLICES: usize = 4;
 const _: () = assert!(sluice::HALF.is_multiple_of(SLICES));
 /// How often the rate at which the processors are half busy is corrected before the first round.
 const TRIES: usize = 2;
@@ -257,14 +259,14 @@ impl Stand {
     }
 
     /// The next slice of Sluice's half moves, paced.
-    fn move_slice(&mut self) -> Moved {
+    fn move_slice(&mut self, pace: u32) -> Moved {
         let way = self.ways[Side::Sluice as usize];
         let slots = sluice::slice(self.slices, SLICES);
         self.slices = (self.slices + 1) % SLICES;
         if self.slices == 0 {
             self.ways[Side::Sluice as usize] = way.other();
         }
-        let moved = self.sluice.migrate(&slots, way, Some(PACE));
+        let moved = self.sluice.migrate(&slots, way, Some(pace));
         self.runtime.block_on(moved)
     }
 
@@ -280,7 +282,7 @@ impl Stand {
     }
 
     /// Moves under load.
-    fn loaded(&mut self, side: Side, rate: f64, part: Part) -> Seen {
+    fn loaded(&mut self, side: Side, rate: f64, part: Part, pace: u32) -> Seen {
         let mut load = self.load_of(side);
         let zset = self.zsets[side as usize].clone();
         let manner = Manner {
@@ -289,7 +291,7 @@ impl Stand {
         };
         self.watched(side, OFTEN, |stand| {
             under(&mut load, manner, || match part {
-                Part::Paced => stand.move_slice(),
+                Part::Paced => stand.move_slice(pace),
                 Part::Idle | Part::Loaded | Part::Written | Part::Hopeless => stand.move_half(side),
             })
         })
@@ -482,9 +484,13 @@ pub(crate) fn run(options: &Options) {
             let mut seen = Vec::new();
             for round in turns(times, sides) {
                 let rate = find_rate(&stand);
-                seen.extend(round.into_iter().map(|side| stand.loaded(side, rate, part)));
+                seen.extend(
+                    round
+                        .into_iter()
+                        .map(|side| stand.loaded(side, rate, part, options.pace)),
+                );
             }
-            text.push_str(&show_loaded(&seen, part, most, &mut goals));
+            text.push_str(&show_loaded(&seen, part, most, options.pace, &mut goals));
         }
     }
     if wants(Part::Hopeless) {
@@ -616,14 +622,14 @@ fn show_idle(all: &[Seen], sleep: Sleep, goals: &mut Table) -> String {
     format!("\n### {title}\n\n{table}\n{}", remarks(all))
 }
 
-fn show_loaded(all: &[Seen], part: Part, most: f64, goals: &mut Table) -> String {
+fn show_loaded(all: &[Seen], part: Part, most: f64, pace: u32, goals: &mut Table) -> String {
     let (title, name, besides) = match part {
         Part::Idle | Part::Loaded | Part::Hopeless => ("With load", "with load", String::new()),
         Part::Paced => (
             "With load and paced",
             "paced",
             format!(
-                " The slots move in {SLICES} migrations, one after the other, with `--rate {PACE}`: so many keys a \
+                " The slots move in {SLICES} migrations, one after the other, with `--rate {pace}`: so many keys a \
                  second are copied at most. Shown are medians of the migrations. Number {} has the zset, and number \
                  {} the string.",
                 slice_of("zset"),
